@@ -1,0 +1,45 @@
+# Everything runs in a virtual environment of its own; nothing else need be installed but Python,
+# its headers and a C++ compiler.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+TORCH ?= torch==2.13.0
+LOSS ?= nonsaturating
+
+.PHONY: demo test lint bench exhaustive clean
+
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q "$(TORCH)" numpy
+	FASTGAN_NATIVE=1 $(BIN)/python -m pip install -q -e ".[demo,test,bench,lint]"
+	touch $@
+
+# The editable install points at the sources; only the native part is built anew, and only if it changed.
+BUILD = FASTGAN_NATIVE=1 $(BIN)/python setup.py -q build_ext --inplace
+
+demo: $(VENV)/ready  ## trains a GAN on handwritten digits; LOSS=hinge and so on
+	$(BUILD)
+	$(BIN)/python examples/digits.py --loss $(LOSS)
+
+test: $(VENV)/ready  ## the whole test suite
+	$(BUILD)
+	$(BIN)/python -m pytest tests
+
+lint: $(VENV)/ready  ## ruff, clang-format and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/cpu/*
+	$(BIN)/mypy
+
+bench: $(VENV)/ready  ## fused against eager PyTorch and torch.compile, with a plot
+	$(BUILD)
+	$(BIN)/python -m pytest bench -q
+	$(BIN)/python bench/report.py
+
+exhaustive: $(VENV)/ready  ## all 2^32 float32 patterns, some minutes
+	$(BUILD)
+	$(BIN)/python -m tests.exhaustive
+
+clean:
+	rm -rf $(VENV) build dist fastgan/*.so fastgan/_build.json demo

@@ -1,0 +1,379 @@
+// The Python module fastgan._native: checks raw pointers, sizes and codes, picks the instruction
+// set and calls the kernels. No torch in here: a tensor is an address, a dtype code, sizes and
+// strides.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+
+#include "terms.h"
+
+namespace py = pybind11;
+
+namespace fastgan {
+
+extern const Kernels kernels_generic;
+#ifdef __x86_64__
+extern const Kernels kernels_v3, kernels_v4;
+#endif
+
+namespace {
+
+// ---------------------------------------------------------------------------------- instruction
+// sets
+
+std::vector<const Kernels*> supported() {
+  std::vector<const Kernels*> all;
+#ifdef __x86_64__
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl"))
+    all.push_back(&kernels_v4);
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c"))
+    all.push_back(&kernels_v3);
+#endif
+  all.push_back(&kernels_generic);
+  return all;
+}
+
+const Kernels* current = supported().front();
+
+std::vector<std::string> isas() {
+  std::vector<std::string> names;
+  for (const Kernels* k : supported()) names.push_back(k->isa);
+  return names;
+}
+
+void set_isa(const std::string& name) {
+  for (const Kernels* k : supported())
+    if (name == k->isa) {
+      current = k;
+      return;
+    }
+  throw std::invalid_argument("isa: this processor has no '" + name + "' kernels");
+}
+
+// ---------------------------------------------------------------------------------- arguments
+
+// What `learn` was told of torch; held for the life of the process.
+struct {
+  PyObject *tensor, *parameter, *strided, *dtypes[4];
+} torch;
+
+void learn(py::object tensor, py::object parameter, py::object strided, const py::tuple& dtypes) {
+  if (dtypes.size() != 4) throw std::invalid_argument("four dtypes are needed");
+  torch.tensor = tensor.release().ptr();
+  torch.parameter = parameter.release().ptr();
+  torch.strided = strided.release().ptr();
+  for (int k = 0; k < 4; ++k) torch.dtypes[k] = py::object(dtypes[k]).release().ptr();
+}
+
+enum Name {
+  data_ptr,
+  numel,
+  is_contiguous,
+  stride,
+  shape,
+  dtype,
+  layout,
+  is_cpu,
+  is_nested,
+  is_neg,
+  requires_grad,
+  name_count
+};
+PyObject* names[name_count];
+
+void intern_names() {
+  const char* text[] = {"data_ptr", "numel",  "is_contiguous", "stride", "shape",        "dtype",
+                        "layout",   "is_cpu", "is_nested",     "is_neg", "requires_grad"};
+  for (int k = 0; k < name_count; ++k) names[k] = PyUnicode_InternFromString(text[k]);
+}
+
+py::object checked(PyObject* o) {
+  if (!o) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(o);
+}
+py::object call_method(PyObject* t, Name name) {
+  return checked(PyObject_CallMethodNoArgs(t, names[name]));
+}
+py::object attribute(PyObject* t, Name name) {
+  return checked(PyObject_GetAttr(t, names[name]));
+}
+
+int64_t integer(PyObject* o) {
+  long long v = PyLong_AsLongLong(o);
+  if (v == -1 && PyErr_Occurred()) throw py::error_already_set();
+  return v;
+}
+
+int dtype_code(PyObject* t) {
+  py::object d = attribute(t, dtype);
+  for (int k = 0; k < 4; ++k)
+    if (d.ptr() == torch.dtypes[k]) return k;
+  return -1;
+}
+
+// -1 where anything about the tensors wants a closer look; else whether one of them requires grad.
+// Here all is well: plain dense tensors on the CPU, not empty, of one supported dtype.
+int scan(const py::tuple& tensors) {
+  bool grad = false;
+  int first = -1;
+  for (py::handle h : tensors) {
+    PyObject* t = h.ptr();
+    PyObject* type = reinterpret_cast<PyObject*>(Py_TYPE(t));
+    if (type != torch.tensor && type != torch.parameter) return -1;
+    int code = dtype_code(t);
+    if (code < 0 || (first >= 0 && code != first)) return -1;
+    first = code;
+    if (attribute(t, layout).ptr() != torch.strided || attribute(t, is_nested).ptr() == Py_True ||
+        attribute(t, is_cpu).ptr() != Py_True || call_method(t, is_neg).ptr() == Py_True ||
+        integer(call_method(t, numel).ptr()) == 0)
+      return -1;
+    grad = grad || attribute(t, requires_grad).ptr() == Py_True;
+  }
+  return grad;
+}
+
+char* address(PyObject* t, DType d) {
+  int64_t p = integer(call_method(t, data_ptr).ptr());
+  if (p == 0) throw std::invalid_argument("a tensor has no memory (a null address)");
+  if (p % item_size(d))
+    throw std::invalid_argument("a tensor's address is not aligned to its dtype");
+  return reinterpret_cast<char*>(p);
+}
+
+// A tensor of the given dtype and number of elements; None is an empty view.
+View view(PyObject* t, DType expected, int64_t n) {
+  View w;
+  if (t == Py_None) return w;
+  if (dtype_code(t) != int(expected))
+    throw std::invalid_argument("a tensor has an unexpected dtype");
+  if (integer(call_method(t, numel).ptr()) != n)
+    throw std::invalid_argument("a tensor has an unexpected number of elements");
+  w.data = address(t, expected);
+  if (call_method(t, is_contiguous).ptr() == Py_True) return w;
+  py::object sizes = attribute(t, shape), strides = call_method(t, stride);
+  for (int64_t d = 0; d < PyTuple_Size(sizes.ptr()); ++d) {
+    int64_t size = integer(PyTuple_GetItem(sizes.ptr(), d)),
+            step = integer(PyTuple_GetItem(strides.ptr(), d));
+    if (size == 1) continue;
+    int k = w.dims - 1;
+    if (k >= 0 && w.stride[k] == size * step) {
+      w.size[k] *= size;
+      w.stride[k] = step;
+      continue;
+    }
+    if (w.dims == max_dims)
+      throw std::invalid_argument("a tensor has too many dimensions that do not merge");
+    w.size[w.dims] = size;
+    w.stride[w.dims++] = step;
+  }
+  if (w.dims == 1 && w.stride[0] == 1) w.dims = 0;
+  return w;
+}
+
+std::shared_ptr<Spec> make_spec(const py::list& terms, const std::vector<int>& roles) {
+  auto spec = std::make_shared<Spec>();
+  int count = int(roles.size());
+  for (int r : roles) {
+    if (r < 0 || r > 2) throw std::invalid_argument("unknown role code " + std::to_string(r));
+    spec->roles.push_back(Role(r));
+  }
+  spec->is_centre.resize(count);
+  std::vector<bool> used(count);
+  auto use = [&](int j) {
+    if (j < 0 || j >= count)
+      throw std::invalid_argument("a term names an operand that is not there");
+    if (used[j]) throw std::invalid_argument("an operand may be x or y of one term only");
+    used[j] = true;
+  };
+  for (py::handle h : terms) {
+    auto t = h.cast<py::tuple>();
+    if (t.size() != 12) throw std::invalid_argument("a term needs 12 entries");
+    Term term;
+    int phi = t[0].cast<int>(), role = t[11].cast<int>();
+    if (phi < 0 || phi >= phi_count)
+      throw std::invalid_argument("unknown phi code " + std::to_string(phi));
+    if (role < 0 || role > 2)
+      throw std::invalid_argument("unknown role code " + std::to_string(role));
+    term = {Phi(phi),
+            t[1].cast<int>(),
+            t[2].cast<int>(),
+            t[3].cast<int>(),
+            t[4].cast<double>(),
+            t[5].cast<double>(),
+            t[6].cast<double>(),
+            t[7].cast<double>(),
+            t[8].cast<double>(),
+            t[9].cast<int>(),
+            t[10].cast<int>(),
+            Role(role)};
+    use(term.x);
+    if (term.y >= 0) use(term.y);
+    if (term.y >= 0 && term.centre >= 0)
+      throw std::invalid_argument("a term is paired or centred, not both");
+    if (term.centre >= count || term.member < 0)
+      throw std::invalid_argument("a term names an operand that is not there");
+    if (term.centre >= 0) spec->is_centre[term.centre] = spec->centred = true;
+    spec->terms.push_back(term);
+  }
+  if (spec->terms.empty()) throw std::invalid_argument("there is no term");
+  return spec;
+}
+
+// The call on operands x, with g (gradients to write) and v (second order) beside them where those
+// are tuples; an entry of theirs may be None, and one of x where `values` is false.
+Call make_call(const Spec& spec, const py::tuple& x, const py::object& g, const py::object& v,
+               const py::tuple& weights, int reduction, const py::object& aux, int threads,
+               bool values = true) {
+  Call call;
+  call.spec = &spec;
+  if (x.size() != spec.roles.size()) throw std::invalid_argument("wrong number of operands");
+  auto entry = [&](const py::object& list, size_t j) {
+    if (list.is_none()) return Py_None;
+    if (!PyTuple_Check(list.ptr()) || size_t(PyTuple_GET_SIZE(list.ptr())) != x.size())
+      throw std::invalid_argument("a gradient an operand is needed");
+    return PyTuple_GET_ITEM(list.ptr(), j);
+  };
+  call.operands.resize(x.size());
+  for (size_t j = 0; j < x.size(); ++j) {
+    Operand& a = call.operands[j];
+    PyObject *t = PyTuple_GET_ITEM(x.ptr(), j), *gradient = entry(g, j);
+    PyObject* any = t != Py_None ? t : gradient;
+    a.n = 1;
+    a.dtype = DType::float32;
+    if (any == Py_None) {
+      if (values) throw std::invalid_argument("an operand is missing");
+      continue;
+    }
+    int code = dtype_code(any);
+    if (code < 0) throw std::invalid_argument("a tensor has an unsupported dtype");
+    a.dtype = DType(code);
+    a.n = integer(call_method(any, numel).ptr());
+    if (a.n < 1) throw std::invalid_argument("an operand has no elements");
+    bool wide = a.dtype == DType::float64;
+    if (j > 0 && values && wide != call.wide)
+      throw std::invalid_argument("float64 beside another dtype");
+    call.wide = call.wide || wide;
+    a.x = view(t, a.dtype, a.n);
+    a.g = view(gradient, a.dtype, a.n);
+    a.v = view(entry(v, j), a.dtype, a.n);
+  }
+  for (const Term& t : spec.terms) {
+    const Operand& a = call.operands[t.x];
+    if (values && t.y >= 0 && (call.operands[t.y].n != a.n || call.operands[t.y].dtype != a.dtype))
+      throw std::invalid_argument("a pair differs in size or dtype");
+    if (!weights.empty() && t.member >= int(weights.size()))
+      throw std::invalid_argument("too few weights");
+  }
+  for (py::handle w : weights) call.weights.push_back(w.cast<double>());
+  if (reduction < 0 || reduction > 2) throw std::invalid_argument("unknown reduction code");
+  call.reduction = Reduction(reduction);
+  int64_t kept = 2 * int64_t(spec.roles.size()) + int64_t(spec.terms.size()) + stat_count;
+  if (!aux.is_none())
+    call.aux = reinterpret_cast<double*>(view(aux.ptr(), DType::float64, kept).data);
+  if (spec.centred && !call.aux)
+    throw std::invalid_argument("a centred term needs memory for means");
+  call.threads = threads;
+  return call;
+}
+
+DType accumulate(const Call& call) {
+  return call.wide ? DType::float64 : DType::float32;
+}
+
+std::vector<View> per_term(const Call& call, const py::tuple& tensors) {
+  std::vector<View> views;
+  if (tensors.size() != call.spec->terms.size())
+    throw std::invalid_argument("a tensor a term is needed");
+  for (size_t k = 0; k < tensors.size(); ++k)
+    views.push_back(view(PyTuple_GET_ITEM(tensors.ptr(), k), accumulate(call),
+                         call.operands[call.spec->terms[k].x].n));
+  return views;
+}
+
+// `result` is the scalar of a reduced call, or a tuple with a tensor a term of an unreduced one.
+void set_result(Call& call, const py::object& result) {
+  if (call.reduction == Reduction::none) call.out = per_term(call, result.cast<py::tuple>());
+  else call.loss = view(result.ptr(), accumulate(call), 1).data;
+  if (call.reduction != Reduction::none && !call.loss)
+    throw std::invalid_argument("a reduced loss needs memory");
+}
+
+void set_upstream(Call& call, const py::tuple& upstream) {
+  if (call.reduction == Reduction::none) call.upstream = per_term(call, upstream);
+  else if (upstream.size() == 1)
+    call.scalar_upstream = view(PyTuple_GET_ITEM(upstream.ptr(), 0), accumulate(call), 1).data;
+  if (call.reduction != Reduction::none && !call.scalar_upstream)
+    throw std::invalid_argument("an upstream is missing");
+}
+
+// Letting go of the interpreter costs more than a small call takes.
+template <class Run>
+auto unlocked(Call& call, Run run) {
+  int64_t n = 0;
+  for (const Operand& a : call.operands) n += a.n;
+  if (n < 16384) return run(call);
+  py::gil_scoped_release release;
+  return run(call);
+}
+
+void forward(const Spec& spec, const py::tuple& x, const py::object& g, const py::object& result,
+             const py::tuple& weights, int reduction, const py::object& aux, bool stats, bool keep,
+             int threads) {
+  Call call = make_call(spec, x, g, py::none(), weights, reduction, aux, threads);
+  set_result(call, result);
+  call.stats = stats;
+  call.keep = keep;
+  if (stats && !call.aux) throw std::invalid_argument("statistics need memory");
+  unlocked(call, current->forward);
+}
+
+void backward(const Spec& spec, const py::tuple& x, const py::object& g, const py::tuple& upstream,
+              const py::tuple& weights, int reduction, const py::object& aux, int threads) {
+  Call call = make_call(spec, x, g, py::none(), weights, reduction, aux, threads);
+  set_upstream(call, upstream);
+  unlocked(call, current->backward);
+}
+
+void second(const Spec& spec, const py::tuple& x, const py::object& g, const py::object& v,
+            const py::tuple& upstream, const py::object& result, const py::tuple& weights,
+            int reduction, const py::object& aux, int threads) {
+  Call call = make_call(spec, x, g, v, weights, reduction, aux, threads);
+  set_upstream(call, upstream);
+  set_result(call, result);
+  unlocked(call, current->second);
+}
+
+bool finish(const Spec& spec, const py::tuple& g, const py::tuple& upstream, const py::object& aux,
+            int threads) {
+  py::tuple nothing(g.size());
+  for (size_t j = 0; j < g.size(); ++j) nothing[j] = py::none();
+  Call call = make_call(spec, nothing, g, py::none(), py::tuple(), int(Reduction::mean), aux,
+                        threads, false);
+  set_upstream(call, upstream);
+  return unlocked(call, current->finish);
+}
+
+}  // namespace
+}  // namespace fastgan
+
+PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
+  using namespace fastgan;
+  m.doc() = "fastgan's compiled kernels; fastgan/cpu.py is the one caller.";
+  m.attr("stat_count") = stat_count;
+  py::class_<Spec, std::shared_ptr<Spec>>(m, "Spec").def(py::init(&make_spec));
+  intern_names();
+  m.def("learn", &learn);
+  m.def("scan", &scan);
+  m.def("isas", &isas, "Instruction sets that this processor and build have, best first.");
+  m.def("isa", [] { return std::string(current->isa); });
+  m.def("set_isa", &set_isa);
+  m.def("forward", &forward);
+  m.def("backward", &backward);
+  m.def("second", &second);
+  m.def("finish", &finish);
+}

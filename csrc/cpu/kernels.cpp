@@ -1,0 +1,614 @@
+// The CPU kernels. Compiled once for each instruction set (FASTGAN_ISA names it); every function is
+// in an unnamed namespace, so that no code of one set is linked into another.
+//
+// A chunk of 1,024 elements at a time is brought into L1 (in place where it is contiguous and needs
+// no conversion), worked on by loops that vectorise, and summed by the fixed tree.
+#include <vector>
+
+#include "../terms.h"
+#include "parallel.h"
+#include "tree.h"
+
+#define FASTGAN_STRING_(x) #x
+#define FASTGAN_STRING(x) FASTGAN_STRING_(x)
+#define FASTGAN_JOIN_(a, b) a##b
+#define FASTGAN_JOIN(a, b) FASTGAN_JOIN_(a, b)
+
+namespace fastgan {
+namespace {
+
+// ---------------------------------------------------------------------------------- memory
+
+// copy(k, address) for k in [0, n): elements start, start + 1, ... of a strided view.
+template <class Copy>
+void walk(const View& w, int64_t item, int64_t start, int n, const Copy& copy) {
+  int64_t index[max_dims];
+  char* p = w.data;
+  for (int d = w.dims - 1; d >= 0; --d) {
+    index[d] = start % w.size[d];
+    start /= w.size[d];
+    p += index[d] * w.stride[d] * item;
+  }
+  int last = w.dims - 1;
+  int64_t step = w.stride[last] * item;
+  for (int k = 0; k < n;) {
+    int64_t run = w.size[last] - index[last];
+    if (run > n - k) run = n - k;
+    for (int64_t i = 0; i < run; ++i) copy(k + int(i), p + i * step);
+    k += int(run);
+    p += run * step;
+    index[last] += run;
+    for (int d = last; d > 0 && index[d] == w.size[d]; --d) {
+      p += (w.stride[d - 1] - w.size[d] * w.stride[d]) * item;
+      index[d] = 0;
+      ++index[d - 1];
+    }
+  }
+}
+
+template <class T, class F>
+const F* load_as(const View& w, int64_t start, int n, F* buffer) {
+  if (w.dims == 0) {
+    const T* p = reinterpret_cast<const T*>(w.data) + start;
+    if constexpr (std::is_same_v<T, F>) return p;
+    for (int i = 0; i < n; ++i) buffer[i] = F(widen(p[i]));
+    return buffer;
+  }
+  walk(w, sizeof(T), start, n,
+       [&](int k, const char* p) { buffer[k] = F(widen(*reinterpret_cast<const T*>(p))); });
+  return buffer;
+}
+
+template <class F>
+const F* load(const View& w, DType dtype, int64_t start, int n, F* buffer) {
+  switch (dtype) {
+    case DType::float32: return load_as<float>(w, start, n, buffer);
+    case DType::float64: return load_as<double>(w, start, n, buffer);
+    case DType::float16: return load_as<Half>(w, start, n, buffer);
+    default: return load_as<BFloat16>(w, start, n, buffer);
+  }
+}
+
+// Where a result of type F may be written: in place, else into the buffer that store() empties.
+template <class F>
+F* place(const View& w, DType dtype, int64_t start, F* buffer) {
+  bool direct = w.dims == 0 && dtype == (sizeof(F) == 8 ? DType::float64 : DType::float32);
+  return direct ? reinterpret_cast<F*>(w.data) + start : buffer;
+}
+
+template <class T, class F>
+void store_as(const View& w, int64_t start, int n, const F* v) {
+  auto cast = [](F x) {
+    if constexpr (std::is_same_v<T, F>) return x;
+    else return narrow<T>(float(x));
+  };
+  if (w.dims == 0) {
+    T* p = reinterpret_cast<T*>(w.data) + start;
+    if (reinterpret_cast<const void*>(p) != v)
+      for (int i = 0; i < n; ++i) p[i] = cast(v[i]);
+    return;
+  }
+  walk(w, sizeof(T), start, n, [&](int k, char* p) { *reinterpret_cast<T*>(p) = cast(v[k]); });
+}
+
+template <class F>
+void store(const View& w, DType dtype, int64_t start, int n, const F* v) {
+  if constexpr (sizeof(F) == 8) return store_as<double>(w, start, n, v);
+  switch (dtype) {
+    case DType::float32: return store_as<float>(w, start, n, v);
+    case DType::float16: return store_as<Half>(w, start, n, v);
+    default: return store_as<BFloat16>(w, start, n, v);
+  }
+}
+
+template <class F>
+constexpr DType native = sizeof(F) == 8 ? DType::float64 : DType::float32;
+
+// ---------------------------------------------------------------------------------- element loops
+
+enum What { value_only, value_and_gradient, gradient_only, gradient_and_curvature };
+
+template <class F>
+struct Lines {  // one chunk of each
+  F *value, *gradient, *curvature;
+};
+
+// Softplus takes three loops over L1 instead of one: a chain of operations as long as the whole
+// leaves the processor waiting, and three shorter ones overlap (a third faster, measured).
+template <What W, Phi P, bool Linear, class F>
+void element_loop(const F* __restrict z, int n, const Coefficients<F> k, Lines<F> out) {
+  F* __restrict value = out.value, * __restrict gradient = out.gradient, * __restrict curvature = out.curvature;
+  if constexpr (P == Phi::softplus) {
+    alignas(64) F hi[chunk], lo[chunk];
+    for (int i = 0; i < n; ++i) {
+      Pair<F> u = decay(k.argument(z[i]));
+      hi[i] = u.hi;
+      lo[i] = u.lo;
+    }
+    if (W == value_only || W == value_and_gradient)
+      for (int i = 0; i < n; ++i) value[i] = term_value<P, Linear>(z[i], k, Pair<F>{hi[i], lo[i]});
+    if (W != value_only)
+      for (int i = 0; i < n; ++i)
+        gradient[i] = term_gradient<P, Linear>(z[i], k, Pair<F>{hi[i], lo[i]});
+    if (W == gradient_and_curvature)
+      for (int i = 0; i < n; ++i) curvature[i] = term_curvature<P>(z[i], k, Pair<F>{hi[i], lo[i]});
+  } else {
+    for (int i = 0; i < n; ++i) {
+      F x = z[i];  // read before anything is written
+      if (W == value_only || W == value_and_gradient)
+        value[i] = term_value<P, Linear>(x, k, Pair<F>{});
+      if (W != value_only) gradient[i] = term_gradient<P, Linear>(x, k, Pair<F>{});
+      if (W == gradient_and_curvature) curvature[i] = term_curvature<P>(x, k, Pair<F>{});
+    }
+  }
+}
+
+template <What W, class F>
+void elements(const Term& t, double coefficient, const F* z, int n, Lines<F> out) {
+  const Coefficients<F> k(t.scale, t.shift, t.linear, coefficient);
+#define FASTGAN_CASE(P)                                                 \
+  case Phi::P:                                                          \
+    return t.linear == 0 ? element_loop<W, Phi::P, false>(z, n, k, out) \
+                         : element_loop<W, Phi::P, true>(z, n, k, out)
+  switch (t.phi) {
+    FASTGAN_CASE(identity);
+    FASTGAN_CASE(softplus);
+    FASTGAN_CASE(relu);
+    FASTGAN_CASE(square);
+    FASTGAN_CASE(relu_square);
+    FASTGAN_CASE(abs);
+  }
+#undef FASTGAN_CASE
+}
+
+// ---------------------------------------------------------------------------------- one call
+
+enum Sum { value_sum, gradient_sum, x_sum, x_sign, y_sum, y_sign, right_count, dot_sum, sum_count };
+
+// Sums of all terms' chunks: partial[sum][chunk of the call]. Only those asked for are touched.
+struct Partials {
+  std::vector<double> at[sum_count];
+  std::vector<int64_t> first;  // a term's first chunk; the last entry counts them all
+
+  Partials(const Call& call, std::initializer_list<Sum> wanted) {
+    first.push_back(0);
+    for (const Term& t : call.spec->terms)
+      first.push_back(first.back() + chunk_count(call.operands[t.x].n));
+    for (Sum s : wanted) at[s].resize(first.back());
+  }
+  bool has(Sum s) const {
+    return !at[s].empty();
+  }
+  double total(Sum s, size_t term) {
+    return tree_sum(at[s].data() + first[term], first[term + 1] - first[term]);
+  }
+};
+
+double coefficient(const Call& call, const Term& t) {
+  double c = call.weights.empty() ? t.weight : t.weight * call.weights[t.member];
+  return call.reduction == Reduction::mean ? c / double(call.operands[t.x].n) : c;
+}
+
+template <class F>
+F scalar_upstream(const Call& call) {
+  if (!call.scalar_upstream) return F(1);
+  return call.wide ? F(*static_cast<const double*>(call.scalar_upstream))
+                   : F(*static_cast<const float*>(call.scalar_upstream));
+}
+
+// a - b, or a less a float64 constant whose part below the last bit of F counts as well.
+template <class F>
+void subtract(const F* a, const F* b, int n, F* out) {
+  for (int i = 0; i < n; ++i) out[i] = a[i] - b[i];
+}
+template <class F>
+void subtract(const F* a, double c, int n, F* out) {
+  F hi = F(c), lo = c - c == 0 ? F(c - double(hi)) : F(0);
+  for (int i = 0; i < n; ++i) out[i] = (a[i] - hi) - lo;
+}
+
+// z of the chunk: x, x - y or x - mean. Buffers are one chunk each.
+template <class F>
+struct Argument {
+  alignas(64) F x_buffer[chunk];
+  alignas(64) F y_buffer[chunk];
+  alignas(64) F z_buffer[chunk];
+  const F *x, *y, *z;
+
+  void read(const Call& call, const Term& t, int64_t start, int n) {
+    const Operand& a = call.operands[t.x];
+    x = z = load(a.x, a.dtype, start, n, x_buffer);
+    y = nullptr;
+    if (t.y >= 0) {
+      y = load(call.operands[t.y].x, a.dtype, start, n, y_buffer);
+      subtract(x, y, n, z_buffer);
+      z = z_buffer;
+    } else if (t.centre >= 0) {
+      subtract(x, call.means()[t.centre], n, z_buffer);
+      z = z_buffer;
+    }
+  }
+};
+
+int threads_for(const Call& call) {
+  int64_t work = 0;  // in elements of a cheap phi; a thread is worth some 30,000 of them
+  for (const Term& t : call.spec->terms)
+    work += call.operands[t.x].n * (t.phi == Phi::softplus ? 4 : 1) * (call.wide ? 2 : 1);
+  int64_t most = work / 32768;
+  return int(most < 1 ? 1 : most < call.threads ? most : call.threads);
+}
+
+// body(term number, term, chunk of the call, first element, elements) over every chunk of every
+// term.
+template <class Body>
+void for_each_chunk(const Call& call, const Partials& partials, const Body& body) {
+  const auto& terms = call.spec->terms;
+  parallel_for(partials.first.back(), threads_for(call), [&](int64_t begin, int64_t end) {
+    size_t t = 0;
+    for (int64_t c = begin; c < end; ++c) {
+      while (c >= partials.first[t + 1]) ++t;
+      int64_t start = (c - partials.first[t]) * chunk, left = call.operands[terms[t].x].n - start;
+      body(t, terms[t], c, start, int(left < chunk ? left : chunk));
+    }
+  });
+}
+
+// Whether the operands' element maths is in double.
+template <class Body>
+void in_type(const Call& call, const Body& body) {
+  if (call.wide) body(double());
+  else body(float());
+}
+
+// Means of the operands that are centres: of their values, or of what `view` picks.
+void centre_means(const Call& call, View Operand::* view, double* means) {
+  for (size_t j = 0; j < call.operands.size(); ++j) {
+    if (!call.spec->is_centre[j]) continue;
+    const Operand& a = call.operands[j];
+    means[j] = 0;
+    if (!(a.*view).data) continue;
+    std::vector<double> sums(chunk_count(a.n));
+    int threads = int(a.n / 32768 < call.threads ? a.n / 32768 : call.threads);
+    parallel_for(int64_t(sums.size()), threads, [&](int64_t begin, int64_t end) {
+      for (int64_t c = begin; c < end; ++c) {
+        int n = int(a.n - c * chunk < chunk ? a.n - c * chunk : chunk);
+        if (a.dtype == DType::float64) {
+          double buffer[chunk];
+          sums[c] = chunk_sum(load(a.*view, a.dtype, c * chunk, n, buffer), n);
+        } else {
+          float buffer[chunk];
+          sums[c] = chunk_sum(load(a.*view, a.dtype, c * chunk, n, buffer), n);
+        }
+      }
+    });
+    means[j] = tree_sum(sums.data(), int64_t(sums.size())) / double(a.n);
+  }
+}
+
+// constants[j] = -(1/n_j) * the sum over the terms centred on j of their gradients' sums.
+void centre_constants(const Call& call, Partials& partials, double* constants) {
+  const auto& terms = call.spec->terms;
+  for (size_t j = 0; j < call.operands.size(); ++j) constants[j] = 0;
+  for (size_t t = 0; t < terms.size(); ++t)
+    if (terms[t].centre >= 0) constants[terms[t].centre] -= partials.total(gradient_sum, t);
+  for (size_t j = 0; j < call.operands.size(); ++j) constants[j] /= double(call.operands[j].n);
+}
+
+// Operands that are centres only: their gradient is the same everywhere.
+template <class F>
+void fill_centres(const Call& call, F upstream, const double* constants) {
+  std::vector<bool> has_term(call.operands.size());
+  for (const Term& t : call.spec->terms) {
+    has_term[t.x] = true;
+    if (t.y >= 0) has_term[t.y] = true;
+  }
+  for (size_t j = 0; j < call.operands.size(); ++j) {
+    const Operand& a = call.operands[j];
+    if (has_term[j] || !a.g.data) continue;
+    double buffer[chunk];
+    for (double& v : buffer)
+      v = a.dtype == DType::float64 ? double(upstream) * constants[j]
+                                    : double(float(upstream) * float(constants[j]));
+    for (int64_t start = 0; start < a.n; start += chunk) {
+      int n = int(a.n - start < chunk ? a.n - start : chunk);
+      if (a.dtype == DType::float64) {
+        store(a.g, a.dtype, start, n, buffer);
+      } else {
+        float narrow_buffer[chunk];
+        for (int i = 0; i < n; ++i) narrow_buffer[i] = float(buffer[i]);
+        store(a.g, a.dtype, start, n, narrow_buffer);
+      }
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------- statistics
+
+template <class F>
+double sign_sum(const F* v, int n) {
+  int sum = 0;
+  for (int i = 0; i < n; ++i) sum += int(v[i] > F(0)) - int(v[i] < F(0));
+  return sum;
+}
+
+template <class F>
+void chunk_statistics(const Term& t, const Argument<F>& a, int64_t c, int n, Partials& partials) {
+  partials.at[x_sum][c] = chunk_sum(a.x, n);
+  partials.at[x_sign][c] = sign_sum(a.x, n);
+  if (a.y) {
+    partials.at[y_sum][c] = chunk_sum(a.y, n);
+    partials.at[y_sign][c] = sign_sum(a.y, n);
+  }
+  F side = F(t.side), threshold = F(t.threshold);
+  int right = 0;
+  for (int i = 0; i < n; ++i) right += int(side * (a.z[i] - threshold) > F(0));
+  partials.at[right_count][c] = right;
+}
+
+// loss, mean, sign and accuracy, each of real and then of fake.
+void statistics(const Call& call, Partials& partials) {
+  struct {
+    double loss, sum, sign, right, n, counted;
+  } of[3] = {};
+  const auto& terms = call.spec->terms;
+  for (size_t k = 0; k < terms.size(); ++k) {
+    const Term& t = terms[k];
+    of[int(t.role)].loss += call.values()[k];
+    double right = partials.total(right_count, k), n = double(call.operands[t.x].n);
+    auto add = [&](int operand, Sum sum, Sum sign) {
+      auto& o = of[int(call.spec->roles[operand])];
+      o.sum += partials.total(sum, k);
+      o.sign += partials.total(sign, k);
+      o.n += n;
+      o.right += t.side ? right : 0.;
+      o.counted += t.side ? n : 0.;
+    };
+    add(t.x, x_sum, x_sign);
+    if (t.y >= 0) add(t.y, y_sum, y_sign);
+  }
+  double* s = call.statistics();
+  for (int r = 0; r < 2; ++r) {
+    const auto& o = of[r + 1];
+    s[r] = o.loss;
+    s[2 + r] = o.sum / o.n;  // NaN where there are no such logits
+    s[4 + r] = o.sign / o.n;
+    s[6 + r] = o.right / o.counted;
+  }
+}
+
+// ---------------------------------------------------------------------------------- forward
+
+template <class F>
+void forward_chunk(Call& call, Partials& partials, const Term& t, size_t number, int64_t c,
+                   int64_t start, int n) {
+  Argument<F> a;
+  a.read(call, t, start, n);
+  const Operand& x = call.operands[t.x];
+  const Operand* y = t.y >= 0 ? &call.operands[t.y] : nullptr;
+  alignas(64) F value[chunk], gradient[chunk];
+  const View* out = call.out.empty() ? nullptr : &call.out[number];
+  bool differentiate = x.g.data || (y && y->g.data) || partials.has(gradient_sum);
+  Lines<F> lines{value, x.g.data ? place(x.g, x.dtype, start, gradient) : gradient, nullptr};
+  double factor = coefficient(call, t);
+  if (differentiate) elements<value_and_gradient>(t, factor, a.z, n, lines);
+  else elements<value_only>(t, factor, a.z, n, lines);
+  if (x.g.data) store(x.g, x.dtype, start, n, lines.gradient);
+  if (y && y->g.data) {
+    F* minus = place(y->g, y->dtype, start, a.z_buffer);
+    for (int i = 0; i < n; ++i) minus[i] = -lines.gradient[i];
+    store(y->g, y->dtype, start, n, minus);
+  }
+  if (out) {
+    for (int i = 0; i < n; ++i) value[i] = F(factor) * value[i];
+    store(*out, native<F>, start, n, value);
+  } else {
+    partials.at[value_sum][c] = chunk_sum(value, n);
+  }
+  if (partials.has(gradient_sum)) partials.at[gradient_sum][c] = chunk_sum(lines.gradient, n);
+  if (call.stats) chunk_statistics(t, a, c, n, partials);
+}
+
+void forward(Call& call) {
+  const auto& terms = call.spec->terms;
+  if (call.spec->centred) centre_means(call, &Operand::x, call.means());
+  bool reduced = call.out.empty();
+  Partials partials(call, {});
+  auto want = [&](std::initializer_list<Sum> sums) {
+    for (Sum s : sums) partials.at[s].resize(partials.first.back());
+  };
+  if (reduced) want({value_sum});
+  if (reduced && call.spec->centred && call.keep) want({gradient_sum});
+  if (call.stats) want({x_sum, x_sign, y_sum, y_sign, right_count});
+  in_type(call, [&](auto zero) {
+    using F = decltype(zero);
+    for_each_chunk(call, partials, [&](size_t k, const Term& t, int64_t c, int64_t start, int n) {
+      forward_chunk<F>(call, partials, t, k, c, start, n);
+    });
+  });
+  if (!reduced) return;
+  double loss = 0;
+  for (size_t k = 0; k < terms.size(); ++k) {
+    double value = coefficient(call, terms[k]) * partials.total(value_sum, k);
+    if (call.aux) call.values()[k] = value;
+    loss += value;
+  }
+  if (call.wide) *static_cast<double*>(call.loss) = loss;
+  else *static_cast<float*>(call.loss) = float(loss);
+  if (partials.has(gradient_sum)) centre_constants(call, partials, call.constants());
+  if (call.stats) statistics(call, partials);
+}
+
+// ---------------------------------------------------------------------------------- backward
+
+// Writes upstream * (unit + K), or upstream_i * unit_i + K, into an operand's gradient.
+template <class F>
+void write_gradient(const Operand& a, bool is_centre, double constant, int64_t start, int n,
+                    const F* unit, F sign, F scalar, const F* upstream, F* buffer) {
+  F* g = place(a.g, a.dtype, start, buffer);
+  F k = F(constant);
+  if (upstream) {
+    for (int i = 0; i < n; ++i) g[i] = upstream[i] * (sign * unit[i]);
+    if (is_centre)
+      for (int i = 0; i < n; ++i) g[i] = g[i] + k;
+  } else if (is_centre) {
+    for (int i = 0; i < n; ++i) g[i] = scalar * (sign * unit[i] + k);
+  } else {
+    for (int i = 0; i < n; ++i) g[i] = scalar * (sign * unit[i]);
+  }
+  store(a.g, a.dtype, start, n, g);
+}
+
+template <class F>
+void backward_chunk(Call& call, Partials& partials, const double* constants, const Term& t,
+                    size_t number, int64_t c, int64_t start, int n) {
+  Argument<F> a;
+  a.read(call, t, start, n);
+  alignas(64) F unit[chunk], up_buffer[chunk], buffer[chunk];
+  F scalar = scalar_upstream<F>(call);
+  elements<gradient_only>(t, coefficient(call, t), a.z, n, Lines<F>{nullptr, unit, nullptr});
+  const F* upstream =
+      call.upstream.empty() ? nullptr : load(call.upstream[number], native<F>, start, n, up_buffer);
+  if (!constants) {  // the pass that only sums
+    for (int i = 0; i < n; ++i) buffer[i] = upstream[i] * unit[i];
+    partials.at[gradient_sum][c] = chunk_sum(buffer, n);
+    return;
+  }
+  const Operand& x = call.operands[t.x];
+  if (x.g.data)
+    write_gradient<F>(x, call.spec->is_centre[t.x], constants[t.x], start, n, unit, F(1), scalar,
+                      upstream, buffer);
+  if (t.y < 0 || !call.operands[t.y].g.data) return;
+  write_gradient<F>(call.operands[t.y], call.spec->is_centre[t.y], constants[t.y], start, n, unit,
+                    F(-1), scalar, upstream, buffer);
+}
+
+void backward(Call& call) {
+  bool elementwise = !call.upstream.empty(), centred = call.spec->centred;
+  std::vector<double> own(call.operands.size());
+  const double* constants = centred && !elementwise ? call.constants() : own.data();
+  Partials partials(call, {});
+  in_type(call, [&](auto zero) {
+    using F = decltype(zero);
+    auto pass = [&](const double* k) {
+      for_each_chunk(call, partials,
+                     [&](size_t number, const Term& t, int64_t c, int64_t start, int n) {
+                       backward_chunk<F>(call, partials, k, t, number, c, start, n);
+                     });
+    };
+    if (centred && elementwise) {
+      partials.at[gradient_sum].resize(partials.first.back());
+      pass(nullptr);
+      centre_constants(call, partials, own.data());
+    }
+    pass(constants);
+    if (centred) fill_centres<F>(call, elementwise ? F(1) : scalar_upstream<F>(call), constants);
+  });
+}
+
+// From the unit gradients that forward wrote to gradients: the same formula and so the same bits as
+// backward, without a second look at the operands. A 16-bit unit gradient has been rounded already
+// and serves only where there is nothing left to do.
+bool finish(Call& call) {
+  double scalar = call.wide ? scalar_upstream<double>(call) : scalar_upstream<float>(call);
+  if (scalar == 1 && !call.spec->centred) return true;
+  for (const Operand& a : call.operands)
+    if (a.g.data && item_size(a.dtype) == 2) return false;
+  in_type(call, [&](auto zero) {
+    using F = decltype(zero);
+    for (size_t j = 0; j < call.operands.size(); ++j) {
+      const Operand& a = call.operands[j];
+      bool is_centre = call.spec->is_centre[j];
+      if (!a.g.data || (scalar == 1 && !is_centre)) continue;
+      double constant = is_centre ? call.constants()[j] : 0;
+      int64_t count = chunk_count(a.n);
+      parallel_for(count, a.n < 65536 ? 1 : call.threads, [&](int64_t begin, int64_t end) {
+        F unit_buffer[chunk], buffer[chunk];
+        for (int64_t c = begin; c < end; ++c) {
+          int n = int(a.n - c * chunk < chunk ? a.n - c * chunk : chunk);
+          const F* unit = load(a.g, a.dtype, c * chunk, n, unit_buffer);
+          write_gradient<F>(a, is_centre, constant, c * chunk, n, unit, F(1), F(scalar), nullptr,
+                            buffer);
+        }
+      });
+    }
+  });
+  return true;
+}
+
+// ---------------------------------------------------------------------------------- second order
+
+// The gradient g of a call is linear in its upstream and depends on x; given v, the gradient of
+// <v, g> with respect to both. With w = v_x - v_y (or v_x - mean v of the centre):
+//   upstream: sum of u_i w_i;   x: upstream * coefficient * d'_i * w_i, and for y or a centre as in
+// the first order.
+template <class F>
+void second_chunk(Call& call, Partials& partials, const double* v_means, const double* constants,
+                  const Term& t, size_t number, int64_t c, int64_t start, int n) {
+  Argument<F> a;
+  a.read(call, t, start, n);
+  alignas(64) F unit[chunk], curvature[chunk], w[chunk], buffer[chunk];
+  elements<gradient_and_curvature>(t, coefficient(call, t), a.z, n,
+                                   Lines<F>{nullptr, unit, curvature});
+  const Operand& x = call.operands[t.x];
+  for (int i = 0; i < n; ++i) w[i] = F(0);
+  if (x.v.data) {
+    const F* v = load(x.v, x.dtype, start, n, buffer);
+    for (int i = 0; i < n; ++i) w[i] = v[i];
+  }
+  if (t.y >= 0 && call.operands[t.y].v.data)
+    subtract(w, load(call.operands[t.y].v, x.dtype, start, n, buffer), n, w);
+  if (t.centre >= 0) subtract(w, v_means[t.centre], n, w);
+  for (int i = 0; i < n; ++i) curvature[i] = curvature[i] * w[i];
+  for (int i = 0; i < n; ++i) unit[i] = unit[i] * w[i];
+  F scalar = scalar_upstream<F>(call);
+  const F* upstream =
+      call.upstream.empty() ? nullptr : load(call.upstream[number], native<F>, start, n, buffer);
+  if (!constants) {  // the pass that only sums
+    partials.at[dot_sum][c] = chunk_sum(unit, n);
+    for (int i = 0; i < n; ++i) curvature[i] = (upstream ? upstream[i] : F(1)) * curvature[i];
+    partials.at[gradient_sum][c] = chunk_sum(curvature, n);
+    return;
+  }
+  if (!call.out.empty()) store(call.out[number], native<F>, start, n, unit);
+  alignas(64) F written[chunk];
+  if (x.g.data)
+    write_gradient<F>(x, call.spec->is_centre[t.x], constants[t.x], start, n, curvature, F(1),
+                      scalar, upstream, written);
+  if (t.y < 0 || !call.operands[t.y].g.data) return;
+  write_gradient<F>(call.operands[t.y], call.spec->is_centre[t.y], constants[t.y], start, n,
+                    curvature, F(-1), scalar, upstream, written);
+}
+
+void second(Call& call) {
+  size_t m = call.operands.size();
+  std::vector<double> v_means(m), constants(m);
+  if (call.spec->centred) centre_means(call, &Operand::v, v_means.data());
+  Partials partials(call, {gradient_sum, dot_sum});
+  in_type(call, [&](auto zero) {
+    using F = decltype(zero);
+    auto pass = [&](const double* k) {
+      for_each_chunk(call, partials,
+                     [&](size_t number, const Term& t, int64_t c, int64_t start, int n) {
+                       second_chunk<F>(call, partials, v_means.data(), k, t, number, c, start, n);
+                     });
+    };
+    pass(nullptr);
+    centre_constants(call, partials, constants.data());
+    pass(constants.data());
+    bool elementwise = !call.upstream.empty();
+    fill_centres<F>(call, elementwise ? F(1) : scalar_upstream<F>(call), constants.data());
+  });
+  if (!call.loss) return;
+  double dot = 0;
+  for (size_t k = 0; k < call.spec->terms.size(); ++k) dot += partials.total(dot_sum, k);
+  if (call.wide) *static_cast<double*>(call.loss) = dot;
+  else *static_cast<float*>(call.loss) = float(dot);
+}
+
+}  // namespace
+
+extern const Kernels FASTGAN_JOIN(kernels_, FASTGAN_ISA);
+const Kernels FASTGAN_JOIN(kernels_, FASTGAN_ISA) = {FASTGAN_STRING(FASTGAN_ISA), forward, backward,
+                                                     second, finish};
+
+}  // namespace fastgan

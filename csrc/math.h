@@ -1,0 +1,202 @@
+// Element maths for float and double: the same source, and so the same bits, on the CPU and in
+// CUDA.
+//
+// Every multiply-add is an explicit fma and contraction is off, so that no compiler may round
+// otherwise. Nothing branches: conditions are selects, and loops over these functions vectorise.
+// Where a rounding error would reach the last bit, its value is carried along as a second number
+// ("lo"), which is how each result stays within 1 ulp of the exact one over the whole range.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#ifdef __CUDACC__
+#define FASTGAN_HD __host__ __device__ __forceinline__
+#else
+#define FASTGAN_HD inline __attribute__((always_inline))
+#endif
+
+namespace fastgan {
+
+FASTGAN_HD float fma(float a, float b, float c) {
+  return __builtin_fmaf(a, b, c);
+}
+FASTGAN_HD double fma(double a, double b, double c) {
+  return __builtin_fma(a, b, c);
+}
+FASTGAN_HD float absolute(float x) {
+  return __builtin_fabsf(x);
+}
+FASTGAN_HD double absolute(double x) {
+  return __builtin_fabs(x);
+}
+
+template <class To, class From>
+FASTGAN_HD To bits(From x) {
+  static_assert(sizeof(To) == sizeof(From));
+  To y;
+  memcpy(&y, &x, sizeof y);
+  return y;
+}
+
+// Constants and coefficients of one floating type (csrc/minimax.py prints the coefficients).
+template <class F>
+struct Real;
+
+template <>
+struct Real<float> {
+  using Bits = uint32_t;
+  static constexpr int mantissa = 23, bias = 127;
+  static constexpr float cutoff = -104.f;    // exp rounds to 0 from here down
+  static constexpr float magic = 0x1.8p23f;  // adding it rounds to an integer
+  static constexpr float log2e = 0x1.715476p0f;
+  static constexpr float ln2_hi = 0x1.62e4p-1f;  // 16 bits: n * ln2_hi is exact
+  static constexpr float ln2_lo = 0x1.7f7d1cp-20f;
+  static constexpr float log2_hi = 0x1.62e43p-1f, log2_lo = -0x1.05c61p-29f;  // ln(2) to 48 bits
+
+  static FASTGAN_HD float exp_tail(float r) {  // (e^r - 1 - r) / r^2 on |r| <= ln(2)/2, 2^-32.9
+    float p = 0x1.9a6ae4p-13f;
+    p = fma(p, r, 0x1.6d4fp-10f);
+    p = fma(p, r, 0x1.1115c8p-7f);
+    p = fma(p, r, 0x1.5554e6p-5f);
+    p = fma(p, r, 0x1.555552p-3f);
+    return fma(p, r, 0x1p-1f);
+  }
+  static FASTGAN_HD float log1p_tail(
+      float u) {  // (ln(1 + u) - u + u^2 / 2) / u^3 on [-1/4, 1/2], 2^-27.4
+    float p = -0x1.6c1ba6p-5f;
+    p = fma(p, u, 0x1.aa0f5p-4f);
+    p = fma(p, u, -0x1.0d684p-3f);
+    p = fma(p, u, 0x1.28ad52p-3f);
+    p = fma(p, u, -0x1.54f68cp-3f);
+    p = fma(p, u, 0x1.9967bap-3f);
+    p = fma(p, u, -0x1.000026p-2f);
+    return fma(p, u, 0x1.5555a8p-2f);
+  }
+};
+
+template <>
+struct Real<double> {
+  using Bits = uint64_t;
+  static constexpr int mantissa = 52, bias = 1023;
+  static constexpr double cutoff = -746.;
+  static constexpr double magic = 0x1.8p52;
+  static constexpr double log2e = 0x1.71547652b82fep0;
+  static constexpr double ln2_hi = 0x1.62e42fefap-1;  // 36 bits
+  static constexpr double ln2_lo = 0x1.cf79abc9e3b3ap-40;
+  static constexpr double log2_hi = 0x1.62e42fefa39efp-1, log2_lo = 0x1.abc9e3b39803fp-56;
+
+  static FASTGAN_HD double exp_tail(double r) {  // 2^-63.5
+    double p = 0x1.1ed986d1f5259p-29;
+    p = fma(p, r, 0x1.af6e5b2b81035p-26);
+    p = fma(p, r, 0x1.27e540c3e9a9p-22);
+    p = fma(p, r, 0x1.71ddee867a44ep-19);
+    p = fma(p, r, 0x1.a01a0176e937cp-16);
+    p = fma(p, r, 0x1.a01a01b43e0efp-13);
+    p = fma(p, r, 0x1.6c16c16c1fa9dp-10);
+    p = fma(p, r, 0x1.111111110ea06p-7);
+    p = fma(p, r, 0x1.5555555555541p-5);
+    p = fma(p, r, 0x1.555555555555cp-3);
+    return fma(p, r, 0x1p-1);
+  }
+  static FASTGAN_HD double log1p_tail(double u) {  // 2^-61.7
+    double p = 0x1.88b97329faa47p-8;
+    p = fma(p, u, -0x1.80b1b1c05eda2p-6);
+    p = fma(p, u, 0x1.639ef76f563bdp-5);
+    p = fma(p, u, -0x1.b6d620d37a43dp-5);
+    p = fma(p, u, 0x1.c3cc2a9b79f14p-5);
+    p = fma(p, u, -0x1.c96cb0f064e93p-5);
+    p = fma(p, u, 0x1.dfc01e1b7b992p-5);
+    p = fma(p, u, -0x1.ff47fc414f7ffp-5);
+    p = fma(p, u, 0x1.1118a9a80ddd6p-4);
+    p = fma(p, u, -0x1.2499e41c0976bp-4);
+    p = fma(p, u, 0x1.3b1420d814e26p-4);
+    p = fma(p, u, -0x1.5555050e4d2dap-4);
+    p = fma(p, u, 0x1.745d0d2bf7f5ep-4);
+    p = fma(p, u, -0x1.99999b6604b1p-4);
+    p = fma(p, u, 0x1.c71c721898878p-4);
+    p = fma(p, u, -0x1.fffffffa929c6p-4);
+    p = fma(p, u, 0x1.24924923f32d5p-3);
+    p = fma(p, u, -0x1.5555555559196p-3);
+    p = fma(p, u, 0x1.999999999ab7p-3);
+    p = fma(p, u, -0x1.fffffffffffe5p-3);
+    return fma(p, u, 0x1.555555555555p-2);
+  }
+};
+
+// A number and the error of its rounding: hi + lo is closer to the exact value than hi.
+template <class F>
+struct Pair {
+  F hi, lo;
+};
+
+// exp(x) for x <= 0, -inf and NaN included.
+template <class F>
+FASTGAN_HD Pair<F> exp_nonpositive(F x) {
+  using R = Real<F>;
+  using B = typename R::Bits;
+  x = R::cutoff > x ? R::cutoff : x;  // NaN stays
+  F shifted = fma(x, R::log2e, R::magic);
+  F n = shifted - R::magic;
+  F r = fma(n, -R::ln2_lo, fma(n, -R::ln2_hi, x));
+  F p = fma(r * r, R::exp_tail(r), r);
+  F hi = F(1) + p, lo = p - (hi - F(1));
+  // 2^n as a product, since it may be denormal; unsigned, so that the shift needs no sign.
+  B m = bits<B>(shifted) - bits<B>(R::magic) + B(2 * R::bias);
+  B half = m >> 1;
+  F power = bits<F>(half << R::mantissa) * bits<F>((m - half) << R::mantissa);
+  return {hi * power, lo * power};
+}
+
+// What softplus and its derivatives at z share: e^-|z|.
+template <class F>
+FASTGAN_HD Pair<F> decay(F z) {
+  return exp_nonpositive(-absolute(z));
+}
+
+// m + ln(1 + u), where m is softplus(z)'s other summand: max(z, 0), with a linear part or without.
+template <class F>
+FASTGAN_HD F softplus_sum(F z, F m, Pair<F> u) {
+  using R = Real<F>;
+  // ln(1 + u) = ln(2) + ln(1 + (u - 1) / 2) brings u into [-1/4, 1/2];
+  // ln(1 + v) = v + v^2 (-1/2 + v tail(v)).
+  bool upper = u.hi >= F(0.5);
+  F v = upper ? fma(F(0.5), u.hi, F(-0.5)) : u.hi;
+  F base = upper ? R::log2_hi : F(0), base_lo = upper ? R::log2_lo : F(0);
+  F first = base + v, first_lo = v - (first - base);
+  F slope = fma(F(-0.5), u.hi, F(1));  // 1 / (1 + u), as well as the size of u.lo needs it
+  F small = fma(u.lo, slope, base_lo) + first_lo;
+  F rest = fma(v * v, fma(v, R::log1p_tail(v), F(-0.5)), small);
+  F sum = m + first, shadow = sum - m;
+  F error = (m - (sum - shadow)) + (first - shadow);
+  // Past the cutoff u is 0; the error there would be inf - inf where m is infinite.
+  return absolute(z) > -R::cutoff ? m : sum + (rest + error);
+}
+
+// ln(1 + e^z)
+template <class F>
+FASTGAN_HD F softplus(F z, Pair<F> u) {
+  return softplus_sum(z, F(0) > z ? F(0) : z, u);
+}
+
+// 1 / (1 + e^-z), the derivative of softplus.
+template <class F>
+FASTGAN_HD F sigmoid(F z, Pair<F> u) {
+  F t = F(1) + u.hi, t_lo = (u.hi - (t - F(1))) + u.lo;
+  F q = F(1) / t, r = u.hi * q;
+  F below = fma(fma(-r, t, u.hi) + fma(-r, t_lo, u.lo), q, r);  // sigmoid(-|z|)
+  return z >= F(0) ? F(1) - below : below;
+}
+
+// sigmoid(z) sigmoid(-z), the second derivative of softplus.
+template <class F>
+FASTGAN_HD F sigmoid_slope(Pair<F> u) {
+  F t = F(1) + u.hi, t_lo = (u.hi - (t - F(1))) + u.lo;
+  F q = F(1) / t;
+  F q_lo = fma(-q, t_lo, fma(-q, t, F(1))) * q;
+  F r = u.hi * q;
+  F r_lo = fma(u.hi, q, -r) + fma(u.hi, q_lo, u.lo * q);
+  F h = r * q;
+  return h + (fma(r, q, -h) + fma(r, q_lo, r_lo * q));
+}
+
+}  // namespace fastgan

@@ -1,0 +1,102 @@
+// What a call hands to the kernels: a list of terms over a list of operands.
+//
+//   loss = sum over terms t of  c_t * sum_i ( phi_t(scale * z_i + shift) + linear * z_i )
+//   z    = x,  x - y (paired)  or  x - mean(m) (centred);   c_t = weight (/ n for a mean)
+//
+// An operand is x or y of at most one term, and may be the centre of any number. The order of all
+// sums is fixed (tree.h), and so is every rounding; whoever implements these calls follows them:
+//
+//   unit gradient   u_i  = fma(c * scale, phi'_i, c * linear)     (c formed in double)
+//   of a centre     K    = -(1/n) * sum of the u of its terms     (float64, then rounded)
+//   gradient        g_i  = upstream * (u_i + K)                   for a scalar upstream
+//                   g_i  = upstream_i * u_i + K'                  for an elementwise one
+#pragma once
+#include <string>
+#include <vector>
+
+#include "phi.h"
+#include "scalar.h"
+
+namespace fastgan {
+
+constexpr int max_dims = 16;
+
+// Where a tensor's elements lie, in the order of their logical index.
+struct View {
+  char* data = nullptr;
+  int dims = 0;  // 0: contiguous
+  int64_t size[max_dims], stride[max_dims];
+};
+
+enum class Role : int { none = 0, real = 1, fake = 2 };
+
+struct Term {
+  Phi phi;
+  int x, y, centre;  // operand numbers; -1: none
+  double scale, shift, linear, weight;
+  double threshold;  // statistics: right where side * (z - threshold) > 0; side 0: not counted
+  int side;
+  int member;  // which of the call's weights multiplies it
+  Role role;   // which of loss_real and loss_fake it adds to
+};
+
+struct Spec {
+  std::vector<Term> terms;
+  std::vector<Role> roles;  // one an operand
+  std::vector<bool> is_centre;
+  bool centred = false;
+};
+
+struct Operand {
+  DType dtype;
+  int64_t n;
+  View x;  // values
+  View g;  // gradient to write
+  View v;  // second order: what the gradient's gradient is
+};
+
+enum class Reduction : int { none = 0, sum = 1, mean = 2 };
+
+// The statistics of one call, in the order of LossStats.
+constexpr int stat_count = 8;
+
+struct Call {
+  const Spec* spec;
+  std::vector<Operand> operands;
+  std::vector<View> out;       // a term: unreduced values (forward), gradient of upstream (second)
+  std::vector<View> upstream;  // a term: elementwise upstream; empty for a reduced loss
+  const void* scalar_upstream = nullptr;  // reduced: null stands for 1
+  std::vector<double> weights;            // a member; empty: all 1
+  Reduction reduction;
+  bool wide = false;  // the loss is float64, else float32
+  bool stats = false;
+  bool keep = false;     // forward: a backward will follow and need K
+  void* loss = nullptr;  // reduced forward; second: gradient of the upstream
+  // Kept from forward for backward: mean of each operand that is a centre, K of each; then a value
+  // a term and the statistics. May be null where there is neither centre nor statistics.
+  double* aux = nullptr;
+  int threads = 1;
+
+  double* means() const {
+    return aux;
+  }
+  double* constants() const {
+    return aux + operands.size();
+  }
+  double* values() const {
+    return aux + 2 * operands.size();
+  }
+  double* statistics() const {
+    return values() + spec->terms.size();
+  }
+};
+
+struct Kernels {
+  const char* isa;
+  void (*forward)(Call&);
+  void (*backward)(Call&);
+  void (*second)(Call&);
+  bool (*finish)(Call&);  // unit gradients in g to gradients, in place; false: not possible
+};
+
+}  // namespace fastgan

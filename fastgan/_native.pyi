@@ -1,0 +1,45 @@
+"""The compiled extension (csrc/bind.cpp); fastgan/cpu.py is its one caller."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+stat_count: int
+
+class Spec:
+    def __init__(self, terms: list[tuple[Any, ...]], roles: Sequence[int]) -> None: ...
+
+def learn(tensor: type, parameter: type, strided: Any, dtypes: tuple[Any, ...]) -> None: ...
+def scan(tensors: tuple[Tensor, ...]) -> int: ...
+def isas() -> list[str]: ...
+def isa() -> str: ...
+def set_isa(name: str) -> None: ...
+def forward(
+    spec: Any,
+    x: Any,
+    g: Any,
+    result: Any,
+    weights: Any,
+    reduction: int,
+    aux: Any,
+    stats: bool,
+    keep: bool,
+    threads: int,
+) -> None: ...
+def backward(
+    spec: Any, x: Any, g: Any, upstream: Any, weights: Any, reduction: int, aux: Any, threads: int
+) -> None: ...
+def second(
+    spec: Any,
+    x: Any,
+    g: Any,
+    v: Any,
+    upstream: Any,
+    result: Any,
+    weights: Any,
+    reduction: int,
+    aux: Any,
+    threads: int,
+) -> None: ...
+def finish(spec: Any, g: Any, upstream: Any, aux: Any, threads: int) -> bool: ...

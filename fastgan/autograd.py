@@ -1,0 +1,231 @@
+"""First and second derivatives of a call, in closed form, and the way a call takes.
+
+`evaluate` decides: the reference (any transform), a registered operator (under torch.compile), or one
+of the autograd Functions here around the kernels (eager).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from . import backends, reference
+from .terms import Spec
+
+
+class Call:
+    """One call: what it computes, and what its forward leaves for its backward."""
+
+    __slots__ = ("aux", "kernels", "reduction", "spec", "stats", "units", "weights")
+
+    def __init__(
+        self, spec: Spec, weights: tuple[float, ...], reduction: str, stats: bool, kernels: ModuleType
+    ) -> None:
+        self.spec = spec
+        self.weights = weights
+        self.reduction = reduction
+        self.stats = stats
+        self.kernels = kernels
+        self.aux: Tensor | None = None
+        self.units: tuple[Tensor | None, ...] | None = None
+
+    def forward(self, tensors: tuple[Tensor, ...], need: Sequence[bool] | None) -> Any:
+        """The loss; with `need`, also the gradients that a backward from an upstream of 1 will want.
+
+        float16 is left to backward: its upstream is a loss scale, and a gradient rounded before it is
+        scaled has lost what the scale is for.
+        """
+        if self.spec.centred or self.stats:
+            self.aux = self.kernels.aux_for(self.spec)
+        if need is not None and self.reduction != "none":
+            self.units = tuple(
+                [
+                    torch.empty_like(t) if need[i] and t.dtype is not torch.float16 else None
+                    for i, t in enumerate(tensors)
+                ]
+            )
+        return self.kernels.forward(
+            self.spec,
+            tensors,
+            self.weights,
+            self.reduction,
+            self.aux,
+            self.units,
+            self.stats,
+            need is not None,
+        )
+
+    def backward(self, tensors: Sequence[Tensor], upstream: Sequence[Tensor], need: Sequence[bool]) -> Any:
+        """Gradients of the operands that need one.
+
+        What forward computed is handed out once, and so has one owner, who may do with it what he
+        likes; every later backward over the same graph computes anew.
+        """
+        units, self.units = self.units, None
+        if torch._C._are_functorch_transforms_active():
+            return self._batched(tensors, upstream, need)
+        if units is not None and self._serve(units, upstream[0], need):
+            return units
+        return self.kernels.backward(self.spec, tensors, self.weights, self.reduction, self.aux, upstream, need)
+
+    def _serve(self, units: tuple[Tensor | None, ...], upstream: Tensor, need: Sequence[bool]) -> bool:
+        """Whether forward's gradients are, or were made, the ones wanted."""
+        for i, unit in enumerate(units):
+            if unit is None and need[i]:
+                return False
+        if upstream.item() == 1.0 and not self.spec.centred:
+            return True
+        return self.kernels.finish(self.spec, units, upstream, self.aux)
+
+    def _batched(self, tensors: Sequence[Tensor], upstream: Sequence[Tensor], need: Sequence[bool]) -> Any:
+        """Under vmap over the upstream (is_grads_batched) the gradient is linear in it: a factor."""
+        if self.reduction == "none":
+            raise RuntimeError("a batched backward of an unreduced loss needs fastgan.backend('reference')")
+        one = torch.ones((), dtype=upstream[0].dtype)
+        grads = self.kernels.backward(self.spec, tensors, self.weights, self.reduction, self.aux, (one,), need)
+        return [None if g is None else (upstream[0] * g).to(g.dtype) for g in grads]
+
+
+class Loss(Function):
+    """The loss of a call: a scalar, or a tuple of each term's values for reduction "none"."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, *tensors: Tensor) -> Any:
+        ctx.call = call
+        ctx.save_for_backward(*tensors)
+        return call.forward(tensors, ctx.needs_input_grad[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Any:
+        tensors = ctx.saved_tensors  # raises where one was changed in place
+        need = ctx.needs_input_grad[1:]
+        if torch.is_grad_enabled():
+            return (None, *Gradient.apply(ctx.call, need, len(upstream), *upstream, *tensors))
+        return (None, *ctx.call.backward(tensors, upstream, need))
+
+
+# Function.apply less its Python part, which only prepares for torch.func transforms: a call under one
+# never comes here (backends.refusal). Saves a third of the cost of an empty Function.
+_apply = super(Function, Loss).apply
+
+
+class Gradient(Function):
+    """The gradient of a call, itself differentiable."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, need: Sequence[bool], count: int, *arguments: Tensor) -> Any:
+        ctx.set_materialize_grads(False)
+        ctx.call, ctx.need, ctx.count = call, need, count
+        ctx.save_for_backward(*arguments)
+        upstream, tensors = arguments[:count], arguments[count:]
+        call.units = None
+        return tuple(call.backward(tensors, upstream, need))
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
+        arguments = ctx.saved_tensors
+        call: Call = ctx.call
+        upstream, tensors = arguments[: ctx.count], arguments[ctx.count :]
+        wanted = ctx.needs_input_grad[3:]
+        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+            return (None, None, None, *_by_autograd(call, arguments, ctx.count, ctx.need, cotangents, wanted))
+        up_grads, grads = call.kernels.second(
+            call.spec,
+            tensors,
+            call.weights,
+            call.reduction,
+            call.aux,
+            upstream,
+            cotangents,
+            wanted[ctx.count :],
+        )
+        return (None, None, None, *up_grads, *grads)
+
+
+def _by_autograd(
+    call: Call,
+    arguments: Sequence[Tensor],
+    count: int,
+    need: Sequence[bool],
+    cotangents: Sequence[Tensor | None],
+    wanted: Sequence[bool],
+) -> list[Tensor | None]:
+    """The second derivative through the reference: for a third, fourth, ... one to follow."""
+    with torch.enable_grad():
+        upstream = arguments[:count]
+        # Fresh views, so that the graph ends here and not at the call's own operands.
+        tensors = [t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in arguments[count:]]
+        values = reference.evaluate(call.spec, tensors, call.weights or None, call.reduction)
+        if call.reduction == "none":
+            total = torch.stack([(u * v).sum() for u, v in zip(upstream, values, strict=True)]).sum()
+        else:
+            total = upstream[0] * torch.stack(values).sum()
+        asked = [t for t, n in zip(tensors, need, strict=True) if n]
+        first = torch.autograd.grad(total, asked, create_graph=True, materialize_grads=True)
+        chosen = [v for v, n in zip(cotangents, need, strict=True) if n]
+        pairs = [(g, v) for g, v in zip(first, chosen, strict=True) if v is not None and g.requires_grad]
+        targets = [*upstream, *tensors]
+        inputs = [t for t, w in zip(targets, wanted, strict=True) if w]
+        if not pairs:
+            return [None] * len(targets)
+        grads = iter(
+            torch.autograd.grad(
+                [g for g, _ in pairs], inputs, [v for _, v in pairs],
+                create_graph=torch.is_grad_enabled(), allow_unused=True,
+            )
+        )  # fmt: skip
+        return [next(grads) if w else None for w in wanted]
+
+
+def evaluate(
+    spec: Spec,
+    tensors: tuple[Tensor, ...],
+    weights: tuple[float, ...] | Tensor | None,
+    reduction: str,
+    stats: bool,
+    scanned: int = -1,
+) -> tuple[Any, Tensor | None]:
+    """The loss, or a tuple of each term's unreduced values; and with `stats` a float64 tensor of each
+    term's value followed by the eight numbers of LossStats. `scanned` is what `cpu.scan` said.
+    """
+    if torch.compiler.is_compiling():
+        from . import operators
+
+        return operators.evaluate(spec, tensors, weights, reduction, stats)
+    kernels = backends.choose(tensors, scanned >= 0)
+    if kernels is None:
+        return by_reference(spec, tensors, weights, reduction, stats)
+    if scanned < 0:
+        tensors = tuple([kernels.plain(t) for t in tensors])
+        scanned = any([t.requires_grad for t in tensors])
+    if weights is None:
+        weights = ()
+    elif isinstance(weights, Tensor):
+        weights = tuple(weights.tolist())
+    call = Call(spec, weights, reduction, stats, kernels)
+    if scanned and torch.is_grad_enabled():
+        result = _apply(call, *tensors)
+    else:
+        result = call.forward(tensors, None)
+    return result, call.aux[2 * len(spec.roles) :] if stats and call.aux is not None else None
+
+
+def by_reference(
+    spec: Spec,
+    tensors: Sequence[Tensor],
+    weights: Sequence[float] | Tensor | None,
+    reduction: str,
+    stats: bool,
+) -> tuple[Any, Tensor | None]:
+    """`evaluate` on the reference backend."""
+    values = reference.evaluate(spec, tensors, weights, reduction)
+    numbers = None
+    if stats:
+        detached = torch.stack([v.detach().double() for v in values])
+        numbers = torch.cat([detached, reference.statistics(spec, tensors, values)])
+    return (tuple(values) if reduction == "none" else sum(values[1:], values[0])), numbers

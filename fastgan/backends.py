@@ -1,0 +1,92 @@
+"""Which kernels serve a call, and why the others do not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextvars import ContextVar, Token
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from . import cpu
+
+NAMES = ("auto", "cpu", "cuda", "triton", "reference")
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _checked(name: str, source: str) -> str:
+    if name not in NAMES:
+        raise ValueError(f"{source}: expected one of {', '.join(NAMES)}, got {name!r}")
+    return name
+
+
+_chosen: ContextVar[str] = ContextVar(
+    "fastgan_backend", default=_checked(os.environ.get("FASTGAN_BACKEND", "auto"), "FASTGAN_BACKEND")
+)
+
+
+class backend:  # noqa: N801 (used as a statement: `with fastgan.backend("cpu"):`)
+    """Chooses the kernels for the calls inside a `with` block; FASTGAN_BACKEND does so for a process.
+
+    Args:
+        name: "auto" (CPU tensors: cpu, else reference; others: reference), "cpu", "cuda", "triton" or
+            "reference". One asked for by name that cannot serve a call raises and says why.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = _checked(name, "backend")
+        self._tokens: list[Token[str]] = []
+
+    def __enter__(self) -> backend:
+        self._tokens.append(_chosen.set(self.name))
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        _chosen.reset(self._tokens.pop())
+
+
+def missing(name: str) -> str | None:
+    """Why a backend cannot be used at all, or None where it can."""
+    if name in ("cuda", "triton"):
+        return f"this version of fastgan has no {name} kernels"
+    return cpu.missing() if name == "cpu" else None
+
+
+def _refusal(name: str, tensors: Sequence[Tensor], scanned: bool) -> str | None:
+    """Why the kernels of `name` cannot serve these tensors, or None where they can."""
+    why = missing(name)
+    if why or name == "reference":
+        return why
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return "torch.func transforms and forward-mode AD need the reference backend"
+    if not scanned:
+        for t in tensors:
+            if type(t) not in _PLAIN:
+                return f"a tensor subclass ({type(t).__name__}) needs the reference backend"
+            if not t.is_cpu:
+                return f"the tensors are on {t.device}"
+    return None
+
+
+def choose(tensors: Sequence[Tensor], scanned: bool = False) -> ModuleType | None:
+    """The module whose kernels serve these tensors; None for the reference.
+
+    `scanned`: they are known to be plain CPU tensors.
+
+    Raises:
+        RuntimeError: the backend asked for by name cannot serve them.
+    """
+    name = _chosen.get()
+    if name == "auto":
+        return cpu if cpu.preferred() and _refusal("cpu", tensors, scanned) is None else None
+    why = _refusal(name, tensors, scanned)
+    if why:
+        raise RuntimeError(f"backend {name!r} cannot serve this call: {why}")
+    return cpu if name == "cpu" else None

@@ -1,0 +1,49 @@
+"""What was built, what is used, and why not the rest."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import backends, cpu
+from .version import __version__
+
+
+def build_facts() -> dict[str, str]:
+    """What setup.py recorded; empty for a source tree that was never built."""
+    path = Path(__file__).with_name("_build.json")
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def info() -> dict[str, Any]:
+    """Versions, build facts, and for each backend "ready" or why it is not."""
+    ready = {name: backends.missing(name) or "ready" for name in backends.NAMES if name != "auto"}
+    chosen = "cpu" if cpu.preferred() else "reference"
+    native = cpu._native
+    return {
+        "fastgan": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "build": build_facts() or {"native": "not built: setup.py has not run"},
+        "backends": ready,
+        "FASTGAN_BACKEND": backends._chosen.get(),
+        "auto uses": {"CPU tensors": chosen, "other tensors": "reference"},
+        "instruction set": native.isa() if native else "none",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def text() -> str:
+    """`info()` for a terminal."""
+    lines = []
+    for key, value in info().items():
+        if isinstance(value, dict):
+            lines.append(f"{key}:")
+            lines += [f"  {k}: {v}" for k, v in value.items()]
+        else:
+            lines.append(f"{key}: {value}")
+    return "\n".join(lines)

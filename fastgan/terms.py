@@ -1,0 +1,110 @@
+"""Terms: the form in which every loss reaches the kernels.
+
+A term is `weight * reduce(phi(scale * z + shift) + linear * z)`, where z is one operand x, a pair
+x - y, or x less the mean of a third operand. A `Spec` is a list of terms bound to numbered operands.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+PHIS = ("identity", "softplus", "relu", "square", "relu_square", "abs")
+NO_ROLE, REAL, FAKE = 0, 1, 2
+
+
+class Term(NamedTuple):
+    """`weight * reduce(phi(scale * z + shift) + linear * z)`; make one with `fastgan.term`."""
+
+    phi: str
+    scale: float = 1.0
+    shift: float = 0.0
+    linear: float = 0.0
+    weight: float = 1.0
+
+
+def term(phi: str, scale: float = 1.0, shift: float = 0.0, linear: float = 0.0, weight: float = 1.0) -> Term:
+    """One summand of a loss, `weight * reduce(phi(scale * z + shift) + linear * z)`.
+
+    Args:
+        phi: "identity", "softplus" (ln(1 + e^z)), "relu", "square", "relu_square" or "abs".
+        scale: factor inside phi.
+        shift: summand inside phi.
+        linear: factor of the linear part outside phi.
+        weight: factor of the whole.
+
+    Raises:
+        ValueError: an unknown phi, or a number that is not finite.
+        TypeError: a number that is none.
+    """
+    if phi not in PHIS:
+        raise ValueError(f"phi: expected one of {', '.join(PHIS)}, got {phi!r}")
+    numbers = {"scale": scale, "shift": shift, "linear": linear, "weight": weight}
+    return Term(phi, *(number(name, value) for name, value in numbers.items()))
+
+
+def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
+    """`value` as a finite float in [low, high]; the error names the argument."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+    if not math.isfinite(value) or not low <= value <= high:
+        bounds = "a finite number" if low == -math.inf else f"a number in [{low:g}, {high:g}]"
+        raise ValueError(f"{name}: expected {bounds}, got {value}")
+    return float(value)
+
+
+class Bound(NamedTuple):
+    """A term on operands: x alone, x - y, or x - mean(centre); -1 stands for none.
+
+    `side` and `threshold` say where the discriminator is right, side * (z - threshold) > 0 (side 0:
+    not counted); `member` is the number of the weight that multiplies the term; `role` says whether
+    its value counts as the loss on real or on fake.
+    """
+
+    term: Term
+    x: int
+    y: int = -1
+    centre: int = -1
+    threshold: float = 0.0
+    side: int = 0
+    member: int = 0
+    role: int = NO_ROLE
+
+
+class Spec:
+    """Terms and the roles of their operands, with what each backend has made of them.
+
+    Attributes:
+        terms: the bound terms; an operand is x or y of at most one of them.
+        roles: NO_ROLE, REAL or FAKE for each operand.
+        centred: whether any term is centred.
+        native: the compiled extension's form, made by fastgan.cpu at first use.
+    """
+
+    __slots__ = ("centred", "native", "roles", "terms")
+
+    def __init__(self, terms: tuple[Bound, ...], roles: tuple[int, ...]) -> None:
+        self.terms = terms
+        self.roles = roles
+        self.centred = any(b.centre >= 0 for b in terms)
+        self.native: Any = None
+
+    def encode(self) -> str:
+        """As text, for the registered operators; `decode` is the inverse."""
+        rows = [
+            " ".join([b.term.phi, *(float(v).hex() for v in b.term[1:]), *map(repr, b[1:])]) for b in self.terms
+        ]
+        return ";".join([" ".join(map(str, self.roles)), *rows])
+
+
+@lru_cache(maxsize=1024)
+def decode(text: str) -> Spec:
+    """The spec that `Spec.encode` wrote."""
+    roles, *rows = text.split(";")
+    terms = []
+    for row in rows:
+        phi, scale, shift, linear, weight, x, y, centre, threshold, side, member, role = row.split()
+        one = Term(phi, *map(float.fromhex, (scale, shift, linear, weight)))
+        terms.append(Bound(one, int(x), int(y), int(centre), float(threshold), int(side), int(member), int(role)))
+    return Spec(tuple(terms), tuple(map(int, roles.split())))

@@ -1,0 +1,75 @@
+"""What Wasserstein GANs need beside their loss: weight clipping and the curriculum over critics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from .terms import number
+
+
+def clip_weights_(
+    module_or_parameters: nn.Module | Tensor | Iterable[Tensor], bound: float | tuple[float, float]
+) -> None:
+    """Clamps all parameters into [-bound, bound] in place (WGAN, Arjovsky et al. 2017, algorithm 1).
+
+    One multi-tensor operation for each device and dtype; NaN stays NaN.
+
+    Args:
+        module_or_parameters: a module, a tensor, or an iterable of tensors.
+        bound: a positive number, or the pair (low, high).
+
+    Raises:
+        ValueError: a bound that is not positive, or a pair out of order.
+        TypeError: something else than parameters.
+    """
+    if isinstance(bound, tuple):
+        low, high = number("bound", bound[0]), number("bound", bound[1])
+    else:
+        high = number("bound", bound)
+        low = -high
+    if low >= high:
+        raise ValueError(f"bound: expected a positive number or (low, high), got {bound}")
+    if isinstance(module_or_parameters, nn.Module):
+        parameters: list[Tensor] = list(module_or_parameters.parameters())
+    elif isinstance(module_or_parameters, Tensor):
+        parameters = [module_or_parameters]
+    else:
+        parameters = list(module_or_parameters)
+    for p in parameters:
+        if not isinstance(p, Tensor) or not p.dtype.is_floating_point:
+            kind = p.dtype if isinstance(p, Tensor) else type(p).__name__
+            raise TypeError(f"module_or_parameters: expected floating-point tensors, got {kind}")
+    if not parameters:
+        return
+    with torch.no_grad():
+        torch._foreach_clamp_min_(parameters, low)
+        torch._foreach_clamp_max_(parameters, high)
+
+
+def curriculum_weights(num_critics: int, progress: float) -> tuple[float, ...]:
+    """Convex weights over critics of growing strength (WGAN-C, arXiv:1807.09295).
+
+    At progress 0 all weight is on the first and weakest critic, at 1 on the last; between, it moves
+    linearly from each critic to the next, so that at most two are not 0 and the sum is 1. For the
+    `weights` of a loss over a sequence with one member a critic.
+
+    Args:
+        num_critics: at least 1.
+        progress: in [0, 1].
+
+    Raises:
+        ValueError, TypeError: a number out of range, or none.
+    """
+    if isinstance(num_critics, bool) or not isinstance(num_critics, int) or num_critics < 1:
+        raise ValueError(f"num_critics: expected an integer of at least 1, got {num_critics!r}")
+    position = number("progress", progress, 0.0, 1.0) * (num_critics - 1)
+    below = min(int(position), num_critics - 1)
+    share = position - below
+    weights = [0.0] * num_critics
+    weights[below] = 1.0 - share
+    if share:
+        weights[below + 1] = share
+    return tuple(weights)

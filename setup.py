@@ -1,0 +1,126 @@
+"""Builds the native extension, without torch, and never fails an install for lack of a compiler.
+
+What was built, with what, and why the rest was not, goes into fastgan/_build.json, which
+`python -m fastgan info` shows. Metadata is in pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent
+FLAGS = [
+    "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra",
+    "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
+]  # fmt: skip
+# The kernels are compiled once for each of these and chosen from at run time.
+ISAS: dict[str, list[str]] = {"generic": []}
+if platform.machine().lower() in ("x86_64", "amd64"):
+    ISAS |= {"v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
+
+
+def find_compiler() -> list[str]:
+    """The C++ compiler's command: $CXX, Python's own, or the first on the PATH."""
+    named = [os.environ.get("CXX"), sysconfig.get_config_var("CXX"), "c++", "g++", "clang++"]
+    for command in filter(None, named):
+        words = shlex.split(command)
+        if words and shutil.which(words[0]):
+            return words[:1]
+    raise FileNotFoundError("no C++ compiler was found (set CXX, or install g++ or clang++)")
+
+
+def run(command: list[str]) -> str:
+    """The command's output; its error output goes into the exception."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{shlex.join(command)} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def compile_all(commands: list[tuple[str, str, list[str]]], work: Path) -> str:
+    """Runs (output, source, command) for each: by ninja, all at once, where it is there."""
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        import ninja
+
+        program = str(Path(ninja.BIN_DIR, "ninja"))
+    except ImportError:
+        program = shutil.which("ninja") or ""
+    if not program:
+        for _, _, command in commands:
+            run(command)
+        return "one after another (no ninja)"
+    lines = ["rule cc", "  command = $cmd", "  depfile = $out.d", "  deps = gcc", ""]
+    for output, source, command in commands:
+        # In a ninja file $, : and spaces are special.
+        out, src = (p.replace("$", "$$").replace(":", "$:").replace(" ", "$ ") for p in (output, source))
+        lines += [f"build {out}: cc {src}", f"  cmd = {shlex.join(command).replace('$', '$$')}"]
+    (work / "build.ninja").write_text("\n".join(lines) + "\n")
+    run([program, "-C", str(work)])
+    return "ninja"
+
+
+class NativeBuild(build_ext):
+    """Compiles csrc/ and records the outcome."""
+
+    def run(self) -> None:
+        """Builds, or installs the reference backend alone and says why."""
+        facts = {"python": platform.python_version(), "platform": sysconfig.get_platform()}
+        facts["cuda"] = "not built: this version has no CUDA kernels"
+        self.facts = facts
+        if os.environ.get("FASTGAN_NATIVE") == "0":
+            facts["native"] = "not built: FASTGAN_NATIVE=0"
+        else:
+            try:
+                super().run()
+                facts["native"] = "built"
+            except Exception as error:
+                if os.environ.get("FASTGAN_NATIVE") == "1":
+                    raise
+                facts["native"] = f"not built: {error}"
+                print(f"warning: fastgan's native kernels were {facts['native']}", file=sys.stderr)
+        folders = [Path(self.build_lib, "fastgan")] + ([ROOT / "fastgan"] if self.inplace else [])
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "_build.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+    def build_extension(self, ext: Extension) -> None:
+        """One object a source and instruction set, then the link."""
+        import pybind11
+
+        if os.name == "nt":
+            raise RuntimeError("the native kernels build with gcc or clang only")
+        cxx, work = find_compiler(), Path(self.build_temp).resolve()
+        python = [sysconfig.get_path("include"), sysconfig.get_path("platinclude")]
+        includes = [f"-I{p}" for p in dict.fromkeys([pybind11.get_include(), *python])]
+        units = [("bind", "bind.cpp", includes)]
+        units += [(isa, "cpu/kernels.cpp", [f"-DFASTGAN_ISA={isa}", *march]) for isa, march in ISAS.items()]
+        commands = []
+        for name, source, extra in units:
+            path, out = str((ROOT / "csrc" / source).resolve()), str(work / f"{name}.o")
+            commands.append((out, path, [*cxx, *FLAGS, *extra, "-MMD", "-MF", f"{out}.d", "-c", path, "-o", out]))
+        self.facts["compiler"] = run([*cxx, "--version"]).splitlines()[0]
+        self.facts["flags"] = " ".join(FLAGS)
+        self.facts["instruction sets"] = ", ".join(ISAS)
+        self.facts["compiled by"] = compile_all(commands, work)
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shared = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared", "-ldl"]
+        run([*cxx, *[c[0] for c in commands], *shared, "-o", str(target)])
+
+
+setup(
+    ext_modules=[Extension("fastgan._native", sources=[], optional=True)],
+    cmdclass={"build_ext": NativeBuild},
+)
