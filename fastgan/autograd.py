@@ -67,7 +67,7 @@ class Call:
         likes; every later backward over the same graph computes anew.
         """
         units, self.units = self.units, None
-        if torch._C._are_functorch_transforms_active():
+        if _transformed(upstream):
             return self._batched(tensors, upstream, need)
         if units is not None and self._serve(units, upstream[0], need):
             return units
@@ -89,6 +89,13 @@ class Call:
         one = torch.ones((), dtype=upstream[0].dtype)
         grads = self.kernels.backward(self.spec, tensors, self.weights, self.reduction, self.aux, (one,), need)
         return [None if g is None else (upstream[0] * g).to(g.dtype) for g in grads]
+
+
+def _transformed(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether these have no memory to read: under a transform, or batched by is_grads_batched."""
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return any([t is not None and torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors])
 
 
 class Loss(Function):
@@ -132,7 +139,7 @@ class Gradient(Function):
         call: Call = ctx.call
         upstream, tensors = arguments[: ctx.count], arguments[ctx.count :]
         wanted = ctx.needs_input_grad[3:]
-        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        if torch.is_grad_enabled() or _transformed(cotangents):
             return (None, None, None, *_by_autograd(call, arguments, ctx.count, ctx.need, cotangents, wanted))
         up_grads, grads = call.kernels.second(
             call.spec,

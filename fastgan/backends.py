@@ -24,9 +24,15 @@ def _checked(name: str, source: str) -> str:
     return name
 
 
-_chosen: ContextVar[str] = ContextVar(
+CHOSEN: ContextVar[str] = ContextVar(
     "fastgan_backend", default=_checked(os.environ.get("FASTGAN_BACKEND", "auto"), "FASTGAN_BACKEND")
 )
+
+
+@torch.compiler.assume_constant_result
+def traced() -> str:
+    """The backend in force while a graph is traced; the compiled graph keeps it."""
+    return CHOSEN.get()
 
 
 class backend:  # noqa: N801 (used as a statement: `with fastgan.backend("cpu"):`)
@@ -34,7 +40,7 @@ class backend:  # noqa: N801 (used as a statement: `with fastgan.backend("cpu"):
 
     Args:
         name: "auto" (CPU tensors: cpu, else reference; others: reference), "cpu", "cuda", "triton" or
-            "reference". One asked for by name that cannot serve a call raises and says why.
+            "reference". A graph that torch.compile traces keeps the backend it was traced with. One asked for by name that cannot serve a call raises and says why.
 
     Raises:
         ValueError: an unknown name.
@@ -45,11 +51,11 @@ class backend:  # noqa: N801 (used as a statement: `with fastgan.backend("cpu"):
         self._tokens: list[Token[str]] = []
 
     def __enter__(self) -> backend:
-        self._tokens.append(_chosen.set(self.name))
+        self._tokens.append(CHOSEN.set(self.name))
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        _chosen.reset(self._tokens.pop())
+        CHOSEN.reset(self._tokens.pop())
 
 
 def missing(name: str) -> str | None:
@@ -83,9 +89,9 @@ def choose(tensors: Sequence[Tensor], scanned: bool = False) -> ModuleType | Non
     Raises:
         RuntimeError: the backend asked for by name cannot serve them.
     """
-    name = _chosen.get()
+    name = CHOSEN.get()
     if name == "auto":
-        return cpu if cpu.preferred() and _refusal("cpu", tensors, scanned) is None else None
+        return cpu if cpu.PREFERRED and _refusal("cpu", tensors, scanned) is None else None
     why = _refusal(name, tensors, scanned)
     if why:
         raise RuntimeError(f"backend {name!r} cannot serve this call: {why}")

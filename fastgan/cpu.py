@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -39,12 +38,10 @@ def missing() -> str | None:
     return None
 
 
-@lru_cache(maxsize=1)
-def preferred() -> bool:
-    """Whether the CPU kernels beat the reference: on x86-64 they need AVX2 and FMA."""
-    if _native is None:
-        return False
-    return _native.isas()[0] != "generic" or platform.machine().lower() not in ("x86_64", "amd64")
+# Whether the CPU kernels beat the reference: on x86-64 they need AVX2 and FMA.
+PREFERRED = _native is not None and (
+    _native.isas()[0] != "generic" or platform.machine().lower() not in ("x86_64", "amd64")
+)
 
 
 def _native_spec(spec: Spec) -> Any:
@@ -96,8 +93,8 @@ def forward(
     else:
         result = torch.empty((), dtype=dtype)
     _native.forward(
-        spec.native or _native_spec(spec), tensors, units, result, weights, _REDUCTIONS[reduction], aux, stats, keep,
-        torch.get_num_threads(),
+        spec.native or _native_spec(spec), tensors, units, result, weights, _REDUCTIONS[reduction], aux, stats,
+        keep, torch.get_num_threads(),
     )  # fmt: skip
     return result
 
@@ -119,8 +116,8 @@ def backward(
     """Gradients of the operands that need one."""
     grads = tuple([torch.empty_like(t) if wanted else None for t, wanted in zip(tensors, need, strict=True)])
     _native.backward(
-        _native_spec(spec), tensors, grads, tuple([plain(u) for u in upstream]), weights, _REDUCTIONS[reduction], aux,
-        torch.get_num_threads(),
+        _native_spec(spec), tensors, grads, tuple([plain(u) for u in upstream]), weights, _REDUCTIONS[reduction],
+        aux, torch.get_num_threads(),
     )  # fmt: skip
     return grads
 

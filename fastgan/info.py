@@ -22,7 +22,7 @@ def build_facts() -> dict[str, str]:
 def info() -> dict[str, Any]:
     """Versions, build facts, and for each backend "ready" or why it is not."""
     ready = {name: backends.missing(name) or "ready" for name in backends.NAMES if name != "auto"}
-    chosen = "cpu" if cpu.preferred() else "reference"
+    chosen = "cpu" if cpu.PREFERRED else "reference"
     native = cpu._native
     return {
         "fastgan": __version__,
@@ -30,7 +30,7 @@ def info() -> dict[str, Any]:
         "torch": torch.__version__,
         "build": build_facts() or {"native": "not built: setup.py has not run"},
         "backends": ready,
-        "FASTGAN_BACKEND": backends._chosen.get(),
+        "FASTGAN_BACKEND": backends.CHOSEN.get(),
         "auto uses": {"CPU tensors": chosen, "other tensors": "reference"},
         "instruction set": native.isa() if native else "none",
         "threads": torch.get_num_threads(),

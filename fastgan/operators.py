@@ -10,17 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import autograd, cpu
+from . import autograd, backends, cpu
 from .terms import Spec, decode
 
 _library = torch.library.Library("fastgan", "DEF")
-_library.define("loss(Tensor[] tensors, float[] weights, str spec, str reduction, bool stats) -> (Tensor, Tensor)")
+_library.define("loss(Tensor[] tensors, str spec, str reduction, bool stats) -> (Tensor, Tensor)")
 _library.define(
-    "loss_backward(Tensor upstream, Tensor aux, Tensor[] tensors, float[] weights, str spec, str reduction,"
-    " bool[] need) -> Tensor[]"
+    "loss_backward(Tensor upstream, Tensor aux, Tensor[] tensors, str spec, str reduction, bool[] need) -> Tensor[]"
 )
 _library.define(
-    "loss_second(Tensor upstream, Tensor aux, Tensor[] tensors, Tensor[] cotangents, float[] weights, str spec,"
+    "loss_second(Tensor upstream, Tensor aux, Tensor[] tensors, Tensor[] cotangents, str spec,"
     " str reduction, bool[] need) -> (Tensor, Tensor[])"
 )
 
@@ -33,12 +32,10 @@ def _plain(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return tuple([cpu.plain(t) for t in tensors])
 
 
-def _loss(
-    tensors: list[Tensor], weights: list[float], spec: str, reduction: str, stats: bool
-) -> tuple[Tensor, Tensor]:
+def _loss(tensors: list[Tensor], spec: str, reduction: str, stats: bool) -> tuple[Tensor, Tensor]:
     s = decode(spec)
     aux = cpu.aux_for(s)
-    loss = cpu.forward(s, _plain(tensors), tuple(weights), reduction, aux, None, stats)
+    loss = cpu.forward(s, _plain(tensors), (), reduction, aux, None, stats)
     return loss, aux
 
 
@@ -46,12 +43,11 @@ def _loss_backward(
     upstream: Tensor,
     aux: Tensor,
     tensors: list[Tensor],
-    weights: list[float],
     spec: str,
     reduction: str,
     need: list[bool],
 ) -> list[Tensor]:
-    grads = cpu.backward(decode(spec), _plain(tensors), tuple(weights), reduction, aux, (upstream,), need)
+    grads = cpu.backward(decode(spec), _plain(tensors), (), reduction, aux, (upstream,), need)
     return [g for g in grads if g is not None]
 
 
@@ -60,20 +56,17 @@ def _loss_second(
     aux: Tensor,
     tensors: list[Tensor],
     cotangents: list[Tensor],
-    weights: list[float],
     spec: str,
     reduction: str,
     need: list[bool],
 ) -> tuple[Tensor, list[Tensor]]:
     given = iter(cotangents)
     vs = tuple([next(given) if n else None for n in need])
-    up, grads = cpu.second(decode(spec), _plain(tensors), tuple(weights), reduction, aux, (upstream,), vs, need)
+    up, grads = cpu.second(decode(spec), _plain(tensors), (), reduction, aux, (upstream,), vs, need)
     return up[0], [g for g in grads if g is not None]
 
 
-def _fake_loss(
-    tensors: list[Tensor], weights: list[float], spec: str, reduction: str, stats: bool
-) -> tuple[Tensor, Tensor]:
+def _fake_loss(tensors: list[Tensor], spec: str, reduction: str, stats: bool) -> tuple[Tensor, Tensor]:
     s = decode(spec)
     dtype = torch.float64 if tensors[0].dtype is torch.float64 else torch.float32
     size = 2 * len(s.roles) + len(s.terms) + 8
@@ -84,7 +77,6 @@ def _fake_backward(
     upstream: Tensor,
     aux: Tensor,
     tensors: list[Tensor],
-    weights: list[float],
     spec: str,
     reduction: str,
     need: list[bool],
@@ -97,7 +89,6 @@ def _fake_second(
     aux: Tensor,
     tensors: list[Tensor],
     cotangents: list[Tensor],
-    weights: list[float],
     spec: str,
     reduction: str,
     need: list[bool],
@@ -106,7 +97,7 @@ def _fake_second(
 
 
 def _setup_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    tensors, ctx.weights, ctx.spec, ctx.reduction, _ = inputs
+    tensors, ctx.spec, ctx.reduction, _ = inputs
     ctx.need = [t.requires_grad for t in tensors]
     ctx.save_for_backward(output[1], *tensors)
     ctx.mark_non_differentiable(output[1])
@@ -114,14 +105,12 @@ def _setup_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]
 
 def _differentiate_loss(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Any, ...]:
     aux, *tensors = ctx.saved_tensors
-    grads = iter(
-        torch.ops.fastgan.loss_backward(upstream, aux, tensors, ctx.weights, ctx.spec, ctx.reduction, ctx.need)
-    )
-    return [next(grads) if n else None for n in ctx.need], None, None, None, None
+    grads = iter(torch.ops.fastgan.loss_backward(upstream, aux, tensors, ctx.spec, ctx.reduction, ctx.need))
+    return [next(grads) if n else None for n in ctx.need], None, None, None
 
 
 def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    upstream, aux, tensors, ctx.weights, ctx.spec, ctx.reduction, ctx.need = inputs
+    upstream, aux, tensors, ctx.spec, ctx.reduction, ctx.need = inputs
     ctx.save_for_backward(upstream, aux, *tensors)
 
 
@@ -130,11 +119,10 @@ def _differentiate_backward(ctx: Any, cotangents: list[Tensor | None]) -> tuple[
     vs = [
         torch.zeros_like(t) if v is None else v for t, v in zip(_chosen(tensors, ctx.need), cotangents, strict=True)
     ]
-    up, grads = torch.ops.fastgan.loss_second(
-        upstream, aux, tensors, vs, ctx.weights, ctx.spec, ctx.reduction, ctx.need
-    )
+    up, grads = torch.ops.fastgan.loss_second(upstream, aux, tensors, vs, ctx.spec, ctx.reduction, ctx.need)
     given = iter(grads)
-    return up, None, [next(given) if n else None for n in ctx.need], None, None, None, None
+    found = [next(given) if n else None for n in ctx.need]
+    return up, None, found, None, None, None
 
 
 for _name, _run, _fake in (
@@ -162,8 +150,8 @@ def evaluate(
     What no operator covers (unreduced values, weights in a tensor, other devices) is traced through the
     reference, which the compiler fuses.
     """
-    native = cpu.preferred() and all(t.is_cpu for t in tensors)
+    native = backends.traced() in ("auto", "cpu") and cpu.PREFERRED and all(t.is_cpu for t in tensors)
     if not native or reduction == "none" or isinstance(weights, Tensor):
         return autograd.by_reference(spec, tensors, weights, reduction, stats)
-    loss, aux = torch.ops.fastgan.loss(list(tensors), list(weights or ()), spec.encode(), reduction, stats)
+    loss, aux = torch.ops.fastgan.loss(list(tensors), spec.encode(weights), reduction, stats)
     return loss, aux[2 * len(spec.roles) :] if stats else None

@@ -7,6 +7,7 @@ x - y, or x less the mean of a third operand. A `Spec` is a list of terms bound 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -90,12 +91,15 @@ class Spec:
         self.centred = any(b.centre >= 0 for b in terms)
         self.native: Any = None
 
-    def encode(self) -> str:
-        """As text, for the registered operators; `decode` is the inverse."""
-        rows = [
-            " ".join([b.term.phi, *(float(v).hex() for v in b.term[1:]), *map(repr, b[1:])]) for b in self.terms
-        ]
-        return ";".join([" ".join(map(str, self.roles)), *rows])
+    def encode(self, weights: Sequence[float] | None = None) -> str:
+        """As text, members' weights multiplied in: for the registered operators; `decode` reads it."""
+        rows = [" ".join(map(str, self.roles))]
+        for b in self.terms:
+            phi, scale, shift, linear, weight = b.term
+            weight *= 1.0 if weights is None else weights[b.member]
+            numbers = [float(v).hex() for v in (scale, shift, linear, weight, b.threshold)]
+            rows.append(" ".join([phi, *numbers, *map(str, (b.x, b.y, b.centre, b.side, b.member, b.role))]))
+        return ";".join(rows)
 
 
 @lru_cache(maxsize=1024)
@@ -104,7 +108,8 @@ def decode(text: str) -> Spec:
     roles, *rows = text.split(";")
     terms = []
     for row in rows:
-        phi, scale, shift, linear, weight, x, y, centre, threshold, side, member, role = row.split()
-        one = Term(phi, *map(float.fromhex, (scale, shift, linear, weight)))
-        terms.append(Bound(one, int(x), int(y), int(centre), float(threshold), int(side), int(member), int(role)))
+        phi, *fields = row.split()
+        scale, shift, linear, weight, threshold = map(float.fromhex, fields[:5])
+        x, y, centre, side, member, role = map(int, fields[5:])
+        terms.append(Bound(Term(phi, scale, shift, linear, weight), x, y, centre, threshold, side, member, role))
     return Spec(tuple(terms), tuple(map(int, roles.split())))
