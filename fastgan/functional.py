@@ -191,8 +191,11 @@ def _operands(
     """The checked operands, first and second of each member in turn; how many members; what cpu.scan said."""
     a_name, a = first
     b_name, b = second or ("", None)
-    if isinstance(a, Tensor) and (second is None or isinstance(b, Tensor)):
+    if isinstance(a, Tensor) and not isinstance(b, (list, tuple)):
         a, b = (a,), (b,)
+    elif isinstance(a, Tensor) or (isinstance(a, (list, tuple)) and isinstance(b, Tensor)):
+        kinds = f"{type(a).__name__} and {type(b).__name__}"
+        raise TypeError(f"{a_name} and {b_name}: expected two tensors or two sequences, got {kinds}")
     else:
         a = _sequence(a_name, a)
         b = (None,) * len(a) if second is None else _sequence(b_name, b)

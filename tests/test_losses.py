@@ -25,7 +25,10 @@ def layouts(values: torch.Tensor) -> dict[str, torch.Tensor]:
     padded[1:] = values
     every_third = torch.zeros(3 * n, dtype=values.dtype)
     every_third[::3] = values
-    result = {
+    solid = values.view(10, -1, 5)  # three dimensions that do not merge
+    return {
+        "reversed dimensions": solid.permute(2, 1, 0).contiguous().permute(2, 1, 0),
+        "rolled dimensions": solid.permute(1, 2, 0).contiguous().permute(2, 0, 1),
         "contiguous": values.clone(),
         "transposed": table.t().contiguous().t(),
         "unaligned": padded[1:],
@@ -35,9 +38,7 @@ def layouts(values: torch.Tensor) -> dict[str, torch.Tensor]:
         "negated": torch.view_as_complex(torch.stack([values, -values], dim=-1)).conj().imag
         if values.dtype in (torch.float32, torch.float64)
         else values.clone(),
-        "permuted": table.reshape(rows, -1, 1).permute(2, 0, 1).contiguous().permute(1, 2, 0),
     }
-    return result
 
 
 def draw(n: int, dtype: torch.dtype, scale: float = 3.0) -> torch.Tensor:

@@ -1,0 +1,144 @@
+"""Which kernels serve a call, and how one chooses."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import fastgan
+from fastgan import autograd, cpu, reference
+
+
+def python(code, **environment):
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, check=False
+    )
+    return done.stdout + done.stderr
+
+
+def test_auto_uses_the_cpu_kernels(monkeypatch):
+    calls = []
+    monkeypatch.setattr(cpu, "forward", lambda *a, _f=cpu.forward, **k: calls.append("cpu") or _f(*a, **k))
+    monkeypatch.setattr(
+        reference, "evaluate", lambda *a, _f=reference.evaluate: calls.append("reference") or _f(*a)
+    )
+    x = torch.zeros(3)
+    fastgan.generator_loss(x)
+    with fastgan.backend("reference"):
+        fastgan.generator_loss(x)
+        with fastgan.backend("cpu"):
+            fastgan.generator_loss(x)
+        fastgan.generator_loss(x)
+    fastgan.generator_loss(x)
+    assert calls == ["cpu", "reference", "cpu", "reference", "cpu"]
+
+
+@pytest.mark.parametrize("name", ["cuda", "triton"])
+def test_backends_that_are_not_there_say_so(name):
+    with (
+        fastgan.backend(name),
+        pytest.raises(RuntimeError, match=f"backend '{name}' cannot serve .* no {name} kernels"),
+    ):
+        fastgan.generator_loss(torch.zeros(3))
+
+
+def test_environment_variable():
+    code = "import fastgan, torch; print(fastgan.info()['FASTGAN_BACKEND'], fastgan.generator_loss(torch.zeros(2)).item())"
+    assert python(code, FASTGAN_BACKEND="reference").startswith("reference 0.693147")
+    assert "FASTGAN_BACKEND: expected one of auto" in python(code, FASTGAN_BACKEND="gpu")
+
+
+def test_without_the_extension():
+    """As after an install with no compiler: everything works on the reference, and info says why."""
+    code = (
+        "import sys; sys.modules['fastgan._native'] = None\n"
+        "import fastgan, torch\n"
+        "r = torch.zeros(2, requires_grad=True)\n"
+        "loss, stats = fastgan.discriminator_loss(r, r, 'hinge', return_stats=True)\n"
+        "loss.backward(); print(loss.item(), stats.real_accuracy.item(), r.grad.tolist())\n"
+        "print(torch.compile(fastgan.generator_loss, fullgraph=True, backend='eager')(r).item())\n"
+        "print(fastgan.info()['backends']['cpu'], fastgan.info()['auto uses'])\n"
+        "with fastgan.backend('cpu'): fastgan.generator_loss(r)"
+    )
+    out = python(code)
+    assert "2.0 0.0 [0.0, 0.0]" in out
+    assert "0.69314" in out
+    assert "the compiled extension is not there" in out
+    assert "'CPU tensors': 'reference'" in out
+    assert "RuntimeError: backend 'cpu' cannot serve this call: the compiled extension is not there" in out
+
+
+def test_without_torch():
+    out = python("import sys; sys.modules['torch'] = None\nimport fastgan")
+    assert "ImportError: fastgan needs PyTorch" in out
+
+
+def test_info():
+    done = subprocess.run([sys.executable, "-m", "fastgan", "info"], capture_output=True, text=True, check=True)
+    for line in (
+        f"fastgan: {fastgan.__version__}",
+        "native: built",
+        "compiler:",
+        "cpu: ready",
+        "cuda: this version",
+    ):
+        assert line in done.stdout
+    assert fastgan.info()["auto uses"]["CPU tensors"] == "cpu"
+    done = subprocess.run(
+        [sys.executable, "-m", "fastgan", "nonsense"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+
+
+def test_threads_come_from_torchs_runtime():
+    """The extension brings no OpenMP of its own, and small calls stay on the calling thread."""
+    libraries = subprocess.run(["ldd", cpu._native.__file__], capture_output=True, text=True, check=True).stdout
+    assert "omp" not in libraries
+    assert "torch" not in libraries
+
+
+def test_curriculum():
+    weights = fastgan.curriculum_weights
+    assert weights(1, 0.0) == weights(1, 1.0) == (1.0,)
+    assert weights(3, 0.0) == (1.0, 0.0, 0.0)
+    assert weights(3, 0.5) == (0.0, 1.0, 0.0)
+    assert weights(3, 1.0) == (0.0, 0.0, 1.0)
+    assert weights(3, 0.625) == (0.0, 0.75, 0.25)
+    for step in range(101):
+        w = weights(5, step / 100)
+        assert sum(w) == pytest.approx(1.0, abs=1e-15)
+        assert min(w) >= 0
+        assert sum(v > 0 for v in w) <= 2
+
+
+def test_clip_weights():
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2).double())
+    with torch.no_grad():
+        net[0].weight[0, 0] = float("nan")
+        net[0].weight[0, 1] = float("inf")
+    want = [p.detach().clamp(-0.1, 0.1) for p in net.parameters()]
+    version = net[0].bias._version
+    fastgan.clip_weights_(net, 0.1)
+    for p, w in zip(net.parameters(), want, strict=True):
+        torch.testing.assert_close(p.detach(), w, rtol=0, atol=0, equal_nan=True)
+        assert p.requires_grad
+    assert net[0].bias._version > version
+    fastgan.clip_weights_(net[1].parameters(), (0.0, 0.05))
+    assert net[1].weight.min() == 0.0
+    one = torch.tensor([3.0, -3.0])
+    fastgan.clip_weights_(one, 2)
+    assert one.tolist() == [2.0, -2.0]
+    fastgan.clip_weights_([], 1.0)
+
+
+def test_calls_stay_small():
+    """What a graph keeps alive: the logits and, until the first backward, one gradient each."""
+    assert autograd.Call.__slots__
+    r = torch.randn(10, requires_grad=True)
+    loss = fastgan.generator_loss(r)
+    call = loss.grad_fn.call
+    assert [u.shape for u in call.units] == [r.shape]
+    loss.backward(retain_graph=True)
+    assert call.units is None

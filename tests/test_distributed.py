@@ -1,0 +1,83 @@
+"""The average relativistic forms over the ranks of a process group: two gloo processes on the CPU."""
+
+import os
+import socket
+import tempfile
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+import fastgan
+
+RANKS = 2
+
+
+def data():
+    g = torch.Generator().manual_seed(3)
+    return [torch.randn(6, 4, generator=g, dtype=torch.float64) for _ in range(2)]
+
+
+def network():
+    torch.manual_seed(5)
+    return torch.nn.Linear(4, 1).double()
+
+
+def losses(net, x, y, group):
+    r, f = net(x), net(y)
+    d = fastgan.discriminator_loss(r, f, relativistic="average", process_group=group)
+    g = fastgan.generator_loss(f, r, "least_squares", relativistic="average", process_group=group)
+    return d + 2 * g
+
+
+def worker(rank, port, folder):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=RANKS)
+    x, y = (t[rank::RANKS] for t in data())
+    net = network()
+    loss = losses(net, x, y, dist.group.WORLD)
+    loss.backward()
+    plain = torch.stack([loss.detach(), net.weight.grad.sum()])
+
+    ddp = torch.nn.parallel.DistributedDataParallel(network())
+    losses(ddp, x, y, dist.group.WORLD).backward()
+
+    r = net(x).detach().requires_grad_()
+    value = fastgan.discriminator_loss(r, net(y).detach(), relativistic="average", process_group=dist.group.WORLD)
+    (first,) = torch.autograd.grad(value, r, create_graph=True)
+    (second,) = torch.autograd.grad((first**2).sum(), r)
+    torch.save((plain, ddp.module.weight.grad, ddp.module.bias.grad, second), f"{folder}/{rank}")
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch has no gloo")
+def test_two_ranks_are_one_batch():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(worker, (port, folder), nprocs=RANKS)
+        saved = [torch.load(f"{folder}/{rank}") for rank in range(RANKS)]
+
+    x, y = data()
+    net = network()
+    loss = losses(net, x, y, None)
+    loss.backward()
+    # The mean of the ranks' losses is the loss of the whole batch, and so is the mean of the gradients,
+    # which is what DDP makes of them.
+    mean = torch.stack([s[0] for s in saved]).mean(0)
+    torch.testing.assert_close(mean, torch.stack([loss.detach(), net.weight.grad.sum()]), rtol=1e-12, atol=0)
+    for s in saved:
+        torch.testing.assert_close(s[1], net.weight.grad, rtol=1e-12, atol=1e-15)
+        torch.testing.assert_close(s[2], net.bias.grad, rtol=1e-12, atol=1e-15)
+
+    # Second order: <g, g> of the sum of the ranks' losses, on the whole batch.
+    r = net(x).detach().requires_grad_()
+    value = RANKS * fastgan.discriminator_loss(r, net(y).detach(), relativistic="average")
+    (first,) = torch.autograd.grad(value, r, create_graph=True)
+    (second,) = torch.autograd.grad((first**2).sum(), r)
+    got = torch.empty_like(second)
+    for rank, s in enumerate(saved):
+        got[rank::RANKS] = s[3]
+    torch.testing.assert_close(got, second, rtol=1e-10, atol=1e-15)
