@@ -40,7 +40,8 @@ class backend:  # noqa: N801 (used as a statement: `with fastgan.backend("cpu"):
 
     Args:
         name: "auto" (CPU tensors: cpu, else reference; others: reference), "cpu", "cuda", "triton" or
-            "reference". A graph that torch.compile traces keeps the backend it was traced with. One asked for by name that cannot serve a call raises and says why.
+            "reference". One asked for by name that cannot serve a call raises and says why. A graph that
+            torch.compile traces keeps the backend it was traced with.
 
     Raises:
         ValueError: an unknown name.
