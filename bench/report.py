@@ -337,7 +337,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         draw_case(axes, [row for row in result["rows"] if row["case"] == case.name])
     values = [v for row in result["rows"] for name, v in row["over eager"].items() if name in LABELS]
     grid[0, 0].set_yscale("log", base=2)
-    grid[0, 0].set_ylim(min(0.2, 0.85 * min(values)), max(1.5, 1.15 * max(values)))  # every point shows
+    grid[0, 0].set_ylim(min(0.06, 0.85 * min(values)), max(1.5, 1.15 * max(values)))  # every point shows
     grid[0, 0].yaxis.set_major_locator(LogLocator(2, numticks=20))
     grid[0, 0].yaxis.set_minor_locator(NullLocator())
     grid[0, 0].yaxis.set_major_formatter(lambda value, _: f"{value:g}" if value >= 0.01 else f"{value:.1g}")

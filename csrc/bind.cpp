@@ -145,15 +145,10 @@ char* address(PyObject* t, DType d) {
   return reinterpret_cast<char*>(p);
 }
 
-// A tensor of the given dtype and number of elements; None is an empty view.
-View view(PyObject* t, DType expected, int64_t n) {
+// Where the elements of a tensor of this dtype lie, dimensions that merge merged.
+View lie(PyObject* t, DType known) {
   View w;
-  if (t == Py_None) return w;
-  if (dtype_code(t) != int(expected))
-    throw std::invalid_argument("a tensor has an unexpected dtype");
-  if (integer(call_method(t, numel).ptr()) != n)
-    throw std::invalid_argument("a tensor has an unexpected number of elements");
-  w.data = address(t, expected);
+  w.data = address(t, known);
   if (call_method(t, is_contiguous).ptr() == Py_True) return w;
   py::object sizes = attribute(t, shape), strides = call_method(t, stride);
   for (int64_t d = 0; d < PyTuple_Size(sizes.ptr()); ++d) {
@@ -173,6 +168,16 @@ View view(PyObject* t, DType expected, int64_t n) {
   }
   if (w.dims == 1 && w.stride[0] == 1) w.dims = 0;
   return w;
+}
+
+// The same of a tensor that must have this dtype and number of elements; None is an empty view.
+View view(PyObject* t, DType expected, int64_t n) {
+  if (t == Py_None) return View();
+  if (dtype_code(t) != int(expected))
+    throw std::invalid_argument("a tensor has an unexpected dtype");
+  if (integer(call_method(t, numel).ptr()) != n)
+    throw std::invalid_argument("a tensor has an unexpected number of elements");
+  return lie(t, expected);
 }
 
 std::shared_ptr<Spec> make_spec(const py::list& terms, const std::vector<int>& roles) {
@@ -258,7 +263,7 @@ Call make_call(const Spec& spec, const py::tuple& x, const py::object& g, const 
     if (j > 0 && values && wide != call.wide)
       throw std::invalid_argument("float64 beside another dtype");
     call.wide = call.wide || wide;
-    a.x = view(t, a.dtype, a.n);
+    if (t != Py_None) a.x = lie(t, a.dtype);
     a.g = view(gradient, a.dtype, a.n);
     a.v = view(entry(v, j), a.dtype, a.n);
   }

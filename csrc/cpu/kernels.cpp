@@ -231,10 +231,10 @@ struct Argument {
 };
 
 int threads_for(const Call& call) {
-  int64_t work = 0;  // in elements of a cheap phi; a thread is worth some 30,000 of them
+  int64_t work = 0;  // in elements of a cheap phi; a thread is worth some 16,000 of them
   for (const Term& t : call.spec->terms)
     work += call.operands[t.x].n * (t.phi == Phi::softplus ? 4 : 1) * (call.wide ? 2 : 1);
-  int64_t most = work / 32768;
+  int64_t most = work / 16384;
   return int(most < 1 ? 1 : most < call.threads ? most : call.threads);
 }
 
@@ -268,7 +268,7 @@ void centre_means(const Call& call, View Operand::* view, double* means) {
     means[j] = 0;
     if (!(a.*view).data) continue;
     std::vector<double> sums(chunk_count(a.n));
-    int threads = int(a.n / 32768 < call.threads ? a.n / 32768 : call.threads);
+    int threads = int(a.n / 16384 < call.threads ? a.n / 16384 : call.threads);
     parallel_for(int64_t(sums.size()), threads, [&](int64_t begin, int64_t end) {
       for (int64_t c = begin; c < end; ++c) {
         int n = int(a.n - c * chunk < chunk ? a.n - c * chunk : chunk);
