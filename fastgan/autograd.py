@@ -95,7 +95,10 @@ def _transformed(tensors: Sequence[Tensor | None]) -> bool:
     """Whether these have no memory to read: under a transform, or batched by is_grads_batched."""
     if torch._C._are_functorch_transforms_active():
         return True
-    return any([t is not None and torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors])
+    for t in tensors:
+        if t is not None and torch._C._functorch.is_legacy_batchedtensor(t):
+            return True
+    return False
 
 
 class Loss(Function):

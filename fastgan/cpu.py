@@ -54,11 +54,13 @@ def _native_spec(spec: Spec) -> Any:
     return spec.native
 
 
-def scan(tensors: Operands) -> int:
-    """-1 unless these are plain, dense, non-empty CPU tensors of one supported dtype; else whether one
-    requires grad. A quick yes before the checks that know what to say.
-    """
-    return -1 if _native is None else _native.scan(tensors)
+def _cannot_scan(tensors: Operands) -> int:
+    return -1
+
+
+# scan(tensors): -1 unless these are plain, dense, non-empty CPU tensors of one supported dtype; else
+# whether one requires grad. A quick yes before the checks that know what to say.
+scan = _cannot_scan if _native is None else _native.scan
 
 
 def plain(t: Tensor) -> Tensor:

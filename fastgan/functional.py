@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import autograd, checks, cpu
-from .losses import Options, discriminator_spec, generator_spec
+from .losses import discriminator_spec, generator_spec
 from .terms import Bound, Spec, Term
 
 if TYPE_CHECKING:
@@ -94,10 +94,9 @@ def discriminator_loss(
     Raises:
         TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
     """
-    options = Options(margin, tuple(targets), real_target, fake_target)  # type: ignore[arg-type]
     return _loss(
-        discriminator_spec, ("real_logits", real_logits), ("fake_logits", fake_logits),
-        loss, relativistic, options, weights, reduction, return_stats, process_group,
+        discriminator_spec, ("real_logits", "fake_logits"), real_logits, fake_logits, loss, relativistic,
+        (margin, tuple(targets), real_target, fake_target), weights, reduction, return_stats, process_group,
     )  # fmt: skip
 
 
@@ -135,32 +134,43 @@ def generator_loss(
     Raises:
         TypeError, ValueError: as `discriminator_loss`.
     """
-    options = Options(margin, tuple(targets), real_target, fake_target)  # type: ignore[arg-type]
+    names = ("fake_logits", "real_logits") if relativistic is not None else ("fake_logits",)
     if relativistic is not None and real_logits is None:
         raise ValueError(f"real_logits: expected logits for relativistic={relativistic!r}, got None")
-    second = None if relativistic is None else ("real_logits", real_logits)
     return _loss(
-        generator_spec, ("fake_logits", fake_logits), second,
-        loss, relativistic, options, weights, reduction, return_stats, process_group,
+        generator_spec, names, fake_logits, real_logits, loss, relativistic,
+        (margin, tuple(targets), real_target, fake_target), weights, reduction, return_stats, process_group,
     )  # fmt: skip
 
 
 def _loss(
     make_spec: Any,
-    first: tuple[str, Any],
-    second: tuple[str, Any] | None,
+    names: tuple[str, ...],
+    first: Any,
+    second: Any,
     loss: str,
     relativistic: str | None,
-    options: Options,
+    options: tuple[Any, ...],
     weights: Any,
     reduction: str,
     return_stats: bool,
     process_group: Any,
 ) -> Any:
-    """Checks, one call of the kernels, and the form that the result is returned in."""
-    single = isinstance(first[1], Tensor)
-    paired = relativistic == "paired" or (second is not None and loss == "ranking") or reduction == "none"
-    tensors, members, scanned = _operands(first, second, paired)
+    """Checks, one call of the kernels, and the form that the result is returned in.
+
+    `names` are those of first and second; one name: second is not an operand. `options` as in Options.
+    """
+    tracing = torch.compiler.is_compiling()
+    single = isinstance(first, Tensor)
+    paired = relativistic == "paired" or (loss == "ranking" and len(names) == 2) or reduction == "none"
+    members, scanned = 1, -1
+    if single and not tracing:
+        # The common case, a microsecond in compiled code; whatever is unusual goes the long way.
+        tensors: tuple[Tensor, ...] = (first,) if len(names) == 1 else (first, second)
+        scanned = cpu.scan(tensors)
+    if scanned < 0 or (paired and tensors[0].shape != tensors[-1].shape):
+        tensors, members = _operands(names, first, second, paired)
+        scanned = -1 if tracing else cpu.scan(tensors)
     checks.reduction(reduction)
     if reduction == "none" and return_stats:
         raise ValueError("return_stats: expected reduction 'mean' or 'sum', got 'none'")
@@ -170,48 +180,44 @@ def _loss(
         tensors, scanned = _with_global_means(tensors, process_group), -1
     if weights is not None:
         weights = checks.weights(weights, members, tensors[0].device)
-    spec = _spec(make_spec, loss, relativistic, options, members, process_group is not None)
+    if tracing:  # caches cannot be traced
+        make_spec = make_spec.__wrapped__
+    spec = make_spec(loss, relativistic, options, members, process_group is not None)
     result, numbers = autograd.evaluate(spec, tensors, weights, reduction, return_stats, scanned)
     if reduction == "none":
         return _by_member(spec, result, members, single)
-    if not return_stats:
+    if numbers is None:
         return result
-    assert numbers is not None
     return result, LossStats(*numbers[-8:].to(result.dtype).unbind())
 
 
-def _spec(make_spec: Any, *arguments: Any) -> Spec:
-    """The cached spec; while a graph is traced, one made afresh, since caches cannot be traced."""
-    return make_spec.__wrapped__(*arguments) if torch.compiler.is_compiling() else make_spec(*arguments)
-
-
-def _operands(
-    first: tuple[str, Any], second: tuple[str, Any] | None, paired: bool
-) -> tuple[tuple[Tensor, ...], int, int]:
-    """The checked operands, first and second of each member in turn; how many members; what cpu.scan said."""
-    a_name, a = first
-    b_name, b = second or ("", None)
-    if isinstance(a, Tensor) and not isinstance(b, (list, tuple)):
-        a, b = (a,), (b,)
-    elif isinstance(a, Tensor) or (isinstance(a, (list, tuple)) and isinstance(b, Tensor)):
-        kinds = f"{type(a).__name__} and {type(b).__name__}"
-        raise TypeError(f"{a_name} and {b_name}: expected two tensors or two sequences, got {kinds}")
+def _operands(names: tuple[str, ...], first: Any, second: Any, paired: bool) -> tuple[tuple[Tensor, ...], int]:
+    """The checked operands, first and second of each member in turn, and how many members there are."""
+    two = len(names) == 2
+    a: tuple[Any, ...]
+    b: tuple[Any, ...]
+    if isinstance(first, Tensor) and not (two and isinstance(second, (list, tuple))):
+        a, b = (first,), (second,)
+    elif (
+        two and isinstance(first, Tensor) != isinstance(second, Tensor) and isinstance(first, (Tensor, list, tuple))
+    ):
+        kinds = f"{type(first).__name__} and {type(second).__name__}"
+        raise TypeError(f"{' and '.join(names)}: expected two tensors or two sequences, got {kinds}")
     else:
-        a = _sequence(a_name, a)
-        b = (None,) * len(a) if second is None else _sequence(b_name, b)
+        a = _sequence(names[0], first)
+        b = _sequence(names[1], second) if two else (None,) * len(a)
         if len(a) != len(b):
-            raise ValueError(f"{a_name} and {b_name}: expected as many members, got {len(a)} and {len(b)}")
-    tensors = a if second is None else tuple([t for both in zip(a, b, strict=True) for t in both])
-    scanned = -1 if torch.compiler.is_compiling() else cpu.scan(tensors)
-    if scanned >= 0 and not paired:
-        return tensors, len(a), scanned
+            raise ValueError(f"{' and '.join(names)}: expected as many members, got {len(a)} and {len(b)}")
+    tensors = []
     for x, y in zip(a, b, strict=True):
-        checks.logits(a_name, x)
-        if second is not None:
-            checks.logits(b_name, y)
-            checks.pair(a_name, x, b_name, y, paired)
+        checks.logits(names[0], x)
+        tensors.append(x)
+        if two:
+            checks.logits(names[1], y)
+            checks.pair(names[0], x, names[1], y, paired)
+            tensors.append(y)
     checks.together(tensors)
-    return tensors, len(a), scanned
+    return tuple(tensors), len(a)
 
 
 def _sequence(name: str, value: Any) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .terms import FAKE, REAL, Bound, Spec, Term, number
 
@@ -130,8 +130,9 @@ def _names() -> dict[str, str]:
     return {alias: name for name, row in TABLE.items() for alias in (name, *row.aliases)}
 
 
-def _row(loss: str, relativistic: str | None, options: Options) -> tuple[Row, Options]:
+def _row(loss: str, relativistic: str | None, given: tuple[Any, ...]) -> tuple[Row, Options]:
     """The loss's row and its checked options."""
+    options = Options(*given)
     names = _names()
     if loss not in names:
         near = difflib.get_close_matches(str(loss), names, n=1, cutoff=0.3)
@@ -164,14 +165,14 @@ def _decision(row: Row, relativistic: str | None, options: Options) -> tuple[flo
 
 @lru_cache(maxsize=1024)
 def discriminator_spec(
-    loss: str, relativistic: str | None, options: Options, members: int, global_means: bool = False
+    loss: str, relativistic: str | None, given: tuple[Any, ...], members: int, global_means: bool = False
 ) -> Spec:
     """Terms of a discriminator loss; operands are real, fake of each member in turn.
 
-    With `global_means` each member has four: real, fake, and the means of real and of fake, which
-    take the place of those computed here.
+    `given` are the fields of Options, unchecked. With `global_means` each member has four: real, fake,
+    and the means of real and of fake, which take the place of those computed here.
     """
-    row, options = _row(loss, relativistic, options)
+    row, options = _row(loss, relativistic, given)
     threshold, side = _decision(row, relativistic, options)
     stride = 4 if global_means else 2
     terms: list[Bound] = []
@@ -191,20 +192,20 @@ def discriminator_spec(
 
 @lru_cache(maxsize=1024)
 def generator_spec(
-    loss: str, relativistic: str | None, options: Options, members: int, global_means: bool = False
+    loss: str, relativistic: str | None, given: tuple[Any, ...], members: int, global_means: bool = False
 ) -> Spec:
     """Terms of a generator loss: the discriminator's with the roles of real and fake swapped.
 
     Operands are fake of each member, and for a relativistic form fake, real of each; `global_means`
     as in `discriminator_spec`.
     """
-    row, options = _row(loss, relativistic, options)
+    row, options = _row(loss, relativistic, given)
     threshold, side = _decision(row, relativistic, options)
     if relativistic is None:
         maker = row.generator(options)
         terms = tuple(Bound(maker, m, -1, -1, threshold, -side, m, FAKE) for m in range(members))
         return Spec(terms, (FAKE,) * members)
-    swapped = discriminator_spec(loss, relativistic, options, members, global_means)
+    swapped = discriminator_spec(loss, relativistic, given, members, global_means)
     other = {REAL: FAKE, FAKE: REAL, 0: 0}
     return Spec(
         tuple(b._replace(side=-b.side, role=other[b.role]) for b in swapped.terms),

@@ -27,13 +27,14 @@ struct Jet {
 };
 
 Jet exact(Phi phi, double x) {
-  double u = std::exp(-std::fabs(x)), relu = x > 0 ? x : 0;
-  if (std::isnan(x)) relu = x;
+  double relu = std::isnan(x) || x > 0 ? x : 0;
   auto step = [&](double above) { return std::isnan(x) ? x : x > 0 ? above : 0; };
   switch (phi) {
     case Phi::identity: return {x, 1, 0};
-    case Phi::softplus:
+    case Phi::softplus: {
+      double u = std::exp(-std::fabs(x));
       return {relu + std::log1p(u), (x >= 0 ? 1 : u) / (1 + u), u / (1 + u) / (1 + u)};
+    }
     case Phi::relu: return {relu, step(1), 0};
     case Phi::square: return {x * x, 2 * x, 2};
     case Phi::relu_square: return {relu * relu, 2 * relu, step(2)};

@@ -13,7 +13,8 @@ DEMO = Path(__file__).parents[1] / "examples" / "digits.py"
 
 
 @pytest.mark.parametrize(
-    "options", [[], ["--loss", "hinge", "--relativistic", "average"], ["--loss", "wgan", "--relativistic", "paired"]]
+    "options",
+    [[], ["--loss", "hinge", "--relativistic", "average"], ["--loss", "wgan", "--relativistic", "paired"]],
 )
 def test_the_demo(options, tmp_path):
     command = [sys.executable, str(DEMO), "--steps", "15", "--out", str(tmp_path), *options]
