@@ -260,7 +260,7 @@ def warnings(result: dict[str, Any]) -> list[str]:
     if result["quick"]:
         found.append("A quick run: it shows that everything works, and says nothing of speed.")
     if checks["dropped"] > 0.25 * checks["rounds"]:
-        found.append(f"The machine was busy ({checks['dropped']} of {checks['rounds']} rounds dropped): run again.")
+        found.append(f"A disturbed machine: {checks['dropped']} of {checks['rounds']} rounds dropped.")
     return found
 
 
