@@ -205,7 +205,7 @@ def generator_spec(
         maker = row.generator(options)
         terms = tuple(Bound(maker, m, -1, -1, threshold, -side, m, FAKE) for m in range(members))
         return Spec(terms, (FAKE,) * members)
-    swapped = discriminator_spec(loss, relativistic, given, members, global_means)
+    swapped = discriminator_spec.__wrapped__(loss, relativistic, given, members, global_means)
     other = {REAL: FAKE, FAKE: REAL, 0: 0}
     return Spec(
         tuple(b._replace(side=-b.side, role=other[b.role]) for b in swapped.terms),
