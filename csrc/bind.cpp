@@ -30,8 +30,9 @@ std::vector<const Kernels*> supported() {
       __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl"))
     all.push_back(&kernels_v4);
+  // A processor with these has the rest of x86-64-v3 too, which not every compiler can ask for.
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-      __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c"))
+      __builtin_cpu_supports("bmi2"))
     all.push_back(&kernels_v3);
 #endif
   all.push_back(&kernels_generic);
