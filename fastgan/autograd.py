@@ -120,7 +120,7 @@ class Loss(Function):
 
 
 # Function.apply less its Python part, which only prepares for torch.func transforms: a call under one
-# never comes here (backends.refusal). Saves a third of the cost of an empty Function.
+# never comes here (backends.choose). Saves a third of the cost of an empty Function.
 _apply = super(Function, Loss).apply
 
 

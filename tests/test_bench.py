@@ -1,0 +1,27 @@
+"""The benchmark times what it says: its baselines compute what fastgan computes, and its report is made."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("matplotlib")
+BENCH = Path(__file__).parents[1] / "bench"
+
+
+def test_baselines_compute_the_same(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    import cases
+
+    for case in (*cases.CASES, *cases.SEQUENCES):
+        cases.check(case)
+
+
+def test_the_report_is_made(tmp_path):
+    command = [sys.executable, str(BENCH / "report.py"), "--quick", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {p.suffix for p in tmp_path.iterdir()} == {".json", ".md", ".png"}
+    assert "nonsaturating D" in done.stdout
+    assert "says nothing of speed" in done.stdout
