@@ -49,7 +49,7 @@ def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf
     """`value` as a finite float in [low, high]; the error names the argument."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    if not math.isfinite(value) or not low <= value <= high:
+    if not (low <= value <= high and abs(value) < math.inf):  # NaN fails too; torch.compile traces this
         bounds = "a finite number" if low == -math.inf else f"a number in [{low:g}, {high:g}]"
         raise ValueError(f"{name}: expected {bounds}, got {value}")
     return float(value)

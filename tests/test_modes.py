@@ -224,3 +224,24 @@ def test_compile_honours_the_backend():
     assert "fastgan.loss" in graphs[0]
     assert "fastgan" not in graphs[1]
     assert "log_sigmoid" in graphs[1] or "logsigmoid" in graphs[1]
+
+
+def test_compile_with_changing_sizes_and_options():
+    """What torch.compile makes symbolic on a second call, a size or a Python number, must not break it."""
+    torch._dynamo.reset()
+    step = torch.compile(
+        lambda r, f, m: fastgan.discriminator_loss(r * 1.0, f, "hinge", margin=m),
+        fullgraph=True,
+        backend="aot_eager",
+    )
+    for n in (5, 7, 1000):
+        for margin in (1.0, 0.5, 0.25):
+            r, f = torch.randn(n, requires_grad=True), torch.randn(n)
+            want = fastgan.discriminator_loss(r, f, "hinge", margin=margin)
+            assert torch.equal(step(r, f, margin), want)
+
+
+def test_export():
+    x = torch.randn(9)
+    exported = torch.export.export(fastgan.nn.GeneratorLoss("hinge"), (x,)).module()
+    assert torch.equal(exported(x), fastgan.generator_loss(x, loss="hinge"))
