@@ -64,6 +64,8 @@ def weights(value: Any, members: int, device: torch.device) -> tuple[float, ...]
                 "weights: expected constants, got a tensor that requires grad (weigh the losses yourself)"
             )
         result: Any = value
+    elif not isinstance(value, (list, tuple)):
+        raise TypeError(f"weights: expected a sequence of numbers or a 1-D tensor, got {type(value).__name__}")
     else:
         from .terms import number
 

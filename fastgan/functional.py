@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import autograd, checks, cpu
-from .losses import discriminator_spec, generator_spec
+from .losses import PAIRED, discriminator_spec, generator_spec
 from .terms import Bound, Spec, Term
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def discriminator_loss(
     """
     return _loss(
         discriminator_spec, ("real_logits", "fake_logits"), real_logits, fake_logits, loss, relativistic,
-        (margin, tuple(targets), real_target, fake_target), weights, reduction, return_stats, process_group,
+        (margin, _triple(targets), real_target, fake_target), weights, reduction, return_stats, process_group,
     )  # fmt: skip
 
 
@@ -139,8 +139,14 @@ def generator_loss(
         raise ValueError(f"real_logits: expected logits for relativistic={relativistic!r}, got None")
     return _loss(
         generator_spec, names, fake_logits, real_logits, loss, relativistic,
-        (margin, tuple(targets), real_target, fake_target), weights, reduction, return_stats, process_group,
+        (margin, _triple(targets), real_target, fake_target), weights, reduction, return_stats, process_group,
     )  # fmt: skip
+
+
+def _triple(targets: Any) -> tuple[Any, ...]:
+    if not isinstance(targets, (tuple, list)):
+        raise TypeError(f"targets: expected three numbers (fake, real, generator), got {type(targets).__name__}")
+    return tuple(targets)
 
 
 def _loss(
@@ -162,7 +168,8 @@ def _loss(
     """
     tracing = torch.compiler.is_compiling()
     single = isinstance(first, Tensor)
-    paired = relativistic == "paired" or (loss == "ranking" and len(names) == 2) or reduction == "none"
+    paired = relativistic == "paired" or reduction == "none"
+    paired = paired or (relativistic is None and len(names) == 2 and loss in PAIRED)
     members, scanned = 1, -1
     if single and not tracing:
         # The common case, a microsecond in compiled code; whatever is unusual goes the long way.
@@ -180,9 +187,14 @@ def _loss(
         tensors, scanned = _with_global_means(tensors, process_group), -1
     if weights is not None:
         weights = checks.weights(weights, members, tensors[0].device)
+    wanted = (loss, relativistic, options, members, process_group is not None)
     if tracing:  # caches cannot be traced
-        make_spec = make_spec.__wrapped__
-    spec = make_spec(loss, relativistic, options, members, process_group is not None)
+        spec = make_spec.__wrapped__(*wanted)
+    else:
+        try:
+            spec = make_spec(*wanted)
+        except TypeError:  # perhaps a list, which no cache can look up: the checks say which option it is
+            spec = make_spec.__wrapped__(*wanted)
     result, numbers = autograd.evaluate(spec, tensors, weights, reduction, return_stats, scanned)
     if reduction == "none":
         return _by_member(spec, result, members, single)

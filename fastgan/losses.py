@@ -92,6 +92,10 @@ TABLE: dict[str, Row] = {
 }
 
 
+# Names of the losses whose plain form pairs real with fake.
+PAIRED = [name for name, row in TABLE.items() if row.paired]
+
+
 def losses() -> dict[str, tuple[str, ...]]:
     """The names of all losses, each with its aliases."""
     return {name: row.aliases for name, row in TABLE.items()}
@@ -122,6 +126,8 @@ def register_loss(
         if not isinstance(value, Term):
             raise TypeError(f"{key}: expected a fastgan.term, got {type(value).__name__}")
     TABLE[name] = Row(lambda o: real, lambda o: fake, lambda o: generator, (), tuple(aliases), paired)
+    if paired:
+        PAIRED.extend((name, *aliases))
     discriminator_spec.cache_clear()
     generator_spec.cache_clear()
 
@@ -134,7 +140,7 @@ def _row(loss: str, relativistic: str | None, given: tuple[Any, ...]) -> tuple[R
     """The loss's row and its checked options."""
     options = Options(*given)
     names = _names()
-    if loss not in names:
+    if not isinstance(loss, str) or loss not in names:
         near = difflib.get_close_matches(str(loss), names, n=1, cutoff=0.3)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"loss: unknown name {loss!r}{hint} (known: {', '.join(sorted(names))})")

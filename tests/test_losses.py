@@ -257,6 +257,20 @@ def test_register_loss():
         fastgan.register_loss("another", real=term, fake=1, generator=term)
 
 
+def test_a_registered_paired_loss_never_broadcasts():
+    term = fastgan.term("relu", scale=-1.0, shift=0.5)
+    fastgan.register_loss("paired_test", real=term, fake=term, generator=term, aliases=("p_test",), paired=True)
+    r, f = torch.randn(4), torch.randn(4)
+    want = (0.5 - (r.double() - f.double())).clamp(min=0).mean()
+    for name in ("paired_test", "p_test", "ranking"):
+        for backend in ("auto", "reference"):
+            with fastgan.backend(backend), pytest.raises(ValueError, match="a paired loss never broadcasts"):
+                fastgan.discriminator_loss(r[:, None], f, name)
+        fastgan.discriminator_loss(r[:3], f, name, relativistic="average")  # pairs nothing
+        fastgan.generator_loss(f, loss=name)
+    assert ulp.error(fastgan.discriminator_loss(r, f, "p_test"), want) <= 2.0
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_both_references_agree(dtype):
     """The table's terms, evaluated in plain PyTorch, against the formulas of the papers."""
