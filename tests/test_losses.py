@@ -238,6 +238,10 @@ def test_reduce_terms():
     assert ulp.error(gy, (-2 * (a - b).sign() + 2 * b) / 300, torch.ones(()) / 300) <= 4.0
     centred = fastgan.reduce_terms([fastgan.term("square")], [(x, y)], centred=True, reduction="sum")
     assert ulp.error(centred.detach(), ((a - b.mean()) ** 2).sum()) <= 4.0
+    for factor in (1.0, 2.5):  # y is a centre and nothing else: its gradient is the same everywhere
+        gx, gy = torch.autograd.grad(centred * factor, (x, y), retain_graph=True)
+        assert ulp.error(gx, 2 * factor * (a - b.mean()), torch.ones(())) <= 4.0
+        assert ulp.error(gy, (-2 * factor * (a - b.mean()).sum() / 300).expand(300), torch.ones(())) <= 4.0
 
 
 def test_register_loss():

@@ -426,6 +426,11 @@ void forward(Call& call) {
     });
   });
   if (!reduced) return;
+  // A centre without a term has a unit gradient too: 0, to which finish adds its constant.
+  if (call.spec->centred) {
+    std::vector<double> zeros(call.operands.size());
+    in_type(call, [&](auto zero) { fill_centres<decltype(zero)>(call, 1, zeros.data()); });
+  }
   double loss = 0;
   for (size_t k = 0; k < terms.size(); ++k) {
     double value = coefficient(call, terms[k]) * partials.total(value_sum, k);
