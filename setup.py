@@ -24,6 +24,7 @@ FLAGS = [
     "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra",
     "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
 ]  # fmt: skip
+KERNELS = ("loss", "penalty", "interpolate")
 # The kernels are compiled once for each of these and chosen from at run time.
 ISAS: dict[str, list[str]] = {"generic": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
@@ -105,7 +106,9 @@ class NativeBuild(build_ext):
         python = [sysconfig.get_path("include"), sysconfig.get_path("platinclude")]
         includes = [f"-I{p}" for p in dict.fromkeys([pybind11.get_include(), *python])]
         units = [("bind", "bind.cpp", includes)]
-        units += [(isa, "cpu/kernels.cpp", [f"-DFASTGAN_ISA={isa}", *march]) for isa, march in ISAS.items()]
+        for source in KERNELS:
+            for isa, march in ISAS.items():
+                units.append((f"{source}_{isa}", f"cpu/{source}.cpp", [f"-DFASTGAN_ISA={isa}", *march]))
         commands = []
         for name, source, extra in units:
             path, out = str((ROOT / "csrc" / source).resolve()), str(work / f"{name}.o")

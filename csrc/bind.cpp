@@ -6,15 +6,29 @@
 
 #include <stdexcept>
 
+#include "penalty.h"
 #include "terms.h"
 
 namespace py = pybind11;
 
 namespace fastgan {
 
-extern const Kernels kernels_generic;
+// The kernels of one instruction set.
+struct Kernels {
+  const LossKernels& loss;
+  const PenaltyKernels& penalty;
+  const InterpolateKernels& interpolate;
+};
+
+#define FASTGAN_KERNELS(isa)                         \
+  extern const LossKernels loss_##isa;               \
+  extern const PenaltyKernels penalty_##isa;         \
+  extern const InterpolateKernels interpolate_##isa; \
+  static const Kernels kernels_##isa = {loss_##isa, penalty_##isa, interpolate_##isa}
+FASTGAN_KERNELS(generic);
 #ifdef __x86_64__
-extern const Kernels kernels_v3, kernels_v4;
+FASTGAN_KERNELS(v3);
+FASTGAN_KERNELS(v4);
 #endif
 
 namespace {
@@ -43,13 +57,13 @@ const Kernels* current = supported().front();
 
 std::vector<std::string> isas() {
   std::vector<std::string> names;
-  for (const Kernels* k : supported()) names.push_back(k->isa);
+  for (const Kernels* k : supported()) names.push_back(k->loss.isa);
   return names;
 }
 
 void set_isa(const std::string& name) {
   for (const Kernels* k : supported())
-    if (name == k->isa) {
+    if (name == k->loss.isa) {
       current = k;
       return;
     }
@@ -146,13 +160,10 @@ char* address(PyObject* t, DType d) {
   return reinterpret_cast<char*>(p);
 }
 
-// Where the elements of a tensor of this dtype lie, dimensions that merge merged.
-View lie(PyObject* t, DType known) {
+// Dimensions [begin, end) of a tensor, those that merge merged.
+View dimensions(const py::object& sizes, const py::object& strides, int64_t begin, int64_t end) {
   View w;
-  w.data = address(t, known);
-  if (call_method(t, is_contiguous).ptr() == Py_True) return w;
-  py::object sizes = attribute(t, shape), strides = call_method(t, stride);
-  for (int64_t d = 0; d < PyTuple_Size(sizes.ptr()); ++d) {
+  for (int64_t d = begin; d < end; ++d) {
     int64_t size = integer(PyTuple_GetItem(sizes.ptr(), d)),
             step = integer(PyTuple_GetItem(strides.ptr(), d));
     if (size == 1) continue;
@@ -168,6 +179,17 @@ View lie(PyObject* t, DType known) {
     w.stride[w.dims++] = step;
   }
   if (w.dims == 1 && w.stride[0] == 1) w.dims = 0;
+  return w;
+}
+
+// Where the elements of a tensor of this dtype lie.
+View lie(PyObject* t, DType known) {
+  View w;
+  if (call_method(t, is_contiguous).ptr() != Py_True) {
+    py::object sizes = attribute(t, shape);
+    w = dimensions(sizes, call_method(t, stride), 0, PyTuple_Size(sizes.ptr()));
+  }
+  w.data = address(t, known);
   return w;
 }
 
@@ -335,14 +357,14 @@ void forward(const Spec& spec, const py::tuple& x, const py::object& g, const py
   call.stats = stats;
   call.keep = keep;
   if (stats && !call.aux) throw std::invalid_argument("statistics need memory");
-  unlocked(call, current->forward);
+  unlocked(call, current->loss.forward);
 }
 
 void backward(const Spec& spec, const py::tuple& x, const py::object& g, const py::tuple& upstream,
               const py::tuple& weights, int reduction, const py::object& aux, int threads) {
   Call call = make_call(spec, x, g, py::none(), weights, reduction, aux, threads);
   set_upstream(call, upstream);
-  unlocked(call, current->backward);
+  unlocked(call, current->loss.backward);
 }
 
 void second(const Spec& spec, const py::tuple& x, const py::object& g, const py::object& v,
@@ -351,7 +373,7 @@ void second(const Spec& spec, const py::tuple& x, const py::object& g, const py:
   Call call = make_call(spec, x, g, v, weights, reduction, aux, threads);
   set_upstream(call, upstream);
   set_result(call, result);
-  unlocked(call, current->second);
+  unlocked(call, current->loss.second);
 }
 
 bool finish(const Spec& spec, const py::tuple& g, const py::tuple& upstream, const py::object& aux,
@@ -361,7 +383,205 @@ bool finish(const Spec& spec, const py::tuple& g, const py::tuple& upstream, con
   Call call = make_call(spec, nothing, g, py::none(), py::tuple(), int(Reduction::mean), aux,
                         threads, false);
   set_upstream(call, upstream);
-  return unlocked(call, current->finish);
+  return unlocked(call, current->loss.finish);
+}
+
+// ---------------------------------------------------------------------------------- rows
+
+PyObject* item(const py::object& list, size_t k) {
+  if (list.is_none()) return Py_None;
+  if (!PyTuple_Check(list.ptr()) || k >= size_t(PyTuple_GET_SIZE(list.ptr())))
+    throw std::invalid_argument("a tuple with an entry a tensor is needed");
+  return PyTuple_GET_ITEM(list.ptr(), k);
+}
+
+// A tensor whose first `outer` dimensions count rows, of which there are `rows`, each of `length`.
+Grid grid(PyObject* t, DType expected, int64_t outer, int64_t rows, int64_t length) {
+  Grid g;
+  if (t == Py_None) return g;
+  if (dtype_code(t) != int(expected))
+    throw std::invalid_argument("a tensor has an unexpected dtype");
+  py::object sizes = attribute(t, shape), strides = call_method(t, stride);
+  int64_t dims = PyTuple_Size(sizes.ptr()), count = 1, all = integer(call_method(t, numel).ptr());
+  for (int64_t d = 0; d < outer && d < dims; ++d) count *= integer(PyTuple_GetItem(sizes.ptr(), d));
+  if (outer > dims || count != rows || all != rows * length)
+    throw std::invalid_argument("a tensor has an unexpected shape");
+  g.rows = dimensions(sizes, strides, 0, outer);
+  g.elements = dimensions(sizes, strides, outer, dims);
+  g.rows.data = address(t, expected);
+  return g;
+}
+
+// The rows of a tensor and their length; 16-bit and float32 tensors go together.
+DType measure(PyObject* t, int64_t outer, int64_t* rows, int64_t* length) {
+  int code = dtype_code(t);
+  if (code < 0) throw std::invalid_argument("a tensor has an unsupported dtype");
+  py::object sizes = attribute(t, shape);
+  *rows = 1;
+  for (int64_t d = 0; d < outer; ++d) *rows *= integer(PyTuple_GetItem(sizes.ptr(), d));
+  int64_t all = integer(call_method(t, numel).ptr());
+  if (all < 1) throw std::invalid_argument("a tensor has no elements");
+  *length = all / *rows;
+  return DType(code);
+}
+
+template <class Call>
+void same(Call& call, bool first, DType dtype, int64_t rows) {
+  bool wide = dtype == DType::float64;
+  if (!first && (wide != call.wide || rows != call.rows))
+    throw std::invalid_argument("tensors differ in dtype or rows");
+  call.wide = wide;
+  call.rows = rows;
+}
+
+char* memory(const py::object& t, DType dtype, int64_t n) {
+  return view(t.ptr(), dtype, n).data;
+}
+
+PenaltyCall make_penalty(const py::tuple& spec, const py::tuple& g, const py::object& masks,
+                         const py::object& weights, const py::object& norms, int threads) {
+  if (spec.size() != 6) throw std::invalid_argument("a penalty needs 6 entries");
+  PenaltyCall call;
+  int psi = spec[0].cast<int>();
+  int64_t outer = spec[4].cast<int64_t>();
+  call.target = spec[1].cast<double>();
+  call.power = spec[2].cast<int>();
+  call.scale = spec[3].cast<double>();
+  if (psi < 0 || psi >= psi_count || call.power < 1 || call.power > max_power || outer < 0)
+    throw std::invalid_argument("a penalty's psi, power or dimensions are out of range");
+  call.psi = Psi(psi);
+  call.threads = threads;
+  for (size_t k = 0; k < g.size(); ++k) {
+    PyObject *t = item(g, k), *mask = item(masks, k);
+    Part part;
+    int64_t rows;
+    part.dtype = measure(t, outer, &rows, &part.length);
+    same(call, k == 0, part.dtype, rows);
+    part.g = grid(t, part.dtype, outer, rows, part.length);
+    part.mask = grid(mask, call.wide ? DType::float64 : DType::float32, outer, rows, part.length);
+    call.parts.push_back(part);
+  }
+  if (call.parts.empty()) throw std::invalid_argument("there is no tensor");
+  call.across = spec[5].cast<bool>();
+  for (const Part& part : call.parts)  // more than a chunk: line after line is as good
+    call.across = call.across && part.length <= 1024 && call.rows > 1;
+  if (!weights.is_none()) {
+    int64_t count = integer(call_method(weights.ptr(), numel).ptr());
+    if (count < 1 || call.rows % count) throw std::invalid_argument("weights do not fit the rows");
+    call.weights = reinterpret_cast<double*>(memory(weights, DType::float64, count));
+    call.rows_per_weight = call.rows / count;
+  }
+  call.norms = reinterpret_cast<double*>(memory(norms, DType::float64, call.rows));
+  if (!call.norms) throw std::invalid_argument("norms need memory");
+  return call;
+}
+
+void set_result(PenaltyCall& call, const py::object& result, bool elementwise) {
+  DType dtype = call.wide ? DType::float64 : DType::float32;
+  if (result.is_none()) return;
+  if (elementwise) call.values = memory(result, dtype, call.rows);
+  else call.result = memory(result, dtype, 1);
+}
+
+void set_upstream(PenaltyCall& call, const py::object& upstream, bool elementwise) {
+  call.elementwise = elementwise;
+  DType dtype = call.wide ? DType::float64 : DType::float32;
+  call.upstream = memory(upstream, dtype, elementwise ? call.rows : 1);
+  if (!call.upstream) throw std::invalid_argument("an upstream is missing");
+}
+
+void set_grids(PenaltyCall& call, const py::tuple& spec, const py::object& tensors,
+               Grid Part::* which) {
+  for (size_t k = 0; k < call.parts.size(); ++k) {
+    Part& part = call.parts[k];
+    part.*which =
+        grid(item(tensors, k), part.dtype, spec[4].cast<int64_t>(), call.rows, part.length);
+  }
+}
+
+template <class Call, class Run>
+void unlocked_rows(Call& call, Run run) {
+  int64_t n = 0;
+  for (const auto& part : call.parts) n += call.rows * part.length;
+  if (n < 16384) return run(call);
+  py::gil_scoped_release release;
+  run(call);
+}
+
+void penalty_forward(const py::tuple& spec, const py::tuple& g, const py::object& masks,
+                     const py::object& weights, const py::object& norms, const py::object& result,
+                     bool elementwise, const py::object& statistics, int threads) {
+  PenaltyCall call = make_penalty(spec, g, masks, weights, norms, threads);
+  set_result(call, result, elementwise);
+  if (!statistics.is_none())
+    call.statistics =
+        reinterpret_cast<double*>(memory(statistics, DType::float64, norm_stat_count));
+  unlocked_rows(call, current->penalty.forward);
+}
+
+void penalty_backward(const py::tuple& spec, const py::tuple& g, const py::object& masks,
+                      const py::object& weights, const py::object& norms,
+                      const py::object& upstream, bool elementwise, const py::object& out,
+                      int threads) {
+  PenaltyCall call = make_penalty(spec, g, masks, weights, norms, threads);
+  set_upstream(call, upstream, elementwise);
+  set_grids(call, spec, out, &Part::out);
+  unlocked_rows(call, current->penalty.backward);
+}
+
+void penalty_second(const py::tuple& spec, const py::tuple& g, const py::object& masks,
+                    const py::object& weights, const py::object& norms, const py::object& upstream,
+                    bool elementwise, const py::tuple& v, const py::object& out,
+                    const py::object& result, int threads) {
+  PenaltyCall call = make_penalty(spec, g, masks, weights, norms, threads);
+  set_upstream(call, upstream, elementwise);
+  set_result(call, result, elementwise);
+  set_grids(call, spec, v, &Part::v);
+  for (const Part& part : call.parts)
+    if (!part.v.rows.data) throw std::invalid_argument("a cotangent is missing");
+  set_grids(call, spec, out, &Part::out);
+  unlocked_rows(call, current->penalty.second);
+}
+
+InterpolateCall make_interpolate(const py::tuple& real, const py::tuple& fake,
+                                 const py::object& eps, const py::tuple& out, int threads) {
+  InterpolateCall call;
+  for (size_t k = 0; k < real.size(); ++k) {
+    Between part;
+    int64_t rows;
+    part.dtype = measure(item(real, k), 1, &rows, &part.length);
+    same(call, k == 0, part.dtype, rows);
+    part.real = grid(item(real, k), part.dtype, 1, rows, part.length);
+    part.fake = grid(item(fake, k), part.dtype, 1, rows, part.length);
+    part.out = grid(item(out, k), part.dtype, 1, rows, part.length);
+    if (!part.fake.rows.data || !part.out.rows.data)
+      throw std::invalid_argument("a tensor is missing");
+    call.parts.push_back(part);
+  }
+  if (call.parts.empty()) throw std::invalid_argument("there is no tensor");
+  call.eps = memory(eps, call.wide ? DType::float64 : DType::float32, call.rows);
+  if (!call.eps) throw std::invalid_argument("eps is missing");
+  call.threads = threads;
+  return call;
+}
+
+void interpolate_forward(const py::tuple& real, const py::tuple& fake, const py::object& eps,
+                         const py::tuple& out, int threads) {
+  InterpolateCall call = make_interpolate(real, fake, eps, out, threads);
+  unlocked_rows(call, current->interpolate.forward);
+}
+
+void interpolate_backward(const py::tuple& real, const py::tuple& fake, const py::object& eps,
+                          const py::tuple& upstream, const py::tuple& real_grads,
+                          const py::tuple& fake_grads, const py::object& eps_grad, int threads) {
+  InterpolateCall call = make_interpolate(real, fake, eps, upstream, threads);
+  for (size_t k = 0; k < call.parts.size(); ++k) {
+    Between& part = call.parts[k];
+    part.real_grad = grid(item(real_grads, k), part.dtype, 1, call.rows, part.length);
+    part.fake_grad = grid(item(fake_grads, k), part.dtype, 1, call.rows, part.length);
+  }
+  call.eps_grad = memory(eps_grad, call.wide ? DType::float64 : DType::float32, call.rows);
+  unlocked_rows(call, current->interpolate.backward);
 }
 
 }  // namespace
@@ -376,10 +596,17 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   m.def("learn", &learn);
   m.def("scan", &scan);
   m.def("isas", &isas, "Instruction sets that this processor and build have, best first.");
-  m.def("isa", [] { return std::string(current->isa); });
+  m.def("isa", [] { return std::string(current->loss.isa); });
   m.def("set_isa", &set_isa);
   m.def("forward", &forward);
   m.def("backward", &backward);
   m.def("second", &second);
   m.def("finish", &finish);
+  m.attr("norm_stat_count") = norm_stat_count;
+  m.attr("max_power") = max_power;
+  m.def("penalty_forward", &penalty_forward);
+  m.def("penalty_backward", &penalty_backward);
+  m.def("penalty_second", &penalty_second);
+  m.def("interpolate_forward", &interpolate_forward);
+  m.def("interpolate_backward", &interpolate_backward);
 }

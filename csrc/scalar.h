@@ -58,4 +58,13 @@ FASTGAN_HD Half narrow<Half>(float x) {
   return {uint16_t(sign | (magnitude > 0x7f800000u ? 0x7e00u : rounded))};
 }
 
+// To a float such that narrowing it again is as rounding x once: where x is no float, its two
+// neighbours that are have one with an odd last bit, and this is it.
+FASTGAN_HD float to_odd(double x) {
+  float f = float(x);
+  uint32_t u = bits<uint32_t>(f);
+  u -= absolute(double(f)) > absolute(x) ? 1u : 0u;
+  return bits<float>(double(f) == x ? u : u | 1u);
+}
+
 }  // namespace fastgan

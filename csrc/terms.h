@@ -16,17 +16,9 @@
 
 #include "phi.h"
 #include "scalar.h"
+#include "view.h"
 
 namespace fastgan {
-
-constexpr int max_dims = 16;
-
-// Where a tensor's elements lie, in the order of their logical index.
-struct View {
-  char* data = nullptr;
-  int dims = 0;  // 0: contiguous
-  int64_t size[max_dims], stride[max_dims];
-};
 
 enum class Role : int { none = 0, real = 1, fake = 2 };
 
@@ -91,7 +83,7 @@ struct Call {
   }
 };
 
-struct Kernels {
+struct LossKernels {
   const char* isa;
   void (*forward)(Call&);
   void (*backward)(Call&);

@@ -6,6 +6,7 @@ of the autograd Functions here around the kernels (eager).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -18,8 +19,47 @@ from . import backends, reference
 from .terms import Spec
 
 
-class Call:
-    """One call: what it computes, and what its forward leaves for its backward."""
+class Operation(ABC):
+    """One call of a kernel family: what it computes, and what its forward leaves for its backward."""
+
+    __slots__ = ()
+    second_in_closed_form = True
+
+    @abstractmethod
+    def forward(self, tensors: tuple[Tensor, ...], need: Sequence[bool] | None) -> Any:
+        """The result, a tensor or a tuple of them; `need` says which operands want a gradient later."""
+
+    @abstractmethod
+    def gradients(self, tensors: Sequence[Tensor], upstream: Sequence[Tensor], need: Sequence[bool]) -> Any:
+        """Gradients of the operands that need one, in memory that nobody else has."""
+
+    def second(
+        self,
+        tensors: Sequence[Tensor],
+        upstream: Sequence[Tensor],
+        cotangents: Sequence[Tensor | None],
+        need: Sequence[bool],
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
+        """Gradients of <cotangents, gradients> with respect to the upstream and to the operands."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def reference(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The results in plain PyTorch, differentiable to any order."""
+
+    def backward(self, tensors: Sequence[Tensor], upstream: Sequence[Tensor], need: Sequence[bool]) -> Any:
+        """`gradients`, also under vmap over the upstream (is_grads_batched), in which they are linear."""
+        if not _transformed(upstream):
+            return self.gradients(tensors, upstream, need)
+        if len(upstream) > 1 or upstream[0].dim():
+            raise RuntimeError("a batched backward of an unreduced result needs fastgan.backend('reference')")
+        one = torch.ones((), dtype=upstream[0].dtype)
+        grads = self.gradients(tensors, (one,), need)
+        return [None if g is None else (upstream[0] * g).to(g.dtype) for g in grads]
+
+
+class Loss(Operation):
+    """A loss."""
 
     __slots__ = ("aux", "kernels", "reduction", "spec", "stats", "units", "weights")
 
@@ -67,10 +107,11 @@ class Call:
         likes; every later backward over the same graph computes anew.
         """
         units, self.units = self.units, None
-        if _transformed(upstream):
-            return self._batched(tensors, upstream, need)
-        if units is not None and self._serve(units, upstream[0], need):
+        if units is not None and not _transformed(upstream) and self._serve(units, upstream[0], need):
             return units
+        return super().backward(tensors, upstream, need)
+
+    def gradients(self, tensors: Sequence[Tensor], upstream: Sequence[Tensor], need: Sequence[bool]) -> Any:
         return self.kernels.backward(self.spec, tensors, self.weights, self.reduction, self.aux, upstream, need)
 
     def _serve(self, units: tuple[Tensor | None, ...], upstream: Tensor, need: Sequence[bool]) -> bool:
@@ -82,13 +123,21 @@ class Call:
             return True
         return self.kernels.finish(self.spec, units, upstream, self.aux)
 
-    def _batched(self, tensors: Sequence[Tensor], upstream: Sequence[Tensor], need: Sequence[bool]) -> Any:
-        """Under vmap over the upstream (is_grads_batched) the gradient is linear in it: a factor."""
-        if self.reduction == "none":
-            raise RuntimeError("a batched backward of an unreduced loss needs fastgan.backend('reference')")
-        one = torch.ones((), dtype=upstream[0].dtype)
-        grads = self.kernels.backward(self.spec, tensors, self.weights, self.reduction, self.aux, (one,), need)
-        return [None if g is None else (upstream[0] * g).to(g.dtype) for g in grads]
+    def second(
+        self,
+        tensors: Sequence[Tensor],
+        upstream: Sequence[Tensor],
+        cotangents: Sequence[Tensor | None],
+        need: Sequence[bool],
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
+        self.units = None
+        return self.kernels.second(
+            self.spec, tensors, self.weights, self.reduction, self.aux, upstream, cotangents, need
+        )
+
+    def reference(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        values = reference.evaluate(self.spec, tensors, self.weights or None, self.reduction)
+        return values if self.reduction == "none" else (torch.stack(values).sum(),)
 
 
 def _transformed(tensors: Sequence[Tensor | None]) -> bool:
@@ -101,11 +150,11 @@ def _transformed(tensors: Sequence[Tensor | None]) -> bool:
     return False
 
 
-class Loss(Function):
-    """The loss of a call: a scalar, or a tuple of each term's values for reduction "none"."""
+class Fused(Function):
+    """The result of an operation."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, *tensors: Tensor) -> Any:
+    def forward(ctx: Any, call: Operation, *tensors: Tensor) -> Any:
         ctx.call = call
         ctx.save_for_backward(*tensors)
         return call.forward(tensors, ctx.needs_input_grad[1:])
@@ -115,50 +164,40 @@ class Loss(Function):
         tensors = ctx.saved_tensors  # raises where one was changed in place
         need = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():
-            return (None, *Gradient.apply(ctx.call, need, len(upstream), *upstream, *tensors))
+            return (None, *FusedGradient.apply(ctx.call, need, len(upstream), *upstream, *tensors))
         return (None, *ctx.call.backward(tensors, upstream, need))
 
 
 # Function.apply less its Python part, which only prepares for torch.func transforms: a call under one
 # never comes here (backends.choose). Saves a third of the cost of an empty Function.
-_apply = super(Function, Loss).apply
+apply = super(Function, Fused).apply
 
 
-class Gradient(Function):
-    """The gradient of a call, itself differentiable."""
+class FusedGradient(Function):
+    """The gradient of an operation, itself differentiable."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, need: Sequence[bool], count: int, *arguments: Tensor) -> Any:
+    def forward(ctx: Any, call: Operation, need: Sequence[bool], count: int, *arguments: Tensor) -> Any:
         ctx.set_materialize_grads(False)
         ctx.call, ctx.need, ctx.count = call, need, count
         ctx.save_for_backward(*arguments)
         upstream, tensors = arguments[:count], arguments[count:]
-        call.units = None
-        return tuple(call.backward(tensors, upstream, need))
+        return tuple(Operation.backward(call, tensors, upstream, need))
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
         arguments = ctx.saved_tensors
-        call: Call = ctx.call
-        upstream, tensors = arguments[: ctx.count], arguments[ctx.count :]
+        call: Operation = ctx.call
         wanted = ctx.needs_input_grad[3:]
-        if torch.is_grad_enabled() or _transformed(cotangents):
+        if torch.is_grad_enabled() or _transformed(cotangents) or not call.second_in_closed_form:
             return (None, None, None, *_by_autograd(call, arguments, ctx.count, ctx.need, cotangents, wanted))
-        up_grads, grads = call.kernels.second(
-            call.spec,
-            tensors,
-            call.weights,
-            call.reduction,
-            call.aux,
-            upstream,
-            cotangents,
-            wanted[ctx.count :],
-        )
+        upstream, tensors = arguments[: ctx.count], arguments[ctx.count :]
+        up_grads, grads = call.second(tensors, upstream, cotangents, wanted[ctx.count :])
         return (None, None, None, *up_grads, *grads)
 
 
 def _by_autograd(
-    call: Call,
+    call: Operation,
     arguments: Sequence[Tensor],
     count: int,
     need: Sequence[bool],
@@ -166,15 +205,13 @@ def _by_autograd(
     wanted: Sequence[bool],
 ) -> list[Tensor | None]:
     """The second derivative through the reference: for a third, fourth, ... one to follow."""
+    create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        upstream = arguments[:count]
+        upstream = [u.view_as(u) if u.requires_grad else u.detach().requires_grad_() for u in arguments[:count]]
         # Fresh views, so that the graph ends here and not at the call's own operands.
         tensors = [t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in arguments[count:]]
-        values = reference.evaluate(call.spec, tensors, call.weights or None, call.reduction)
-        if call.reduction == "none":
-            total = torch.stack([(u * v).sum() for u, v in zip(upstream, values, strict=True)]).sum()
-        else:
-            total = upstream[0] * torch.stack(values).sum()
+        values = call.reference(tensors)
+        total = torch.stack([(u * v).sum() for u, v in zip(upstream, values, strict=True)]).sum()
         asked = [t for t, n in zip(tensors, need, strict=True) if n]
         first = torch.autograd.grad(total, asked, create_graph=True, materialize_grads=True)
         chosen = [v for v, n in zip(cotangents, need, strict=True) if n]
@@ -185,10 +222,9 @@ def _by_autograd(
             return [None] * len(targets)
         grads = iter(
             torch.autograd.grad(
-                [g for g, _ in pairs], inputs, [v for _, v in pairs],
-                create_graph=torch.is_grad_enabled(), allow_unused=True,
+                [g for g, _ in pairs], inputs, [v for _, v in pairs], create_graph=create_graph, allow_unused=True
             )
-        )  # fmt: skip
+        )
         return [next(grads) if w else None for w in wanted]
 
 
@@ -217,9 +253,9 @@ def evaluate(
         weights = ()
     elif isinstance(weights, Tensor):
         weights = tuple(weights.tolist())
-    call = Call(spec, weights, reduction, stats, kernels)
+    call = Loss(spec, weights, reduction, stats, kernels)
     if scanned and torch.is_grad_enabled():
-        result = _apply(call, *tensors)
+        result = apply(call, *tensors)
     else:
         result = call.forward(tensors, None)
     return result, call.aux[2 * len(spec.roles) :] if stats and call.aux is not None else None

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .rows import KINDS, PenaltySpec, rows_first, rows_shape
 from .terms import PHIS, Spec
 
 try:
@@ -143,3 +144,108 @@ def second(
         _REDUCTIONS[reduction], aux, torch.get_num_threads(),
     )  # fmt: skip
     return up_grads, grads
+
+
+# ---------------------------------------------------------------------------------- norms and penalties
+
+
+def _norm_call(
+    spec: PenaltySpec, tensors: Sequence[Tensor], masks: Operands | None
+) -> tuple[tuple[Any, ...], Operands, Operands | None]:
+    """The penalty as the extension takes it, and the operands with rows first."""
+    over = spec.over
+    native = (KINDS.index(spec.kind), spec.target, spec.power, spec.scale)
+    outer = {"sample": 1, "batch": 0, "channel": tensors[0].dim() - 1}[over]
+    arranged = tuple([rows_first(t, over) for t in tensors])
+    covers = None if masks is None else tuple([rows_first(m, over) for m in masks])
+    return (*native, outer, over == "channel" and outer > 1), arranged, covers
+
+
+def _result(spec: PenaltySpec, tensors: Sequence[Tensor]) -> Tensor:
+    dtype = torch.float64 if tensors[0].dtype is torch.float64 else torch.float32
+    return torch.empty(
+        rows_shape(tensors[0], spec.over) if spec.reduction == "none" else (), dtype=dtype
+    )
+
+
+def penalty_forward(
+    spec: PenaltySpec, tensors: Operands, masks: Operands | None, weights: Tensor | None, stats: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The penalty, the norms in float64 and, if asked for, the five numbers of PenaltyStats."""
+    native, arranged, covers = _norm_call(spec, tensors, masks)
+    result = _result(spec, tensors)
+    kept = torch.empty(rows_shape(tensors[0], spec.over), dtype=torch.float64)
+    numbers = torch.empty(_native.norm_stat_count, dtype=torch.float64) if stats else None
+    _native.penalty_forward(
+        native, arranged, covers, weights, kept, result, spec.reduction == "none", numbers, torch.get_num_threads()
+    )
+    return result, kept, numbers
+
+
+def penalty_backward(
+    spec: PenaltySpec,
+    tensors: Sequence[Tensor],
+    masks: Operands | None,
+    weights: Tensor | None,
+    kept: Tensor,
+    upstream: Tensor,
+    need: Sequence[bool],
+) -> Gradients:
+    """Gradients of the operands that need one."""
+    native, arranged, covers = _norm_call(spec, tensors, masks)
+    grads, places = _places(spec, tensors, need)
+    _native.penalty_backward(
+        native, arranged, covers, weights, kept, plain(upstream).contiguous(), spec.reduction == "none", places,
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return grads
+
+
+def _places(spec: PenaltySpec, tensors: Sequence[Tensor], need: Sequence[bool]) -> tuple[Gradients, Gradients]:
+    """Memory for gradients, as they are and with rows first."""
+    grads = tuple([torch.empty_like(t) if wanted else None for t, wanted in zip(tensors, need, strict=True)])
+    return grads, tuple([None if g is None else rows_first(g, spec.over) for g in grads])
+
+
+def penalty_second(
+    spec: PenaltySpec,
+    tensors: Sequence[Tensor],
+    masks: Operands | None,
+    weights: Tensor | None,
+    kept: Tensor,
+    upstream: Tensor,
+    cotangents: Sequence[Tensor | None],
+    need: Sequence[bool],
+) -> tuple[Tensor, Gradients]:
+    """Gradients of <cotangents, gradients> with respect to the upstream and to the operands."""
+    native, arranged, covers = _norm_call(spec, tensors, masks)
+    vs = [
+        torch.zeros_like(t) if v is None else plain(v).to(t.dtype) for t, v in zip(tensors, cotangents, strict=True)
+    ]
+    grads, places = _places(spec, tensors, need)
+    up_grad = torch.empty_like(upstream, memory_format=torch.contiguous_format)
+    _native.penalty_second(
+        native, arranged, covers, weights, kept, plain(upstream).contiguous(), spec.reduction == "none",
+        tuple([rows_first(v, spec.over) for v in vs]), places, up_grad, torch.get_num_threads(),
+    )  # fmt: skip
+    return up_grad, grads
+
+
+def interpolate_forward(real: Operands, fake: Operands, eps: Tensor) -> Operands:
+    """eps * real + (1 - eps) * fake, with one eps a sample."""
+    out = tuple([torch.empty_like(r) for r in real])
+    _native.interpolate_forward(real, fake, eps, out, torch.get_num_threads())
+    return out
+
+
+def interpolate_backward(
+    real: Operands, fake: Operands, eps: Tensor, upstream: Operands, need: Sequence[bool]
+) -> Gradients:
+    """Gradients of real, of fake and of eps, where they need one."""
+    both = (*real, *fake)
+    grads = tuple([torch.empty_like(t) if n else None for t, n in zip(both, need[:-1], strict=True)])
+    eps_grad = torch.empty_like(eps) if need[-1] else None
+    _native.interpolate_backward(
+        real, fake, eps, upstream, grads[: len(real)], grads[len(real) :], eps_grad, torch.get_num_threads()
+    )
+    return (*grads, eps_grad)

@@ -1,7 +1,8 @@
-"""The losses in plain PyTorch: the last backend, and what tests and benchmarks compare with.
+"""The losses and penalties in plain PyTorch: the last backend, and what tests and benchmarks compare with.
 
 `discriminator` and `generator` state each loss as the papers do. `evaluate` computes any spec term
-by term; it runs on any device and under any transform, and its gradients are autograd's, to any order.
+by term, `norm_penalty` any penalty; both run on any device and under any transform, and their gradients
+are autograd's, to any order.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .losses import Options
+from .rows import PenaltySpec, rows_first, rows_shape
 from .terms import FAKE, REAL, Bound, Spec
 
 
@@ -152,3 +154,78 @@ def statistics(spec: Spec, tensors: Sequence[Tensor], values: Sequence[Tensor]) 
         sign = (x > 0).double() - (x < 0).double()
         columns.append(torch.stack([torch.cat(loss).sum(), x.mean(), sign.mean(), torch.cat(right).mean()]))
     return torch.stack(columns, dim=1).flatten()
+
+
+# ---------------------------------------------------------------------------------- penalties
+
+
+def interpolate(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
+    """eps * real + (1 - eps) * fake, with one eps a sample; exact where the two are equal."""
+    e = eps.to(_wide(real).dtype).reshape(-1, *[1] * (real.dim() - 1))
+    return torch.lerp(_wide(fake), _wide(real), e.expand(real.shape)).to(real.dtype)
+
+
+def _double(t: Tensor) -> Tensor:
+    return t.float() if t.device.type == "mps" else t.double()  # Apple's GPUs have no float64
+
+
+def _rows(tensors: Sequence[Tensor], over: str, masks: Sequence[Tensor] | None) -> Tensor:
+    """All elements of all tensors, in double and masked: (rows, elements)."""
+    rows = []
+    for i, t in enumerate(tensors):
+        h = _double(t) if masks is None else _double(t) * _double(masks[i])
+        rows.append(rows_first(h, over).reshape(rows_shape(t, over).numel(), -1))
+    return torch.cat(rows, 1)
+
+
+def _squares(rows: Tensor, unit: Tensor) -> Tensor:
+    return (rows / unit[:, None]).square().sum(1)
+
+
+def _root(squares: Tensor) -> Tensor:
+    """The square root, with derivatives of 0 at 0."""
+    zero = squares == 0
+    return torch.where(zero, 0.0, squares.masked_fill(zero, 1.0).sqrt())
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """A power of two near each row's largest element: what it is divided by before it is squared."""
+    most = rows.detach().abs().amax(1)
+    exponent = torch.frexp(most).exponent.clamp(-1000, 1000)
+    ordinary = (most > 0) & most.isfinite()
+    return torch.where(ordinary, torch.ldexp(torch.ones_like(most), exponent), 1.0)
+
+
+def _psi(spec: PenaltySpec, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """psi of each row's norm, and the norms."""
+    unit = _unit(rows)
+    squares = _squares(rows, unit)
+    n = _root(squares) * unit
+    if spec.kind == "two_sided":
+        return (n - spec.target).square(), n
+    if spec.kind == "one_sided":
+        return F.relu(n - spec.target).square(), n
+    if spec.power % 2:
+        return n**spec.power, n
+    return (squares * unit * unit) ** (spec.power // 2), n
+
+
+def norm_penalty(
+    tensors: Sequence[Tensor], spec: PenaltySpec, weights: Tensor | None = None, masks: Sequence[Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """A penalty, reduced or one for each norm, and the norms in double."""
+    shape = rows_shape(tensors[0], spec.over)
+    values, n = _psi(spec, _rows(tensors, spec.over, masks))
+    if weights is not None:
+        values = values.reshape(len(weights), -1) * _double(weights)[:, None]
+    values = spec.scale * (values.reshape(shape) if spec.reduction == "none" else values.sum())
+    return values.to(_wide(tensors[0]).dtype), n.reshape(shape)
+
+
+@torch.no_grad()
+def norm_statistics(n: Tensor, target: float) -> Tensor:
+    """The five numbers of PenaltyStats."""
+    mean = n.mean()
+    return torch.stack(
+        [mean, (n - mean).square().mean().sqrt(), n.amin(), n.amax(), (n > target).to(n.dtype).mean()]
+    )

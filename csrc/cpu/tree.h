@@ -13,8 +13,8 @@ inline int64_t chunk_count(int64_t n) {
   return (n + chunk - 1) / chunk;
 }
 
-inline double fold(double* lane) {
-  for (int width = lanes / 2; width >= 1; width /= 2)
+inline double fold(double* lane, int used = lanes) {
+  for (int width = used / 2; width >= 1; width /= 2)
     for (int j = 0; j < width; ++j) lane[j] = lane[2 * j] + lane[2 * j + 1];
   return lane[0];
 }

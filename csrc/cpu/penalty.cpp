@@ -1,0 +1,403 @@
+// The CPU kernels of norms and penalties, compiled once for each instruction set as loss.cpp is.
+//
+// One read of the gradients gives all norms. What depends on a row's norm (psi, factors) is worked
+// out for a chunk of rows at a time; then gradients are written line by line.
+#include "../psi.h"
+#include "rows.h"
+
+namespace fastgan {
+namespace {
+
+// ---------------------------------------------------------------------------------- sums
+
+// Sum over a line of a[i] * b[i], in the order of chunk_sum, each product added by an fma.
+template <class A, class B>
+double chunk_dot(const A* a, const B* b, int n) {
+  double lane[lanes];
+  if (n == chunk) {
+    for (int j = 0; j < lanes; ++j) {
+      double s = double(a[j]) * double(b[j]);
+#pragma GCC unroll 7
+      for (int row = lanes; row < chunk; row += lanes)
+        s = fma(double(a[row + j]), double(b[row + j]), s);
+      lane[j] = s;
+    }
+    return fold(lane);
+  }
+  int used = 1;
+  while (used < n && used < lanes) used *= 2;
+  for (int j = 0; j < used; ++j) lane[j] = j < n ? double(a[j]) * double(b[j]) : 0.;
+  for (int row = lanes; row < n; row += lanes)
+    for (int j = 0; j < (n - row < lanes ? n - row : lanes); ++j)
+      lane[j] = fma(double(a[row + j]), double(b[row + j]), lane[j]);
+  return fold(lane, used) + 0.;  // never -0, whatever the number of lanes
+}
+
+// mask * x, as doubles; `scale` is a power of two.
+template <class F>
+void masked(const F* x, const F* mask, double scale, int n, double* h) {
+  for (int i = 0; i < n; ++i) h[i] = double(x[i]) * double(mask[i]) * scale;
+}
+
+template <class F>
+double line_squares(const Part& part, const Line& line) {
+  F buffer[chunk], mask_buffer[chunk];
+  double h[chunk];
+  const F* x = load(part.g, part.dtype, line, buffer);
+  if (!part.mask.rows.data) return chunk_dot(x, x, line.n);
+  masked(x, load(part.mask, native<F>, line, mask_buffer), 1, line.n, h);
+  return chunk_dot(h, h, line.n);
+}
+
+template <class F>
+double line_dot(const Part& part, const Line& line, double scale) {
+  F buffer[chunk], mask_buffer[chunk];
+  double h[chunk], w[chunk];
+  const F* mask = part.mask.rows.data ? load(part.mask, native<F>, line, mask_buffer) : nullptr;
+  auto read = [&](const Grid& grid, double factor, double* to) {
+    const F* x = load(grid, part.dtype, line, buffer);
+    if (mask) return masked(x, mask, factor, line.n, to);
+    for (int i = 0; i < line.n; ++i) to[i] = double(x[i]) * factor;
+  };
+  read(part.g, scale, h);
+  read(part.v, 1, w);
+  return chunk_dot(w, h, line.n);
+}
+
+// Across: the sums of a tile of rows; `v` and `scale` of line_dot, or neither.
+template <class F>
+void tile_dots(const Part& part, int64_t row, int n, const double* scale, double* result) {
+  F buffer[tile], mask_buffer[tile];
+  double h[tile], w[tile];
+  tile_sums(part.length, n, result, [&](int64_t element, double* sum, bool first) {
+    Line line{row, element, n, true};
+    const F* mask = part.mask.rows.data ? load(part.mask, native<F>, line, mask_buffer) : nullptr;
+    auto read = [&](const Grid& grid, const double* factor, double* to) {
+      const F* x = load(grid, part.dtype, line, buffer);
+      for (int i = 0; i < n; ++i) to[i] = double(x[i]);
+      if (mask)
+        for (int i = 0; i < n; ++i) to[i] = to[i] * double(mask[i]);
+      if (factor)
+        for (int i = 0; i < n; ++i) to[i] = to[i] * factor[i];
+    };
+    read(part.g, scale, h);
+    if (scale) read(part.v, nullptr, w);
+    const double* other = scale ? w : h;
+    for (int i = 0; i < n; ++i) sum[i] = first ? other[i] * h[i] : fma(other[i], h[i], sum[i]);
+  });
+}
+
+template <class F>
+void for_each_tile_sum(const PenaltyCall& call, const double* scale, double* result) {
+  int64_t elements = 0;
+  for (const Part& p : call.parts) elements += call.rows * p.length;
+  parallel_for((call.rows + tile - 1) / tile, threads_for(elements, call.threads),
+               [&](int64_t begin, int64_t end) {
+                 double sums[tile];
+                 for (int64_t t = begin; t < end; ++t) {
+                   int64_t row = t * tile;
+                   int n = int(call.rows - row < tile ? call.rows - row : tile);
+                   for (size_t k = 0; k < call.parts.size(); ++k) {
+                     tile_dots<F>(call.parts[k], row, n, scale ? scale + row : nullptr, sums);
+                     for (int i = 0; i < n; ++i)
+                       result[row + i] = k == 0 ? sums[i] : result[row + i] + sums[i];
+                   }
+                 }
+               });
+}
+
+template <class F>
+void squares(const PenaltyCall& call, double* result) {
+  if (call.across) return for_each_tile_sum<F>(call, nullptr, result);
+  row_sums(call.parts, call.rows, call.threads, result,
+           [](const Part& part, const Line& line) { return line_squares<F>(part, line); });
+}
+
+// <v, h * scale> of each row.
+template <class F>
+void dots(const PenaltyCall& call, const double* scale, double* result) {
+  if (call.across) return for_each_tile_sum<F>(call, scale, result);
+  row_sums(call.parts, call.rows, call.threads, result, [&](const Part& part, const Line& line) {
+    return line_dot<F>(part, line, scale[line.row]);
+  });
+}
+
+// The norm of a row of doubles whose sum of squares overflowed or lost its smaller part: once more,
+// scaled by a power of two.
+double rescued_norm(const PenaltyCall& call, int64_t row) {
+  double most = 0, h[chunk], buffer[chunk], mask_buffer[chunk];
+  auto each_line = [&](const auto& body) {
+    for (const Part& part : call.parts)
+      for (int64_t element = 0; element < part.length; element += chunk) {
+        int64_t left = part.length - element;
+        Line line{row, element, int(left < chunk ? left : chunk), false};
+        const double* x = load(part.g, part.dtype, line, buffer);
+        for (int i = 0; i < line.n; ++i) h[i] = x[i];
+        if (part.mask.rows.data) {
+          const double* mask = load(part.mask, part.dtype, line, mask_buffer);
+          masked(x, mask, 1, line.n, h);
+        }
+        body(line.n);
+      }
+  };
+  each_line([&](int n) {
+    for (int i = 0; i < n; ++i) most = absolute(h[i]) > most ? absolute(h[i]) : most;
+  });
+  if (most == 0 || most > 0x1.fffffffffffffp1023) return most;
+  RowFactors f = row_factors(Psi::power, most, 0, 1);
+  std::vector<double> sums;
+  double total = 0;
+  size_t done = 0;
+  each_line([&](int n) {
+    for (int i = 0; i < n; ++i) h[i] = h[i] * f.scale;
+    sums.push_back(chunk_dot(h, h, n));
+  });
+  for (const Part& part : call.parts) {
+    total += tree_sum(sums.data() + done, chunk_count(part.length));
+    done += chunk_count(part.length);
+  }
+  return __builtin_sqrt(total) / f.scale;
+}
+
+// ---------------------------------------------------------------------------------- forward
+
+double coefficient(const PenaltyCall& call, int64_t row) {
+  return call.weights ? call.scale * call.weights[row / call.rows_per_weight] : call.scale;
+}
+
+template <class Body>
+void for_each_chunk_of_rows(const PenaltyCall& call, const Body& body) {
+  parallel_for(chunk_count(call.rows), threads_for(call.rows, call.threads),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t c = begin; c < end; ++c) {
+                   int64_t left = call.rows - c * chunk;
+                   body(c, c * chunk, int(left < chunk ? left : chunk));
+                 }
+               });
+}
+
+// From squares to norms, in place, and psi of them.
+void norms_and_values(const PenaltyCall& call, int64_t row, int n, double* value) {
+  double* norm = call.norms + row;
+  double square[chunk];
+  for (int i = 0; i < n; ++i) square[i] = norm[i];
+  for (int i = 0; i < n; ++i) norm[i] = __builtin_sqrt(square[i]);
+  if (call.wide)
+    for (int i = 0; i < n; ++i)
+      if (square[i] < 0x1p-900 || square[i] > 0x1.fffffffffffffp1023) {
+        norm[i] = rescued_norm(call, row + i);
+        square[i] = norm[i] * norm[i];
+      }
+  for (int i = 0; i < n; ++i)
+    value[i] = psi_value(call.psi, norm[i], square[i], call.target, call.power);
+}
+
+void statistics(const PenaltyCall& call) {
+  std::vector<double> sums(call.rows);
+  double least = call.norms[0], most = call.norms[0], n = double(call.rows);
+  int64_t above = 0;
+  for (int64_t i = 0; i < call.rows; ++i) {
+    double x = call.norms[i];
+    sums[i] = x;
+    least = x < least || x != x ? x : least;  // NaN, once seen, stays
+    most = x > most || x != x ? x : most;
+    above += x > call.target;
+  }
+  double mean = tree_sum(sums.data(), call.rows) / n;
+  for (int64_t i = 0; i < call.rows; ++i) {
+    double d = call.norms[i] - mean;
+    sums[i] = d * d;
+  }
+  double variance = tree_sum(sums.data(), call.rows) / n;
+  double all[norm_stat_count] = {mean, __builtin_sqrt(variance), least, most, double(above) / n};
+  for (int k = 0; k < norm_stat_count; ++k) call.statistics[k] = all[k];
+}
+
+template <class Result>
+void set(void* p, int64_t i, Result x, bool wide) {
+  if (wide) static_cast<double*>(p)[i] = x;
+  else static_cast<float*>(p)[i] = float(x);
+}
+
+void forward(PenaltyCall& call) {
+  if (call.wide) squares<double>(call, call.norms);
+  else squares<float>(call, call.norms);
+  std::vector<double> partial(chunk_count(call.rows));
+  for_each_chunk_of_rows(call, [&](int64_t c, int64_t row, int n) {
+    double value[chunk];
+    norms_and_values(call, row, n, value);
+    if (call.values) {
+      for (int i = 0; i < n; ++i)
+        set(call.values, row + i, coefficient(call, row + i) * value[i], call.wide);
+      return;
+    }
+    if (call.weights)
+      for (int i = 0; i < n; ++i)
+        value[i] = call.weights[(row + i) / call.rows_per_weight] * value[i];
+    partial[c] = chunk_sum(value, n);
+  });
+  if (call.result)
+    set(call.result, 0, call.scale * tree_sum(partial.data(), int64_t(partial.size())), call.wide);
+  if (call.statistics) statistics(call);
+}
+
+// ---------------------------------------------------------------------------------- gradients
+
+double upstream(const PenaltyCall& call, int64_t row) {
+  int64_t i = call.elementwise ? row : 0;
+  return call.wide ? reinterpret_cast<const double*>(call.upstream)[i]
+                   : double(reinterpret_cast<const float*>(call.upstream)[i]);
+}
+
+// A line of results: rounded once, and so that store() may round to 16 bits as if it were once.
+template <class F>
+F rounded(double x, bool odd) {
+  if constexpr (sizeof(F) == 8) return x;
+  else return odd ? to_odd(x) : float(x);
+}
+
+// What each row's gradient is made of: h times first (and, in second order, w times first plus h
+// times second); `scale` is a factor on h and w, 1 where it is folded into the others, as it can be
+// for all but doubles.
+struct Factors {
+  std::vector<double> first, second, scale;
+};
+
+// out = (first * h * scale) * mask, with one factor for a line or one for each of its items.
+template <class F, bool Across, bool Masked>
+void write_line(const F* x, const F* mask, int n, bool odd, const double* first,
+                const double* scale, F* out) {
+  auto one = [&](int i) {
+    double h = double(x[i]);
+    if (Masked) h = h * double(mask[i]);
+    if (sizeof(F) == 8) h = h * scale[Across ? i : 0];
+    double g = first[Across ? i : 0] * h;
+    return Masked ? g * double(mask[i]) : g;
+  };
+  if (odd)
+    for (int i = 0; i < n; ++i) out[i] = rounded<F>(one(i), true);
+  else
+    for (int i = 0; i < n; ++i) out[i] = rounded<F>(one(i), false);
+}
+
+template <class F, bool Across, bool Masked>
+void write_second_line(const F* x, const F* v, const F* mask, int n, bool odd, const double* first,
+                       const double* second, const double* scale, F* out) {
+  for (int i = 0; i < n; ++i) {
+    int r = Across ? i : 0;
+    double h = double(x[i]), w = double(v[i]);
+    if (Masked) {
+      h = h * double(mask[i]);
+      w = w * double(mask[i]);
+    }
+    if (sizeof(F) == 8) {
+      h = h * scale[r];
+      w = w * scale[r];
+    }
+    double g = fma(first[r], w, second[r] * h);
+    out[i] = rounded<F>(Masked ? g * double(mask[i]) : g, odd);
+  }
+}
+
+template <class F, bool Across, bool Masked>
+void write_gradient(const Part& part, const Line& line, const Factors& f) {
+  F buffer[chunk], mask_buffer[chunk], v_buffer[chunk], out_buffer[chunk];
+  const F* mask = Masked ? load(part.mask, native<F>, line, mask_buffer) : nullptr;
+  const F* x = load(part.g, part.dtype, line, buffer);
+  const double *first = &f.first[line.row], *scale = &f.scale[line.row];
+  bool odd = item_size(part.dtype) == 2;
+  store(part.out, part.dtype, line, out_buffer, [&](F* out) {
+    if (f.second.empty())
+      return write_line<F, Across, Masked>(x, mask, line.n, odd, first, scale, out);
+    const double* second = &f.second[line.row];
+    const F* v = load(part.v, part.dtype, line, v_buffer);
+    write_second_line<F, Across, Masked>(x, v, mask, line.n, odd, first, second, scale, out);
+  });
+}
+
+template <class F, bool Across>
+void write_gradient(const Part& part, const Line& line, const Factors& f) {
+  if (part.mask.rows.data) write_gradient<F, Across, true>(part, line, f);
+  else write_gradient<F, Across, false>(part, line, f);
+}
+
+template <class F>
+void write_gradients(const PenaltyCall& call, const Factors& f) {
+  if (!call.across)
+    return for_each_line(call.parts, call.rows, call.threads,
+                         [&](size_t k, const Line& line, int64_t) {
+                           if (call.parts[k].out.rows.data)
+                             write_gradient<F, false>(call.parts[k], line, f);
+                         });
+  for (const Part& part : call.parts) {
+    if (!part.out.rows.data) continue;
+    int64_t tiles = (call.rows + tile - 1) / tile;
+    parallel_for(tiles, threads_for(call.rows * part.length, call.threads),
+                 [&](int64_t begin, int64_t end) {
+                   for (int64_t t = begin; t < end; ++t) {
+                     int64_t row = t * tile, left = call.rows - row;
+                     int n = int(left < tile ? left : tile);
+                     for (int64_t element = 0; element < part.length; ++element)
+                       write_gradient<F, true>(part, Line{row, element, n, true}, f);
+                   }
+                 });
+  }
+}
+
+void backward(PenaltyCall& call) {
+  Factors f;
+  f.first.resize(call.rows);
+  f.scale.resize(call.rows);
+  for_each_chunk_of_rows(call, [&](int64_t, int64_t row, int n) {
+    for (int64_t i = row; i < row + n; ++i) {
+      RowFactors r = row_factors(call.psi, call.norms[i], call.target, call.power);
+      double first = upstream(call, i) * coefficient(call, i) * r.slope;
+      f.first[i] = call.wide ? first : first * r.scale;
+      f.scale[i] = r.scale;
+    }
+  });
+  if (call.wide) write_gradients<double>(call, f);
+  else write_gradients<float>(call, f);
+}
+
+// Given v, the gradient of <v, gradient> with respect to the upstream and to g.
+void second(PenaltyCall& call) {
+  Factors f;
+  f.first.resize(call.rows);
+  f.second.resize(call.rows);
+  f.scale.resize(call.rows);
+  std::vector<double> dot(call.rows), partial(chunk_count(call.rows));
+  auto factors = [&](int64_t i) {
+    return row_factors(call.psi, call.norms[i], call.target, call.power);
+  };
+  for_each_chunk_of_rows(call, [&](int64_t, int64_t row, int n) {
+    for (int64_t i = row; i < row + n; ++i) f.scale[i] = factors(i).scale;
+  });
+  if (call.wide) dots<double>(call, f.scale.data(), dot.data());
+  else dots<float>(call, f.scale.data(), dot.data());
+  for_each_chunk_of_rows(call, [&](int64_t c, int64_t row, int n) {
+    double value[chunk];
+    for (int64_t i = row; i < row + n; ++i) {
+      RowFactors r = factors(i);
+      double factor = coefficient(call, i), up = upstream(call, i) * factor;
+      value[i - row] = factor * (r.slope * dot[i]);
+      double first = up * r.slope, bent = up * (r.bend * dot[i]) * r.scale;
+      f.first[i] = call.wide ? first : first * r.scale;
+      f.second[i] = call.wide ? bent : bent * r.scale;
+    }
+    if (call.values)
+      for (int i = 0; i < n; ++i) set(call.values, row + i, value[i], call.wide);
+    partial[c] = chunk_sum(value, n);
+  });
+  if (call.result)
+    set(call.result, 0, tree_sum(partial.data(), int64_t(partial.size())), call.wide);
+  if (call.wide) write_gradients<double>(call, f);
+  else write_gradients<float>(call, f);
+}
+
+}  // namespace
+
+extern const PenaltyKernels FASTGAN_JOIN(penalty_, FASTGAN_ISA);
+const PenaltyKernels FASTGAN_JOIN(penalty_, FASTGAN_ISA) = {forward, backward, second};
+
+}  // namespace fastgan

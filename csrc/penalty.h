@@ -1,0 +1,94 @@
+// What a call hands to the kernels of norms and penalties: tensors seen as rows of elements.
+//
+//   penalty = scale * sum over rows i of  w_i * psi(n_i),    n_i = || h_i ||,  h = mask * g
+//   psi     = (n - k)^2,  max(n - k, 0)^2  or  n^p
+//
+// A row is a sample, a pixel or the whole batch, over one tensor or several. The square of a norm
+// is the sum of h^2 over the fixed tree of tree.h (a tensor after the other), each square added by
+// an fma in double; the sum over rows is taken over the same tree. The gradient, with s a power of
+// two near 1 / n and m = n * s, is
+//
+//   g_ij = upstream * scale * w_i * (psi'(n_i) / m_i) * (h_ij * s_i) * mask_ij
+//
+// in double throughout and rounded once, to the tensor's dtype. So nothing overflows or underflows
+// on the way, and a row of zeros has a gradient of zeros, to every order (n^2 has its true second
+// derivative there).
+#pragma once
+#include <vector>
+
+#include "scalar.h"
+#include "view.h"
+
+namespace fastgan {
+
+enum class Psi : int { two_sided = 0, one_sided = 1, power = 2 };
+constexpr int psi_count = 3, max_power = 16;
+
+// A tensor as rows of elements. The data's address stands in `rows`.
+struct Grid {
+  View rows, elements;
+};
+
+struct Part {  // one of the tensors over which a norm is taken
+  DType dtype;
+  int64_t length;  // elements a row
+  Grid g;          // values
+  Grid mask;       // a factor on them, float32 (float64 for float64 values); may be absent
+  Grid v;          // second order: what the gradient's gradient is
+  Grid out;        // gradient to write
+};
+
+// norm: mean, standard deviation (over the rows, as of a population), least, greatest, share of
+// rows above the target.
+constexpr int norm_stat_count = 5;
+
+struct PenaltyCall {
+  std::vector<Part> parts;
+  int64_t rows;
+  bool across;  // elements of a row are apart, those of neighbouring rows are not: work across rows
+  Psi psi;
+  double target;  // k
+  int power;      // p
+  double scale;
+  const double* weights = nullptr;  // one for every rows_per_weight rows; null: all 1
+  int64_t rows_per_weight = 1;
+  double* norms = nullptr;  // one a row: forward writes, backward and second read
+  char* values = nullptr;   // unreduced: one a row; null: reduced
+  void* result = nullptr;   // reduced forward; second: gradient of the upstream
+  double* statistics = nullptr;
+  const char* upstream = nullptr;  // a scalar, or one a row
+  bool elementwise = false;        // one a row
+  bool wide = false;               // results are float64, else float32
+  int threads = 1;
+};
+
+struct PenaltyKernels {
+  void (*forward)(PenaltyCall&);
+  void (*backward)(PenaltyCall&);
+  void (*second)(PenaltyCall&);
+};
+
+// Interpolation between samples: out = e * real + (1 - e) * fake, with one e a row. In float32
+// (double for float64) as fma(e, real, (1 - e) * fake), and real where the two are equal.
+struct Between {  // one pair of tensors
+  DType dtype;
+  int64_t length;
+  Grid real, fake, out;       // out: written by forward, the upstream in backward
+  Grid real_grad, fake_grad;  // each may be absent
+};
+
+struct InterpolateCall {
+  std::vector<Between> parts;
+  int64_t rows;
+  const char* eps = nullptr;  // one a row, float32 (float64 for float64 tensors)
+  char* eps_grad = nullptr;   // sum of upstream * (real - fake) over a row's fixed tree
+  bool wide = false;
+  int threads = 1;
+};
+
+struct InterpolateKernels {
+  void (*forward)(InterpolateCall&);
+  void (*backward)(InterpolateCall&);
+};
+
+}  // namespace fastgan
