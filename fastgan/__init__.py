@@ -1,4 +1,4 @@
-"""Fused, numerically stable losses of GANs for PyTorch."""
+"""Fused, numerically stable losses and gradient penalties of GANs for PyTorch."""
 
 try:
     import torch as _torch  # noqa: F401
@@ -7,17 +7,27 @@ except ImportError as _error:
         "fastgan needs PyTorch, in the build (CPU, CUDA, ROCm) of your choice: pip install torch"
     ) from _error
 
-from . import functional, nn
+from . import functional, nn, penalties
 from .backends import backend
 from .functional import LossStats, discriminator_loss, generator_loss, reduce_terms
 from .info import info
 from .losses import losses, register_loss
+from .penalties import (
+    PenaltyStats,
+    gradient_norm,
+    gradient_penalty,
+    interpolate,
+    norm_penalty,
+    r1_penalty,
+    r2_penalty,
+)
 from .terms import Term, term
 from .version import __version__
 from .wgan import clip_weights_, curriculum_weights
 
 __all__ = [
     "LossStats",
+    "PenaltyStats",
     "Term",
     "__version__",
     "backend",
@@ -26,9 +36,16 @@ __all__ = [
     "discriminator_loss",
     "functional",
     "generator_loss",
+    "gradient_norm",
+    "gradient_penalty",
     "info",
+    "interpolate",
     "losses",
     "nn",
+    "norm_penalty",
+    "penalties",
+    "r1_penalty",
+    "r2_penalty",
     "reduce_terms",
     "register_loss",
     "term",

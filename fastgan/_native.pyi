@@ -6,6 +6,8 @@ from typing import Any
 from torch import Tensor
 
 stat_count: int
+norm_stat_count: int
+max_power: int
 
 class Spec:
     def __init__(self, terms: list[tuple[Any, ...]], roles: Sequence[int]) -> None: ...
@@ -43,3 +45,42 @@ def second(
     threads: int,
 ) -> None: ...
 def finish(spec: Any, g: Any, upstream: Any, aux: Any, threads: int) -> bool: ...
+def penalty_forward(
+    spec: Any,
+    g: Any,
+    masks: Any,
+    weights: Any,
+    norms: Any,
+    result: Any,
+    elementwise: bool,
+    statistics: Any,
+    threads: int,
+) -> None: ...
+def penalty_backward(
+    spec: Any,
+    g: Any,
+    masks: Any,
+    weights: Any,
+    norms: Any,
+    upstream: Any,
+    elementwise: bool,
+    out: Any,
+    threads: int,
+) -> None: ...
+def penalty_second(
+    spec: Any,
+    g: Any,
+    masks: Any,
+    weights: Any,
+    norms: Any,
+    upstream: Any,
+    elementwise: bool,
+    v: Any,
+    out: Any,
+    result: Any,
+    threads: int,
+) -> None: ...
+def interpolate_forward(real: Any, fake: Any, eps: Any, out: Any, threads: int) -> None: ...
+def interpolate_backward(
+    real: Any, fake: Any, eps: Any, upstream: Any, real_grads: Any, fake_grads: Any, eps_grad: Any, threads: int
+) -> None: ...

@@ -163,9 +163,7 @@ def _norm_call(
 
 def _result(spec: PenaltySpec, tensors: Sequence[Tensor]) -> Tensor:
     dtype = torch.float64 if tensors[0].dtype is torch.float64 else torch.float32
-    return torch.empty(
-        rows_shape(tensors[0], spec.over) if spec.reduction == "none" else (), dtype=dtype
-    )
+    return torch.empty(rows_shape(tensors[0], spec.over) if spec.reduction == "none" else (), dtype=dtype)
 
 
 def penalty_forward(
@@ -232,7 +230,7 @@ def penalty_second(
 
 
 def interpolate_forward(real: Operands, fake: Operands, eps: Tensor) -> Operands:
-    """eps * real + (1 - eps) * fake, with one eps a sample."""
+    """Eps * real + (1 - eps) * fake, with one eps a sample."""
     out = tuple([torch.empty_like(r) for r in real])
     _native.interpolate_forward(real, fake, eps, out, torch.get_num_threads())
     return out

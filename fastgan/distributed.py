@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,3 +37,52 @@ def global_means(tensors: Sequence[Tensor], group: Any) -> list[Tensor]:
     dist.all_reduce(counts, group=group)
     means = (sums / counts).unbind()
     return [m if t.dtype == torch.float64 else m.float() for m, t in zip(means, tensors, strict=True)]
+
+
+class _Watch:
+    """Sees whether a penalty's backward also was that of the loss; lives as long as the penalty's graph.
+
+    Attributes:
+        last: the backward pass in which the parameter watched last received a gradient.
+    """
+
+    def __init__(self, parameter: Tensor) -> None:
+        last = self.last = [-1]
+
+        def received(_: Tensor) -> None:
+            last[0] = torch._C._current_graph_task_id()
+
+        self.handle = parameter.register_post_accumulate_grad_hook(received)
+
+    def __del__(self) -> None:
+        self.handle.remove()
+
+    def __call__(self, _: Tensor) -> None:
+        """The penalty's backward has begun: look when it is over."""
+        task, last = torch._C._current_graph_task_id(), self.last
+
+        def over() -> None:
+            if last[0] != task:
+                warnings.warn(_ALONE, stacklevel=2)
+
+        torch.autograd.Variable._execution_engine.queue_callback(over)
+
+
+_ALONE = (
+    "a gradient penalty of a DistributedDataParallel discriminator went backward without its loss: not every"
+    " parameter received a gradient, so that the ranks were not synchronised. Call backward once, on the sum of"
+    " loss and penalty."
+)
+
+
+def watch(discriminator: Any, penalty: Tensor, missed: Sequence[Tensor]) -> None:
+    """Makes a separate backward of `penalty` warn, where it leaves DDP's ranks unsynchronised.
+
+    DDP averages over ranks once every parameter has received a gradient; `missed` are those that get
+    none from the penalty, such as a bias behind the last weight.
+    """
+    ddp = torch.nn.parallel.DistributedDataParallel
+    if not isinstance(discriminator, ddp) or not discriminator.require_backward_grad_sync:
+        return
+    if missed and penalty.requires_grad:
+        penalty.register_hook(_Watch(missed[0]))

@@ -1,14 +1,17 @@
-"""The losses as modules, with the arguments of torch.nn's."""
+"""The losses and penalties as modules, with the arguments of torch.nn's."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from . import functional
+from . import functional, penalties
 from .functional import Logits
 from .losses import Options, discriminator_spec, generator_spec
+from .norms import Tensors
+from .terms import number
 
 
 class _Loss(nn.Module):
@@ -50,3 +53,81 @@ class GeneratorLoss(_Loss):
     def forward(self, fake_logits: Logits, real_logits: Logits | None = None) -> Any:
         """The loss; see `fastgan.generator_loss` for shapes, dtypes and errors."""
         return functional.generator_loss(fake_logits, real_logits, self.loss, **self.options)
+
+
+class GradientPenalty(nn.Module):
+    """`fastgan.gradient_penalty` as a module, which can be lazy: `GradientPenalty("r1", interval=16)(D, real)`.
+
+    A lazy penalty (StyleGAN2, arXiv:1912.04958) is computed at every k-th call only, the first among
+    them, and then weighs k times as much; the other calls return None and do nothing. The count of calls
+    is in the module's state_dict, so that a resumed run goes on in step.
+
+    Args:
+        kind: as for the function.
+        interval: k, at least 1.
+        part: the share of the batch that is looked at, in (0, 1]: the first samples, at least one. Every
+            tensor among the discriminator's further arguments that has a row for each sample is cut with
+            them. The penalty remains a mean, over fewer samples.
+        **options: `weight`, `target`, `power`, `sigma`, `over`, `engine`, `return_stats` of the function.
+
+    Raises:
+        TypeError, ValueError: unknown, unfit or bad options, when the module is built.
+    """
+
+    _OPTIONS = ("weight", "target", "power", "sigma", "over", "engine", "return_stats")
+
+    def __init__(self, kind: str = "wgan-gp", *, interval: int = 1, part: float = 1.0, **options: Any) -> None:
+        super().__init__()
+        for name in options:
+            if name not in self._OPTIONS:
+                raise TypeError(f"{name}: unknown option (known: interval, part, {', '.join(self._OPTIONS)})")
+        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
+            raise ValueError(f"interval: expected an integer of at least 1, got {interval!r}")
+        if number("part", part, 0.0, 1.0) == 0.0:
+            raise ValueError("part: expected a number in (0, 1], got 0")
+        penalties.Options(kind, **options).checked()
+        self.kind = kind
+        self.interval = interval
+        self.part = part
+        self.options = options
+        self.calls = 0
+
+    def forward(
+        self,
+        discriminator: Callable[..., Any],
+        real: Tensors,
+        fake: Tensors | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """The penalty, or None between: see `fastgan.gradient_penalty`."""
+        self.calls += 1
+        if (self.calls - 1) % self.interval:
+            return None
+        if self.part < 1:
+            first = next(t for t in (real, fake) if t is not None)
+            count = len(first if isinstance(first, Tensor) else first[0])
+            real, fake, args, kwargs = _cut((real, fake, args, kwargs), count, max(1, round(self.part * count)))
+        weight = self.options.get("weight", penalties.Options().weight)
+        options = {**self.options, "weight": weight * self.interval}
+        return penalties.gradient_penalty(discriminator, real, fake, *args, kind=self.kind, **options, **kwargs)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"calls": self.calls}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.calls = state["calls"]
+
+    def extra_repr(self) -> str:
+        shown = {"interval": self.interval, "part": self.part} | self.options
+        defaults = {"interval": 1, "part": 1.0}
+        return ", ".join([repr(self.kind), *(f"{k}={v!r}" for k, v in shown.items() if defaults.get(k) != v)])
+
+
+def _cut(value: Any, count: int, kept: int) -> Any:
+    """`value` with every tensor of `count` samples in it cut to its first `kept`."""
+    if isinstance(value, Tensor):
+        return value[:kept] if value.dim() and len(value) == count else value
+    if type(value) in (list, tuple):
+        return type(value)([_cut(v, count, kept) for v in value])
+    return {k: _cut(v, count, kept) for k, v in value.items()} if type(value) is dict else value

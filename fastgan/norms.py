@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import autograd, backends, checks, cpu, reference
+from . import autograd, backends, checks, reference
 from .rows import KINDS, MAX_POWER, OVER, PenaltySpec, rows_shape
 from .terms import number
 
@@ -42,7 +42,12 @@ class Norm(autograd.Operation):
     __slots__ = ("kernels", "masks", "norms", "spec", "stats", "weights")
 
     def __init__(
-        self, spec: PenaltySpec, weights: Tensor | None, masks: tuple[Tensor, ...] | None, stats: bool, kernels: ModuleType
+        self,
+        spec: PenaltySpec,
+        weights: Tensor | None,
+        masks: tuple[Tensor, ...] | None,
+        stats: bool,
+        kernels: ModuleType,
     ) -> None:
         self.spec = spec
         self.weights = weights
@@ -177,11 +182,10 @@ def _checked_weights(weights: Any, grads: tuple[Tensor, ...], over: str) -> Tens
     return weights.double().contiguous()
 
 
-def checked_power(power: Any) -> int:
-    """`power` as an exponent that the kernels know."""
+def check_power(power: Any) -> None:
+    """Raises unless `power` is an exponent that the kernels know."""
     if isinstance(power, bool) or not isinstance(power, int) or not 1 <= power <= MAX_POWER:
         raise ValueError(f"power: expected an integer from 1 to {MAX_POWER}, got {power!r}")
-    return power
 
 
 def penalty(
@@ -203,15 +207,16 @@ def penalty(
     if kind not in KINDS:
         raise ValueError(f"kind: expected {', '.join(map(repr, KINDS))}, got {kind!r}")
     checks.reduction(reduction)
-    target, power = number("target", target), checked_power(power)
+    target = number("target", target)
+    check_power(power)
     if kind == "power" and target != 1.0:
         raise ValueError(f"target: has no effect on kind 'power', got {target}")
     if kind != "power" and power != 2:
         raise ValueError(f"power: expected 2 for kind {kind!r}, got {power}")
     masks = None
     if mask is not None:
-        masks, mean = _checked_masks(mask, tensors)
-        scale = scale / mean
+        masks, average = _checked_masks(mask, tensors)
+        scale = scale / average
     if weights is not None:
         weights = _checked_weights(weights, tensors, over)
     if reduction == "mean":
@@ -222,8 +227,8 @@ def penalty(
         return result
     assert norms is not None
     assert numbers is not None
-    five = numbers.to(result.dtype).unbind()
-    return result, PenaltyStats(norms.to(result.dtype), *five, engine)
+    mean, std, least, most, over_target = numbers.to(result.dtype).unbind()
+    return result, PenaltyStats(norms.to(result.dtype), mean, std, least, most, over_target, engine)
 
 
 # ---------------------------------------------------------------------------------- public

@@ -160,7 +160,7 @@ def statistics(spec: Spec, tensors: Sequence[Tensor], values: Sequence[Tensor]) 
 
 
 def interpolate(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
-    """eps * real + (1 - eps) * fake, with one eps a sample; exact where the two are equal."""
+    """Eps * real + (1 - eps) * fake, with one eps a sample; exact where the two are equal."""
     e = eps.to(_wide(real).dtype).reshape(-1, *[1] * (real.dim() - 1))
     return torch.lerp(_wide(fake), _wide(real), e.expand(real.shape)).to(real.dtype)
 
@@ -197,7 +197,7 @@ def _unit(rows: Tensor) -> Tensor:
 
 
 def _psi(spec: PenaltySpec, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """psi of each row's norm, and the norms."""
+    """Psi of each row's norm, and the norms."""
     unit = _unit(rows)
     squares = _squares(rows, unit)
     n = _root(squares) * unit
@@ -211,7 +211,10 @@ def _psi(spec: PenaltySpec, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def norm_penalty(
-    tensors: Sequence[Tensor], spec: PenaltySpec, weights: Tensor | None = None, masks: Sequence[Tensor] | None = None
+    tensors: Sequence[Tensor],
+    spec: PenaltySpec,
+    weights: Tensor | None = None,
+    masks: Sequence[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """A penalty, reduced or one for each norm, and the norms in double."""
     shape = rows_shape(tensors[0], spec.over)

@@ -1,0 +1,183 @@
+"""The gradient of a discriminator with respect to its input, and whether it can be differentiated again.
+
+A penalty trains through that gradient, so that autograd must know the derivative of a derivative. Where
+it does not, PyTorch often says so only inside `.backward()`, and in some cases not at all: the parameters
+then get no gradient, or one with a part missing. `check` finds these at the call.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .checks import FLOATS
+
+_ONCE = once_differentiable(lambda ctx: None).__code__
+# Kernels that PyTorch gives one derivative: how their nodes begin, and how to do without.
+_ONCE_ONLY = {
+    "ScaledDotProduct": "fused attention: call torch.nn.functional.scaled_dot_product_attention, which the"
+    " penalty runs in plain arithmetic, rather than one of its kernels",
+    "FlexAttention": "FlexAttention: use torch.nn.functional.scaled_dot_product_attention",
+    "CudnnRnn": "a cuDNN recurrent network: call the penalty under torch.backends.cudnn.flags(enabled=False)",
+    "MkldnnRnn": "a oneDNN recurrent network: call the penalty under torch.backends.mkldnn.flags(enabled=False)",
+    "MiopenRnn": "a MIOpen recurrent network: call the penalty under torch.backends.cudnn.flags(enabled=False)",
+}
+_WAYS_OUT = "; else use kind='r1-approx' or 'r2-approx', which need no second derivative"
+
+
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """The settings under which a discriminator can be differentiated twice, if it can be at all.
+
+    Compiled networks run as they were before they were compiled; attention in plain arithmetic.
+    """
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if "torch._dynamo" in sys.modules:  # else nothing has been compiled
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+
+
+def leaf(t: Tensor, attached: bool) -> Tensor:
+    """`t` as something to differentiate by: itself if it has a graph to keep, else a leaf on its memory."""
+    if attached and t.requires_grad:
+        return t
+    return (t.clone() if t.is_inference() else t.detach()).requires_grad_()
+
+
+def outputs_of(result: Any) -> list[Tensor]:
+    """The tensors in what a discriminator returned: one, or a sequence or dict of them."""
+    if isinstance(result, Tensor):
+        named: list[tuple[Any, Any]] = [("its output", result)]
+    elif isinstance(result, Mapping):
+        named = [(f"output {k!r}", v) for k, v in result.items()]
+    elif isinstance(result, (list, tuple)):
+        named = [(f"output {i}", v) for i, v in enumerate(result)]
+    else:
+        raise TypeError(
+            "discriminator: expected it to return a tensor, or a sequence or dict of tensors, got"
+            f" {type(result).__name__}"
+        )
+    for name, value in named:
+        if value is not None and not (isinstance(value, Tensor) and value.dtype in FLOATS):
+            what = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(
+                f"discriminator: expected floating-point tensors, got {what} as {name}; pass a function that"
+                " returns the logits alone"
+            )
+    outputs = [v for _, v in named if v is not None]
+    if not outputs:
+        raise ValueError("discriminator: expected it to return at least one tensor, got none")
+    return outputs
+
+
+def input_gradients(
+    discriminator: Callable[..., Any],
+    points: Tensor | Sequence[Tensor],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    create_graph: bool,
+) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+    """The gradient of the sum of all outputs with respect to each of `points`, which are leaves or have a
+    graph; and, where `create_graph`, what `check` returns. To be called under `differentiable`.
+    """
+    inputs = [points] if isinstance(points, Tensor) else list(points)
+    outputs = [o for o in outputs_of(discriminator(points, *args, **kwargs)) if o.requires_grad]
+    if not outputs:
+        raise RuntimeError(
+            "discriminator: its output has no graph back to its input (was it computed under no_grad, or detached?)"
+        )
+    try:
+        grads = torch.autograd.grad(
+            outputs, inputs, [torch.ones_like(o) for o in outputs], create_graph=create_graph, allow_unused=True
+        )
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error):
+            raise
+        raise RuntimeError(
+            "discriminator: reentrant checkpointing cannot be differentiated by an input; use"
+            " torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+        ) from error
+    for k, g in enumerate(grads):
+        if g is None:
+            which = "its input" if isinstance(points, Tensor) else f"tensor {k} of its input"
+            raise ValueError(f"discriminator: its output does not depend on {which}")
+    return grads, check(outputs, grads, inputs) if create_graph else []
+
+
+def _walk(roots: Sequence[Any], seen: set[Any]) -> list[Any]:
+    """All nodes of the graph below `roots` that have not been seen."""
+    found = []
+    stack = [r for r in roots if r is not None]
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        found.append(node)
+        stack += [n for n, _ in node.next_functions if n is not None]
+    return found
+
+
+def _is_once_differentiable(node: Any) -> bool:
+    function = getattr(type(node), "_forward_cls", None)
+    return getattr(getattr(function, "backward", None), "__code__", None) is _ONCE
+
+
+def _refusal(nodes: Sequence[Any], names: Sequence[str]) -> str | None:
+    """Why a graph cannot be differentiated, or None where nothing is known against it."""
+    for node, name in zip(nodes, names, strict=True):
+        if name.startswith("CompiledFunctionBackward"):
+            return (
+                "it ran as a compiled graph, of which PyTorch computes no second derivative; pass the network"
+                " from before compilation"
+            )
+        if _is_once_differentiable(node):
+            return (
+                f"its function {type(node)._forward_cls.__name__} is marked once_differentiable; write its backward"
+                " in differentiable operations"
+            )
+    if "torch::autograd::NotImplemented" in names or "torch::autograd::Error" in names:
+        known = [way for start, way in _ONCE_ONLY.items() if any(n.startswith(start) for n in names)]
+        return "; ".join(known) or "it uses an operator of which PyTorch knows no second derivative"
+    return None
+
+
+def check(outputs: Sequence[Tensor], grads: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Raises where the gradients `grads` of `outputs` cannot be differentiated, or lead to no parameter.
+
+    Returns:
+        The leaves on which `outputs` depend and `grads` do not, as a last bias is.
+    """
+    seen: set[Any] = set()
+    second = _walk([g.grad_fn for g in grads], seen)
+    first = _walk([o.grad_fn for o in outputs], seen)
+    nodes = [*second, *first]
+    names = [n.name() for n in nodes]
+    why = _refusal(nodes, names)
+    if why:
+        raise RuntimeError(
+            "discriminator: a gradient penalty needs its second derivative, which it does not have:"
+            f" {why}{_WAYS_OUT}"
+        )
+    own = {id(t) for t in inputs}
+    reached, missed = (
+        [n.variable for n in part if n.name() == "torch::autograd::AccumulateGrad" and id(n.variable) not in own]
+        for part in (second, first)
+    )
+    if missed and not reached:
+        raise RuntimeError(
+            "discriminator: no parameter can be reached from its gradient by the input, so that the penalty would"
+            " train nothing (is a part of it detached, or only a bias trainable?)"
+        )
+    return missed
