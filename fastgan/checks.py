@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -79,3 +80,12 @@ def reduction(value: Any) -> None:
     """Raises unless `value` names a reduction."""
     if value not in ("mean", "sum", "none"):
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {value!r}")
+
+
+def known(name: str, value: Any, names: Iterable[str]) -> None:
+    """Raises, with the nearest of `names`, unless `value` is one of them."""
+    names = list(names)
+    if not isinstance(value, str) or value not in names:
+        near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.3)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{name}: unknown name {value!r}{hint} (known: {', '.join(map(repr, names))})")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from . import checks
 from .terms import FAKE, REAL, Bound, Spec, Term, number
 
 
@@ -140,10 +140,7 @@ def _row(loss: str, relativistic: str | None, given: tuple[Any, ...]) -> tuple[R
     """The loss's row and its checked options."""
     options = Options(*given)
     names = _names()
-    if not isinstance(loss, str) or loss not in names:
-        near = difflib.get_close_matches(str(loss), names, n=1, cutoff=0.3)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"loss: unknown name {loss!r}{hint} (known: {', '.join(sorted(names))})")
+    checks.known("loss", loss, names)
     if relativistic not in (None, "paired", "average"):
         raise ValueError(f"relativistic: expected None, 'paired' or 'average', got {relativistic!r}")
     row = TABLE[names[loss]]

@@ -104,8 +104,8 @@ class GradientPenalty(nn.Module):
         self.calls += 1
         if (self.calls - 1) % self.interval:
             return None
-        if self.part < 1:
-            first = next(t for t in (real, fake) if t is not None)
+        first = real if real is not None else fake
+        if self.part < 1 and first is not None:
             count = len(first if isinstance(first, Tensor) else first[0])
             real, fake, args, kwargs = _cut((real, fake, args, kwargs), count, max(1, round(self.part * count)))
         weight = self.options.get("weight", penalties.Options().weight)

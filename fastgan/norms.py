@@ -110,8 +110,7 @@ def evaluate(
 
 
 def _checked_grads(grads: Any, over: str) -> tuple[Tensor, ...]:
-    if over not in OVER:
-        raise ValueError(f"over: expected {', '.join(map(repr, OVER))}, got {over!r}")
+    checks.known("over", over, OVER)
     tensors = (grads,) if isinstance(grads, Tensor) else grads
     if not isinstance(tensors, (list, tuple)):
         raise TypeError(f"grads: expected a tensor or a sequence of them, got {type(grads).__name__}")
@@ -136,7 +135,11 @@ def _checked_grads(grads: Any, over: str) -> tuple[Tensor, ...]:
 
 def _checked_masks(mask: Any, grads: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], float]:
     """The masks in the shapes of the gradients, and their mean over all elements."""
-    masks = (mask,) if isinstance(mask, Tensor) else tuple(mask)
+    masks = (mask,) if isinstance(mask, Tensor) else mask
+    if not isinstance(masks, (list, tuple)):
+        raise TypeError(
+            f"mask: expected a torch.Tensor or one for each of {len(grads)} tensors, got {type(mask).__name__}"
+        )
     if len(masks) != len(grads):
         raise ValueError(f"mask: expected one for each of {len(grads)} tensors, got {len(masks)}")
     dtype = torch.float64 if grads[0].dtype == torch.float64 else torch.float32
@@ -204,8 +207,7 @@ def penalty(
 ) -> Any:
     """`norm_penalty` times `scale`."""
     tensors = _checked_grads(grads, over)
-    if kind not in KINDS:
-        raise ValueError(f"kind: expected {', '.join(map(repr, KINDS))}, got {kind!r}")
+    checks.known("kind", kind, KINDS)
     checks.reduction(reduction)
     target = number("target", target)
     check_power(power)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import distributed, graph
+from . import checks, distributed, graph
 from .functional import reduce_terms
 from .interpolation import checked_pair, checked_samples, eps_for, interpolate
 from .interpolation import evaluate as between
@@ -65,12 +65,9 @@ class Options(NamedTuple):
 
     def checked(self) -> Kind:
         """The kind, once all options are found to be known and to have an effect."""
-        if self.kind not in KINDS:
-            raise ValueError(f"kind: expected one of {', '.join(map(repr, KINDS))}, got {self.kind!r}")
-        if self.engine not in ENGINES:
-            raise ValueError(f"engine: expected {', '.join(map(repr, ENGINES))}, got {self.engine!r}")
-        if self.over not in OVER:
-            raise ValueError(f"over: expected {', '.join(map(repr, OVER))}, got {self.over!r}")
+        checks.known("kind", self.kind, KINDS)
+        checks.known("engine", self.engine, ENGINES)
+        checks.known("over", self.over, OVER)
         kind = KINDS[self.kind]
         number("weight", self.weight)
         idle = {

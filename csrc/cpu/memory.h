@@ -13,11 +13,11 @@
 namespace fastgan {
 namespace {
 
-// copy(k, address) for k in [0, n): elements start, start + 1, ... of a strided view.
+// copy(k, address) for k in [0, n): elements start, start + 1, ... of a strided view at `data`.
 template <int64_t item, class Copy>
-void walk(const View& w, int64_t start, int n, const Copy& copy) {
+void walk(const View& w, char* data, int64_t start, int n, const Copy& copy) {
   int64_t index[max_dims];
-  char* p = w.data;
+  char* p = data;
   for (int d = w.dims - 1; d >= 0; --d) {
     index[d] = start % w.size[d];
     start /= w.size[d];
@@ -44,59 +44,74 @@ void walk(const View& w, int64_t start, int n, const Copy& copy) {
 }
 
 template <class T, class F>
-const F* load_as(const View& w, int64_t start, int n, F* buffer) {
+const F* load_as(const View& w, char* data, int64_t start, int n, F* buffer) {
   if (w.dims == 0) {
-    const T* p = reinterpret_cast<const T*>(w.data) + start;
+    const T* p = reinterpret_cast<const T*>(data) + start;
     if constexpr (std::is_same_v<T, F>) return p;
     for (int i = 0; i < n; ++i) buffer[i] = F(widen(p[i]));
     return buffer;
   }
-  walk<sizeof(T)>(w, start, n, [&](int k, const char* p) {
+  walk<sizeof(T)>(w, data, start, n, [&](int k, const char* p) {
     buffer[k] = F(widen(*reinterpret_cast<const T*>(p)));
   });
   return buffer;
 }
 
 template <class F>
-const F* load(const View& w, DType dtype, int64_t start, int n, F* buffer) {
+const F* load(const View& w, char* data, DType dtype, int64_t start, int n, F* buffer) {
   switch (dtype) {
-    case DType::float32: return load_as<float>(w, start, n, buffer);
-    case DType::float64: return load_as<double>(w, start, n, buffer);
-    case DType::float16: return load_as<Half>(w, start, n, buffer);
-    default: return load_as<BFloat16>(w, start, n, buffer);
+    case DType::float32: return load_as<float>(w, data, start, n, buffer);
+    case DType::float64: return load_as<double>(w, data, start, n, buffer);
+    case DType::float16: return load_as<Half>(w, data, start, n, buffer);
+    default: return load_as<BFloat16>(w, data, start, n, buffer);
   }
 }
 
 // Where a result of type F may be written: in place, else into the buffer that store() empties.
 template <class F>
-F* place(const View& w, DType dtype, int64_t start, F* buffer) {
+F* place(const View& w, char* data, DType dtype, int64_t start, F* buffer) {
   bool direct = w.dims == 0 && dtype == (sizeof(F) == 8 ? DType::float64 : DType::float32);
-  return direct ? reinterpret_cast<F*>(w.data) + start : buffer;
+  return direct ? reinterpret_cast<F*>(data) + start : buffer;
 }
 
 template <class T, class F>
-void store_as(const View& w, int64_t start, int n, const F* v) {
+void store_as(const View& w, char* data, int64_t start, int n, const F* v) {
   auto cast = [](F x) {
     if constexpr (std::is_same_v<T, F>) return x;
     else return narrow<T>(float(x));
   };
   if (w.dims == 0) {
-    T* p = reinterpret_cast<T*>(w.data) + start;
+    T* p = reinterpret_cast<T*>(data) + start;
     if (reinterpret_cast<const void*>(p) != v)
       for (int i = 0; i < n; ++i) p[i] = cast(v[i]);
     return;
   }
-  walk<sizeof(T)>(w, start, n, [&](int k, char* p) { *reinterpret_cast<T*>(p) = cast(v[k]); });
+  walk<sizeof(T)>(w, data, start, n,
+                  [&](int k, char* p) { *reinterpret_cast<T*>(p) = cast(v[k]); });
 }
 
 template <class F>
-void store(const View& w, DType dtype, int64_t start, int n, const F* v) {
-  if constexpr (sizeof(F) == 8) return store_as<double>(w, start, n, v);
+void store(const View& w, char* data, DType dtype, int64_t start, int n, const F* v) {
+  if constexpr (sizeof(F) == 8) return store_as<double>(w, data, start, n, v);
   switch (dtype) {
-    case DType::float32: return store_as<float>(w, start, n, v);
-    case DType::float16: return store_as<Half>(w, start, n, v);
-    default: return store_as<BFloat16>(w, start, n, v);
+    case DType::float32: return store_as<float>(w, data, start, n, v);
+    case DType::float16: return store_as<Half>(w, data, start, n, v);
+    default: return store_as<BFloat16>(w, data, start, n, v);
   }
+}
+
+// The same of a view at its own address.
+template <class F>
+const F* load(const View& w, DType dtype, int64_t start, int n, F* buffer) {
+  return load(w, w.data, dtype, start, n, buffer);
+}
+template <class F>
+F* place(const View& w, DType dtype, int64_t start, F* buffer) {
+  return place(w, w.data, dtype, start, buffer);
+}
+template <class F>
+void store(const View& w, DType dtype, int64_t start, int n, const F* v) {
+  store(w, w.data, dtype, start, n, v);
 }
 
 template <class F>

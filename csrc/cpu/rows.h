@@ -31,31 +31,32 @@ struct Line {
   int n;
   bool across;
 
-  // Where this line of a grid starts, and `start` within the view in which it lies.
-  View view(const Grid& grid, DType dtype, int64_t* start) const {
-    const View& fixed = across ? grid.elements : grid.rows;
-    View along = across ? grid.rows : grid.elements;
-    along.data = grid.rows.data + offset(fixed, across ? element : row) * item_size(dtype);
-    *start = across ? row : element;
-    return along;
+  // Of a grid, the view along which this line runs, and where in it the line starts.
+  const View& along(const Grid& grid) const {
+    return across ? grid.rows : grid.elements;
+  }
+  int64_t start() const {
+    return across ? row : element;
+  }
+  char* data(const Grid& grid, DType dtype) const {
+    int64_t from = across ? offset(grid.elements, element) : offset(grid.rows, row);
+    return grid.rows.data + from * item_size(dtype);
   }
 };
 
 template <class F>
 const F* load(const Grid& grid, DType dtype, const Line& line, F* buffer) {
-  int64_t start;
-  View view = line.view(grid, dtype, &start);
-  return load(view, dtype, start, line.n, buffer);
+  return load(line.along(grid), line.data(grid, dtype), dtype, line.start(), line.n, buffer);
 }
 
 // write(place) fills a line of F, which is then stored; 16-bit tensors take F = float.
 template <class F, class Write>
 void store(const Grid& grid, DType dtype, const Line& line, F* buffer, const Write& write) {
-  int64_t start;
-  View view = line.view(grid, dtype, &start);
-  F* p = place(view, dtype, start, buffer);
+  const View& along = line.along(grid);
+  char* data = line.data(grid, dtype);
+  F* p = place(along, data, dtype, line.start(), buffer);
   write(p);
-  store(view, dtype, start, line.n, p);
+  store(along, data, dtype, line.start(), line.n, p);
 }
 
 inline int threads_for(int64_t elements, int threads) {
@@ -127,8 +128,10 @@ void tile_sums(int64_t length, int n, double* result, const Add& add) {
   while (!(taken >> k & 1)) ++k;
   for (int i = 0; i < n; ++i) sum[i] = level[k][i];
   taken &= ~(1u << k);
-  for (++k; taken; ++k)
+  while (taken) {
+    ++k;
     if (taken >> k & 1) join(k, sum);
+  }
 }
 
 }  // namespace

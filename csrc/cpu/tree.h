@@ -2,6 +2,10 @@
 // a lane adds its rows in order, lanes are added two neighbours at a time, and the chunks' sums are
 // summed the same way. Missing elements are 0. Nothing of it depends on threads or layout.
 #pragma once
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
+
 #include <cstdint>
 
 namespace fastgan {
@@ -13,8 +17,25 @@ inline int64_t chunk_count(int64_t n) {
   return (n + chunk - 1) / chunk;
 }
 
+#ifdef __AVX__
+// Two steps of fold() on 16 lanes at a time: compilers do not find the shuffles by themselves.
+inline void fold_twice(double* lane, int width) {
+  for (int j = 0; j < width; j += 4) {
+    const double* p = lane + 4 * j;
+    __m256d ab = _mm256_hadd_pd(_mm256_loadu_pd(p), _mm256_loadu_pd(p + 4));
+    __m256d cd = _mm256_hadd_pd(_mm256_loadu_pd(p + 8), _mm256_loadu_pd(p + 12));
+    __m256d low = _mm256_permute2f128_pd(ab, cd, 0x20), high = _mm256_permute2f128_pd(ab, cd, 0x31);
+    _mm256_storeu_pd(lane + j, _mm256_add_pd(low, high));
+  }
+}
+#endif
+
 inline double fold(double* lane, int used = lanes) {
-  for (int width = used / 2; width >= 1; width /= 2)
+  int width = used / 2;
+#ifdef __AVX__
+  for (; width >= 8; width /= 4) fold_twice(lane, width / 2);
+#endif
+  for (; width >= 1; width /= 2)
     for (int j = 0; j < width; ++j) lane[j] = lane[2 * j] + lane[2 * j + 1];
   return lane[0];
 }
