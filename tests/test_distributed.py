@@ -3,6 +3,7 @@
 import os
 import socket
 import tempfile
+import warnings
 
 import pytest
 import torch
@@ -81,3 +82,77 @@ def test_two_ranks_are_one_batch():
     for rank, s in enumerate(saved):
         got[rank::RANKS] = s[3]
     torch.testing.assert_close(got, second, rtol=1e-10, atol=1e-15)
+
+
+# ---------------------------------------------------------------------------------- gradient penalties
+
+
+def discriminator():
+    torch.manual_seed(5)
+    return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1)).double()
+
+
+def parts(net, x, y, eps):
+    loss = fastgan.discriminator_loss(net(x), net(y), "wasserstein")
+    return loss, fastgan.gradient_penalty(net, x, y, eps=eps)
+
+
+def penalty_worker(rank, port, folder):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=RANKS)
+    eps = torch.linspace(0.1, 0.9, 6, dtype=torch.float64)
+    x, y, e = (t[rank::RANKS].contiguous() for t in (*data(), eps))
+    found = {}
+    for name in ("together", "penalty first", "apart"):
+        ddp = torch.nn.parallel.DistributedDataParallel(discriminator())
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            if name == "penalty first":
+                penalty = fastgan.gradient_penalty(ddp, x, y, eps=e)
+                (penalty + parts(ddp, x, y, e)[0]).backward()
+            else:
+                loss, penalty = parts(ddp, x, y, e)
+                if name == "together":
+                    (loss + penalty).backward()
+                else:
+                    loss.backward()
+                    fastgan.gradient_penalty(ddp, x, y, eps=e).backward()
+        found[name] = [p.grad for p in ddp.parameters()], [str(w.message) for w in caught]
+    ddp = torch.nn.parallel.DistributedDataParallel(discriminator())
+    with warnings.catch_warnings(record=True) as caught, ddp.no_sync():
+        warnings.simplefilter("always")
+        fastgan.gradient_penalty(ddp, x, y, eps=e).backward()  # asked for: nothing to warn of
+    found["no_sync"] = [], [str(w.message) for w in caught]
+    hooks = [len(p._post_accumulate_grad_hooks or {}) for p in ddp.parameters()]
+    torch.save((found, hooks), f"{folder}/{rank}")
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch has no gloo")
+def test_loss_and_penalty_in_one_backward_are_synchronised():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(penalty_worker, (port, folder), nprocs=RANKS)
+        saved = [torch.load(f"{folder}/{rank}") for rank in range(RANKS)]
+
+    net = discriminator()
+    loss, penalty = parts(net, *data(), torch.linspace(0.1, 0.9, 6, dtype=torch.float64))
+    (loss + penalty).backward()
+    for found, hooks in saved:
+        for name in ("together", "penalty first"):
+            grads, caught = found[name]
+            assert not caught
+            for got, p in zip(grads, net.parameters(), strict=True):
+                torch.testing.assert_close(got, p.grad, rtol=1e-12, atol=1e-15)
+        assert any("went backward without its loss" in text for text in found["apart"][1])
+        assert not found["no_sync"][1]
+        assert hooks == [0] * 4  # nothing is left behind
+    # What the warning is about: the ranks have drifted apart, or hold what is not the batch's gradient.
+    wrong = [
+        not torch.allclose(g, p.grad)
+        for f, _ in saved
+        for g, p in zip(f["apart"][0], net.parameters(), strict=True)
+    ]
+    assert any(wrong)
