@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import BackwardCFunction, once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .checks import FLOATS
@@ -115,42 +115,62 @@ def input_gradients(
     return grads, check(outputs, grads, inputs) if create_graph else []
 
 
-def _walk(roots: Sequence[Any], seen: set[Any]) -> list[Any]:
-    """All nodes of the graph below `roots` that have not been seen."""
-    found = []
+# Types of nodes of which there is nothing to say; a walk meets the same ones at every call.
+_HARMLESS: set[type] = set()
+
+
+def _in_python(node: Any) -> bool:
+    """Whether a node is of a Function written in Python."""
+    return isinstance(node, BackwardCFunction)
+
+
+def _is_suspect(node: Any) -> bool:
+    """Whether a node, by itself, cannot be differentiated."""
+    if _in_python(node):
+        name, backward = node.name(), getattr(type(node)._forward_cls, "backward", None)
+        return name.startswith("CompiledFunctionBackward") or getattr(backward, "__code__", None) is _ONCE
+    if node.name() in ("torch::autograd::NotImplemented", "torch::autograd::Error"):
+        return True
+    if type(node).__name__ != "CppFunction":  # the type of all nodes that have none of their own
+        _HARMLESS.add(type(node))
+    return False
+
+
+def _walk(roots: Sequence[Any], seen: set[Any]) -> tuple[list[Tensor], list[Any]]:
+    """The leaves of the graph below `roots`, and its suspect nodes, where they have not been seen."""
+    leaves, suspects = [], []
     stack = [r for r in roots if r is not None]
     while stack:
         node = stack.pop()
         if node in seen:
             continue
         seen.add(node)
-        found.append(node)
-        stack += [n for n, _ in node.next_functions if n is not None]
-    return found
+        if type(node).__name__ == "AccumulateGrad":
+            leaves.append(node.variable)
+            continue
+        if type(node) not in _HARMLESS and _is_suspect(node):
+            suspects.append(node)
+        for below, _ in node.next_functions:
+            if below is not None:
+                stack.append(below)
+    return leaves, suspects
 
 
-def _is_once_differentiable(node: Any) -> bool:
-    function = getattr(type(node), "_forward_cls", None)
-    return getattr(getattr(function, "backward", None), "__code__", None) is _ONCE
-
-
-def _refusal(nodes: Sequence[Any], names: Sequence[str]) -> str | None:
-    """Why a graph cannot be differentiated, or None where nothing is known against it."""
-    for node, name in zip(nodes, names, strict=True):
-        if name.startswith("CompiledFunctionBackward"):
-            return (
-                "it ran as a compiled graph, of which PyTorch computes no second derivative; pass the network"
-                " from before compilation"
-            )
-        if _is_once_differentiable(node):
+def _refusal(suspects: Sequence[Any], names: Sequence[str]) -> str:
+    """Why a graph with these suspects, and nodes of these names, cannot be differentiated."""
+    for node in suspects:
+        if _in_python(node):
+            if node.name().startswith("CompiledFunctionBackward"):
+                return (
+                    "it ran as a compiled graph, of which PyTorch computes no second derivative; pass the network"
+                    " from before compilation"
+                )
             return (
                 f"its function {type(node)._forward_cls.__name__} is marked once_differentiable; write its backward"
                 " in differentiable operations"
             )
-    if "torch::autograd::NotImplemented" in names or "torch::autograd::Error" in names:
-        known = [way for start, way in _ONCE_ONLY.items() if any(n.startswith(start) for n in names)]
-        return "; ".join(known) or "it uses an operator of which PyTorch knows no second derivative"
-    return None
+    known = [way for start, way in _ONCE_ONLY.items() if any(n.startswith(start) for n in names)]
+    return "; ".join(known) or "it uses an operator of which PyTorch knows no second derivative"
 
 
 def check(outputs: Sequence[Tensor], grads: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -159,23 +179,19 @@ def check(outputs: Sequence[Tensor], grads: Sequence[Tensor], inputs: Sequence[T
     Returns:
         The leaves on which `outputs` depend and `grads` do not, as a last bias is.
     """
+    # What is seen is kept alive, or the same node would come back as another object.
     seen: set[Any] = set()
-    second = _walk([g.grad_fn for g in grads], seen)
-    first = _walk([o.grad_fn for o in outputs], seen)
-    nodes = [*second, *first]
-    names = [n.name() for n in nodes]
-    why = _refusal(nodes, names)
-    if why:
+    reached, suspects = _walk([g.grad_fn for g in grads], seen)
+    missed, more = _walk([o.grad_fn for o in outputs], seen)
+    if suspects or more:
+        why = _refusal([*suspects, *more], [n.name() for n in seen])
         raise RuntimeError(
             "discriminator: a gradient penalty needs its second derivative, which it does not have:"
             f" {why}{_WAYS_OUT}"
         )
     own = {id(t) for t in inputs}
-    reached, missed = (
-        [n.variable for n in part if n.name() == "torch::autograd::AccumulateGrad" and id(n.variable) not in own]
-        for part in (second, first)
-    )
-    if missed and not reached:
+    missed = [t for t in missed if id(t) not in own]
+    if missed and all(id(t) in own for t in reached):
         raise RuntimeError(
             "discriminator: no parameter can be reached from its gradient by the input, so that the penalty would"
             " train nothing (is a part of it detached, or only a bias trainable?)"
