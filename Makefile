@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH ?= torch==2.13.0
 LOSS ?= nonsaturating
+PENALTY ?= none
 
 .PHONY: demo test lint bench exhaustive clean
 
@@ -18,9 +19,9 @@ $(VENV)/ready: pyproject.toml
 # The editable install points at the sources; only the native part is built anew, and only if it changed.
 BUILD = FASTGAN_NATIVE=1 $(BIN)/python setup.py -q build_ext --inplace
 
-demo: $(VENV)/ready  ## trains a GAN on handwritten digits; LOSS=hinge and so on
+demo: $(VENV)/ready  ## trains a GAN on handwritten digits; LOSS=hinge, LOSS=wgan-gp, PENALTY=r1 and so on
 	$(BUILD)
-	$(BIN)/python examples/digits.py --loss $(LOSS)
+	$(BIN)/python examples/digits.py --loss $(LOSS) --penalty $(PENALTY)
 
 test: $(VENV)/ready  ## the whole test suite
 	$(BUILD)
@@ -36,6 +37,7 @@ bench: $(VENV)/ready  ## fused against eager PyTorch and torch.compile, with a p
 	$(BUILD)
 	$(BIN)/python -m pytest bench -q
 	$(BIN)/python bench/report.py
+	$(BIN)/python bench/penalties.py
 
 exhaustive: $(VENV)/ready  ## all 2^32 float32 patterns, some minutes
 	$(BUILD)

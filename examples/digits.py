@@ -1,6 +1,8 @@
 """Trains a small GAN on handwritten digits with a loss of your choice, in about two minutes on a CPU.
 
     python examples/digits.py --loss hinge --relativistic average
+    python examples/digits.py --loss wgan-gp
+    python examples/digits.py --loss nonsaturating --penalty r1
 
 The digits (1,797 of 8 x 8 pixels) come with scikit-learn, so that nothing is downloaded. What is written:
 samples.png, curves.png, and a line that compares the fused losses with the reference backend.
@@ -9,6 +11,7 @@ samples.png, curves.png, and a line that compares the fused losses with the refe
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -29,6 +32,15 @@ from tqdm import tqdm
 import fastgan
 
 NOISE, CLASSES, BATCH = 32, 10, 64
+# Weight of each penalty, and how many steps lie between two of them.
+PENALTIES = {
+    "wgan-gp": (10.0, 1),
+    "wgan-lp": (10.0, 1),
+    "dragan": (10.0, 1),
+    "wgan-div": (2.0, 1),
+    "r1": (0.5, 4),
+    "r2": (0.5, 4),
+}
 Logits = tuple[Tensor, Tensor]
 
 
@@ -61,22 +73,23 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """A picture and its label -> a logit, high for real (projection discriminator, Miyato and Koyama 2018).
 
-    Spectral normalization bounds how steep the logit is, which every loss gains from and "wasserstein" needs.
+    Something must bound how steep the logit is, which every loss gains from and "wasserstein" needs: spectral
+    normalization, unless a gradient penalty does it.
     """
 
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self, width: int = 32, bound: Callable[[nn.Module], nn.Module] = spectral_norm) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            spectral_norm(nn.Conv2d(1, width, 3, padding=1)),
+            bound(nn.Conv2d(1, width, 3, padding=1)),
             nn.LeakyReLU(0.2),
-            spectral_norm(nn.Conv2d(width, width, 4, stride=2, padding=1)),
+            bound(nn.Conv2d(width, width, 4, stride=2, padding=1)),
             nn.LeakyReLU(0.2),
-            spectral_norm(nn.Conv2d(width, 2 * width, 4, stride=2, padding=1)),
+            bound(nn.Conv2d(width, 2 * width, 4, stride=2, padding=1)),
             nn.LeakyReLU(0.2),
             nn.Flatten(),
         )
-        self.score = spectral_norm(nn.Linear(8 * width, 1))
-        self.by_class = spectral_norm(nn.Embedding(CLASSES, 8 * width))
+        self.score = bound(nn.Linear(8 * width, 1))
+        self.by_class = bound(nn.Embedding(CLASSES, 8 * width))
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Judges whether each picture is a real one of its label."""
@@ -91,15 +104,23 @@ def real_digits() -> tuple[Tensor, Tensor]:
 
 
 def train(
-    images: Tensor, labels: Tensor, steps: int, options: dict[str, str | None]
+    images: Tensor,
+    labels: Tensor,
+    steps: int,
+    options: dict[str, str | None],
+    penalty: fastgan.nn.GradientPenalty | None,
 ) -> tuple[nn.Module, list[dict[str, float]], list[Logits]]:
     """Trains both networks in turn; `options` are the `loss` and `relativistic` of fastgan.
+
+    `penalty`, if there is one, is added to the discriminator's loss whenever it is not None, and gives the
+    norms of its gradient beside.
 
     Returns:
         The generator with averaged weights, and for each step what the curves show and the
         discriminator's logits (real, fake).
     """
-    G, D = Generator(), Discriminator()
+    G = Generator()
+    D = Discriminator() if penalty is None else Discriminator(bound=lambda layer: layer)
     averaged = AveragedModel(G, multi_avg_fn=get_ema_multi_avg_fn(0.998), use_buffers=True)
     optimizer_g = torch.optim.Adam(G.parameters(), lr=1e-3, betas=(0.0, 0.99))
     optimizer_d = torch.optim.Adam(D.parameters(), lr=1e-3, betas=(0.0, 0.99))
@@ -115,8 +136,13 @@ def train(
         loss_d, stats = fastgan.discriminator_loss(real_logits, fake_logits, **options, return_stats=True)
         # Some losses see only differences of logits; this keeps their common offset from drifting.
         offset = real_logits.mean() + fake_logits.mean()
+        total = loss_d + 0.01 * offset.square()
+        found = penalty(D, real, fake.detach(), label) if penalty else None
+        if found is not None:
+            total = total + found[0]
+            norm = found[1].norm_mean
         optimizer_d.zero_grad()
-        (loss_d + 0.01 * offset.square()).backward()
+        total.backward()  # loss and penalty at once
         optimizer_d.step()
         logits.append((real_logits.detach(), fake_logits.detach()))
 
@@ -131,6 +157,8 @@ def train(
 
         curves.append({"loss of D": loss_d.item(), "loss of G": loss_g.item()})
         curves[-1] |= {name: value.item() for name, value in stats._asdict().items()}
+        if penalty:
+            curves[-1]["mean norm"] = norm.item()  # of the last penalty, where it is lazy
         progress.set_postfix(D=f"{loss_d:.3f}", G=f"{loss_g:.3f}", refresh=False)
     return averaged.eval(), curves, logits
 
@@ -162,17 +190,19 @@ def draw_curves(curves: list[dict[str, float]], title: str, path: Path) -> None:
         "loss": ("loss of D", "loss of G"),
         "mean logit of a batch": ("real_mean", "fake_mean"),
         "accuracy of D": ("real_accuracy", "fake_accuracy"),
+        "gradient of D by its input": ("mean norm",),
     }
+    panels = {quantity: names for quantity, names in panels.items() if names[0] in curves[0]}
     window = max(1, len(curves) // 100)
     steps = np.arange(len(curves) - window + 1) + window
-    figure, axes = plt.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
+    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4.5), layout="constrained")
     for axis, (quantity, names) in zip(axes, panels.items(), strict=True):
         for name in names:
             smooth = np.convolve([step[name] for step in curves], np.ones(window) / window, "valid")
             axis.plot(steps, smooth, label=name.replace("_", " "))
         axis.set(xlabel="step", ylabel=quantity)
         axis.legend()
-    axes[-1].set_ylim(-0.02, 1.02)
+    axes[2].set_ylim(-0.02, 1.02)
     figure.suptitle(f"{title} (mean over {window} steps)")
     figure.savefig(path, dpi=100)
 
@@ -219,8 +249,12 @@ def arguments() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description="Trains a small GAN on handwritten digits.")
     names = [name for loss, aliases in fastgan.losses().items() for name in (loss, *aliases)]
-    parser.add_argument("--loss", choices=names, default="nonsaturating")
+    parser.add_argument(
+        "--loss", choices=[*names, "wgan-gp"], default="nonsaturating", help="wgan-gp: wgan with that penalty"
+    )
     parser.add_argument("--relativistic", choices=["none", "paired", "average"], default="none")
+    parser.add_argument("--penalty", choices=["none", *PENALTIES], default="none", help="on the discriminator")
+    parser.add_argument("--interval", type=int, help="steps from one penalty to the next")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="1 is quicker where others use the cores too")
@@ -234,13 +268,21 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     relativistic = None if args.relativistic == "none" else args.relativistic
-    options = {"loss": args.loss, "relativistic": relativistic}
+    loss, kind = ("wgan", "wgan-gp") if args.loss == "wgan-gp" else (args.loss, args.penalty)
+    options = {"loss": loss, "relativistic": relativistic}
     title = args.loss if relativistic is None else f"{args.loss}, relativistic {relativistic}"
+    penalty = None
+    if kind != "none":
+        weight, interval = PENALTIES[kind]
+        penalty = fastgan.nn.GradientPenalty(
+            kind, weight=weight, interval=args.interval or interval, return_stats=True
+        )
+        title += f" with {kind}" if args.loss != kind else ""
     args.out.mkdir(parents=True, exist_ok=True)
     samples, curves_file = args.out / "samples.png", args.out / "curves.png"
 
     images, labels = real_digits()
-    generator, curves, logits = train(images, labels, args.steps, options)
+    generator, curves, logits = train(images, labels, args.steps, options, penalty)
     draw_samples(generator, images, labels, f"Digits after {args.steps} steps with the loss: {title}", samples)
     draw_curves(curves, f"Loss: {title}", curves_file)
     print(f"wrote {samples} and {curves_file}")

@@ -14,7 +14,13 @@ DEMO = Path(__file__).parents[1] / "examples" / "digits.py"
 
 @pytest.mark.parametrize(
     "options",
-    [[], ["--loss", "hinge", "--relativistic", "average"], ["--loss", "wgan", "--relativistic", "paired"]],
+    [
+        [],
+        ["--loss", "hinge", "--relativistic", "average"],
+        ["--loss", "wgan", "--relativistic", "paired"],
+        ["--loss", "wgan-gp"],
+        ["--penalty", "r1"],
+    ],
 )
 def test_the_demo(options, tmp_path):
     command = [sys.executable, str(DEMO), "--steps", "15", "--out", str(tmp_path), *options]
