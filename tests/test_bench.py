@@ -16,6 +16,18 @@ def test_baselines_compute_the_same(monkeypatch):
 
     for case in (*cases.CASES, *cases.SEQUENCES):
         cases.check(case)
+    import penalty_cases
+
+    penalty_cases.check((3, 3, 16, 16))
+
+
+def test_the_report_of_penalties_is_made(tmp_path):
+    command = [sys.executable, str(BENCH / "penalties.py"), "--quick", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {p.suffix for p in tmp_path.iterdir()} == {".json", ".md", ".png"}
+    assert "whole penalty" in done.stdout
+    assert "says nothing of speed" in done.stdout
 
 
 def test_the_report_is_made(tmp_path):
