@@ -82,6 +82,7 @@ def watch(discriminator: Any, penalty: Tensor, missed: Sequence[Tensor]) -> None
     none from the penalty, such as a bias behind the last weight.
     """
     ddp = torch.nn.parallel.DistributedDataParallel
+    discriminator = getattr(discriminator, "_orig_mod", discriminator)  # of a compiled one
     if not isinstance(discriminator, ddp) or not discriminator.require_backward_grad_sync:
         return
     if missed and penalty.requires_grad:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from . import autograd, backends, checks, reference
+from .functional import reduce_terms
 from .rows import KINDS, MAX_POWER, OVER, PenaltySpec, rows_shape
-from .terms import number
+from .terms import number, term
 
 Tensors = Tensor | Sequence[Tensor]
 
@@ -133,8 +134,8 @@ def _checked_grads(grads: Any, over: str) -> tuple[Tensor, ...]:
     return tuple(tensors)
 
 
-def _checked_masks(mask: Any, grads: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], float]:
-    """The masks in the shapes of the gradients, and their mean over all elements."""
+def _checked_masks(mask: Any, grads: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The masks in the shapes of the gradients, and their mean over all elements, in float64."""
     masks = (mask,) if isinstance(mask, Tensor) else mask
     if not isinstance(masks, (list, tuple)):
         raise TypeError(
@@ -143,8 +144,7 @@ def _checked_masks(mask: Any, grads: tuple[Tensor, ...]) -> tuple[tuple[Tensor, 
     if len(masks) != len(grads):
         raise ValueError(f"mask: expected one for each of {len(grads)} tensors, got {len(masks)}")
     dtype = torch.float64 if grads[0].dtype == torch.float64 else torch.float32
-    expanded = []
-    total, count = 0.0, 0
+    expanded, terms, count = [], [], 0
     for m, g in zip(masks, grads, strict=True):
         if not isinstance(m, Tensor):
             raise TypeError(f"mask: expected a torch.Tensor, got {type(m).__name__}")
@@ -161,11 +161,18 @@ def _checked_masks(mask: Any, grads: tuple[Tensor, ...]) -> tuple[tuple[Tensor, 
                 f"mask: expected a shape that broadcasts to {tuple(g.shape)}, got {tuple(m.shape)}"
             ) from None
         expanded.append(wide)
-        total += m.double().sum().item() * (g.numel() // m.numel())
+        terms.append(term("identity", weight=float(g.numel() // m.numel())))
         count += g.numel()
-    if total == 0:
+    # Over the fixed tree, as all sums are.
+    mean = reduce_terms(terms, [m.double() for m in masks], reduction="sum") / count
+    if _readable(mean) and mean == 0:
         raise ValueError("mask: expected one that is not 0 everywhere (the penalty is divided by its mean)")
-    return tuple(expanded), total / count
+    return tuple(expanded), mean
+
+
+def _readable(t: Tensor) -> bool:
+    """Whether a number may be read without waiting for a device, or breaking a traced graph."""
+    return t.is_cpu and not torch.compiler.is_compiling()
 
 
 def _checked_weights(weights: Any, grads: tuple[Tensor, ...], over: str) -> Tensor:
@@ -215,16 +222,19 @@ def penalty(
         raise ValueError(f"target: has no effect on kind 'power', got {target}")
     if kind != "power" and power != 2:
         raise ValueError(f"power: expected 2 for kind {kind!r}, got {power}")
-    masks = None
+    masks, average = None, None
     if mask is not None:
         masks, average = _checked_masks(mask, tensors)
-        scale = scale / average
+        if _readable(average):
+            scale, average = scale / average.item(), None
     if weights is not None:
         weights = _checked_weights(weights, tensors, over)
     if reduction == "mean":
         scale = scale / rows_shape(tensors[0], over).numel()
     spec = PenaltySpec(kind, target, power, scale, over, reduction)
     result, norms, numbers = evaluate(spec, tensors, weights, masks, return_stats)
+    if average is not None:
+        result = (result / average).to(result.dtype)
     if not return_stats:
         return result
     assert norms is not None

@@ -418,7 +418,13 @@ def compiled_points(g):
     return fastgan.interpolate(g * 2, g, torch.linspace(0, 1, g.shape[0], dtype=g.dtype)).square().sum()
 
 
-@pytest.mark.parametrize("call", [compiled_penalty, compiled_points])
+def compiled_mask(g):
+    return fastgan.norm_penalty(
+        g * 1.0, mask=torch.linspace(0, 1, 6, dtype=g.dtype), weights=torch.ones(g.shape[0])
+    )
+
+
+@pytest.mark.parametrize("call", [compiled_penalty, compiled_points, compiled_mask])
 def test_compile_traces_the_whole_graph(call):
     torch._dynamo.reset()
     step = torch.compile(call, fullgraph=True, backend="aot_eager")
