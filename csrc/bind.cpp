@@ -434,8 +434,11 @@ void same(Call& call, bool first, DType dtype, int64_t rows) {
   call.rows = rows;
 }
 
+// A contiguous tensor of n elements; null for None.
 char* memory(const py::object& t, DType dtype, int64_t n) {
-  return view(t.ptr(), dtype, n).data;
+  View w = view(t.ptr(), dtype, n);
+  if (w.dims) throw std::invalid_argument("a tensor that must be contiguous is not");
+  return w.data;
 }
 
 PenaltyCall make_penalty(const py::tuple& spec, const py::tuple& g, const py::object& masks,

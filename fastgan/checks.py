@@ -82,6 +82,11 @@ def reduction(value: Any) -> None:
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {value!r}")
 
 
+def readable(t: Tensor) -> bool:
+    """Whether a number may be read: without waiting for a device, in no traced graph, under no transform."""
+    return t.is_cpu and not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
+
+
 def known(name: str, value: Any, names: Iterable[str]) -> None:
     """Raises, with the nearest of `names`, unless `value` is one of them."""
     names = list(names)

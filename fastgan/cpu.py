@@ -232,7 +232,7 @@ def penalty_second(
 def interpolate_forward(real: Operands, fake: Operands, eps: Tensor) -> Operands:
     """Eps * real + (1 - eps) * fake, with one eps a sample."""
     out = tuple([torch.empty_like(r) for r in real])
-    _native.interpolate_forward(real, fake, eps, out, torch.get_num_threads())
+    _native.interpolate_forward(real, fake, eps.contiguous(), out, torch.get_num_threads())
     return out
 
 
@@ -242,8 +242,9 @@ def interpolate_backward(
     """Gradients of real, of fake and of eps, where they need one."""
     both = (*real, *fake)
     grads = tuple([torch.empty_like(t) if n else None for t, n in zip(both, need[:-1], strict=True)])
-    eps_grad = torch.empty_like(eps) if need[-1] else None
+    eps_grad = torch.empty(eps.shape, dtype=eps.dtype) if need[-1] else None
     _native.interpolate_backward(
-        real, fake, eps, upstream, grads[: len(real)], grads[len(real) :], eps_grad, torch.get_num_threads()
-    )
+        real, fake, eps.contiguous(), upstream, grads[: len(real)], grads[len(real) :], eps_grad,
+        torch.get_num_threads(),
+    )  # fmt: skip
     return (*grads, eps_grad)

@@ -40,32 +40,33 @@ def global_means(tensors: Sequence[Tensor], group: Any) -> list[Tensor]:
 
 
 class _Watch:
-    """Sees whether a penalty's backward also was that of the loss; lives as long as the penalty's graph.
+    """Sees whether a penalty's backward also was that of the loss; lives as long as the penalty's graph."""
 
-    Attributes:
-        last: the backward pass in which the parameter watched last received a gradient.
-    """
-
-    def __init__(self, parameter: Tensor) -> None:
-        last = self.last = [-1]
-
-        def received(_: Tensor) -> None:
-            last[0] = torch._C._current_graph_task_id()
-
-        self.handle = parameter.register_post_accumulate_grad_hook(received)
+    def __init__(self, reached: Tensor, missed: Tensor) -> None:
+        # The backward pass in which each of the two parameters last received a gradient.
+        self.last = [-1, -1]
+        self.handles = [_note(p, self.last, k) for k, p in enumerate((reached, missed))]
 
     def __del__(self) -> None:
-        self.handle.remove()
+        for handle in self.handles:
+            handle.remove()
 
     def __call__(self, _: Tensor) -> None:
         """The penalty's backward has begun: look when it is over."""
         task, last = torch._C._current_graph_task_id(), self.last
 
         def over() -> None:
-            if last[0] != task:
+            if last[0] == task != last[1]:
                 warnings.warn(_ALONE, stacklevel=2)
 
         torch.autograd.Variable._execution_engine.queue_callback(over)
+
+
+def _note(parameter: Tensor, last: list[int], k: int) -> Any:
+    def received(_: Tensor) -> None:
+        last[k] = torch._C._current_graph_task_id()
+
+    return parameter.register_post_accumulate_grad_hook(received)
 
 
 _ALONE = (
@@ -75,15 +76,15 @@ _ALONE = (
 )
 
 
-def watch(discriminator: Any, penalty: Tensor, missed: Sequence[Tensor]) -> None:
+def watch(discriminator: Any, penalty: Tensor, reached: Sequence[Tensor], missed: Sequence[Tensor]) -> None:
     """Makes a separate backward of `penalty` warn, where it leaves DDP's ranks unsynchronised.
 
     DDP averages over ranks once every parameter has received a gradient; `missed` are those that get
-    none from the penalty, such as a bias behind the last weight.
+    none from the penalty, such as a bias behind the last weight, and `reached` those that do.
     """
     ddp = torch.nn.parallel.DistributedDataParallel
     discriminator = getattr(discriminator, "_orig_mod", discriminator)  # of a compiled one
     if not isinstance(discriminator, ddp) or not discriminator.require_backward_grad_sync:
         return
-    if missed and penalty.requires_grad:
-        penalty.register_hook(_Watch(missed[0]))
+    if reached and missed and penalty.requires_grad:
+        penalty.register_hook(_Watch(reached[0], missed[0]))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction, once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_map_only
 
 from .checks import FLOATS
 
@@ -55,6 +56,11 @@ def leaf(t: Tensor, attached: bool) -> Tensor:
     return (t.clone() if t.is_inference() else t.detach()).requires_grad_()
 
 
+def _saveable(t: Tensor) -> Tensor:
+    """`t`, or a copy of it that autograd may save."""
+    return t.clone() if t.is_inference() else t
+
+
 def outputs_of(result: Any) -> list[Tensor]:
     """The tensors in what a discriminator returned: one, or a sequence or dict of them."""
     if isinstance(result, Tensor):
@@ -87,11 +93,13 @@ def input_gradients(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     create_graph: bool,
-) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+) -> tuple[tuple[Tensor, ...], tuple[list[Tensor], list[Tensor]]]:
     """The gradient of the sum of all outputs with respect to each of `points`, which are leaves or have a
     graph; and, where `create_graph`, what `check` returns. To be called under `differentiable`.
     """
     inputs = [points] if isinstance(points, Tensor) else list(points)
+    if args or kwargs:
+        args, kwargs = tree_map_only(Tensor, _saveable, (args, kwargs))
     outputs = [o for o in outputs_of(discriminator(points, *args, **kwargs)) if o.requires_grad]
     if not outputs:
         raise RuntimeError(
@@ -112,7 +120,7 @@ def input_gradients(
         if g is None:
             which = "its input" if isinstance(points, Tensor) else f"tensor {k} of its input"
             raise ValueError(f"discriminator: its output does not depend on {which}")
-    return grads, check(outputs, grads, inputs) if create_graph else []
+    return grads, check(outputs, grads, inputs) if create_graph else ([], [])
 
 
 # Types of nodes of which there is nothing to say; a walk meets the same ones at every call.
@@ -124,11 +132,22 @@ def _in_python(node: Any) -> bool:
     return isinstance(node, BackwardCFunction)
 
 
+def _is_once_differentiable(function: Any) -> bool:
+    """Whether a Function's backward is marked so, be it under further decorators."""
+    for name in ("backward", "vjp"):
+        step = getattr(function, name, None)
+        while step is not None:
+            if getattr(step, "__code__", None) is _ONCE:
+                return True
+            step = getattr(step, "__wrapped__", None)
+    return False
+
+
 def _is_suspect(node: Any) -> bool:
     """Whether a node, by itself, cannot be differentiated."""
     if _in_python(node):
-        name, backward = node.name(), getattr(type(node)._forward_cls, "backward", None)
-        return name.startswith("CompiledFunctionBackward") or getattr(backward, "__code__", None) is _ONCE
+        compiled = node.name().startswith("CompiledFunctionBackward")
+        return compiled or _is_once_differentiable(type(node)._forward_cls)
     if node.name() in ("torch::autograd::NotImplemented", "torch::autograd::Error"):
         return True
     if type(node).__name__ != "CppFunction":  # the type of all nodes that have none of their own
@@ -173,27 +192,44 @@ def _refusal(suspects: Sequence[Any], names: Sequence[str]) -> str:
     return "; ".join(known) or "it uses an operator of which PyTorch knows no second derivative"
 
 
-def check(outputs: Sequence[Tensor], grads: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
+def _leads_to(node: Any, inputs: Sequence[Tensor]) -> bool:
+    """Whether a node lies between the outputs and an input, so that it was differentiated once already.
+
+    One that only computed an argument (an embedding, say) was not, and its first derivative is enough.
+    """
+    ends = {t.grad_fn for t in inputs if t.grad_fn is not None}
+    seen: set[Any] = set()
+    leaves, _ = _walk([node], seen)
+    return bool(ends & seen) or any(t is leaf for t in inputs for leaf in leaves)
+
+
+def check(
+    outputs: Sequence[Tensor], grads: Sequence[Tensor], inputs: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
     """Raises where the gradients `grads` of `outputs` cannot be differentiated, or lead to no parameter.
 
+    The graph that made `inputs` is not looked at: it is differentiated once, as by any loss.
+
     Returns:
-        The leaves on which `outputs` depend and `grads` do not, as a last bias is.
+        The leaves on which `grads` depend; and those on which `outputs` do and `grads` do not, as a last
+        bias is.
     """
     # What is seen is kept alive, or the same node would come back as another object.
-    seen: set[Any] = set()
+    seen: set[Any] = {t.grad_fn for t in inputs if t.grad_fn is not None}
     reached, suspects = _walk([g.grad_fn for g in grads], seen)
     missed, more = _walk([o.grad_fn for o in outputs], seen)
-    if suspects or more:
-        why = _refusal([*suspects, *more], [n.name() for n in seen])
+    suspects = [n for n in [*suspects, *more] if not _in_python(n) or _leads_to(n, inputs)]
+    if suspects:
+        why = _refusal(suspects, [n.name() for n in seen])
         raise RuntimeError(
             "discriminator: a gradient penalty needs its second derivative, which it does not have:"
             f" {why}{_WAYS_OUT}"
         )
     own = {id(t) for t in inputs}
-    missed = [t for t in missed if id(t) not in own]
-    if missed and all(id(t) in own for t in reached):
+    reached, missed = ([t for t in leaves if id(t) not in own] for leaves in (reached, missed))
+    if missed and not reached:
         raise RuntimeError(
             "discriminator: no parameter can be reached from its gradient by the input, so that the penalty would"
             " train nothing (is a part of it detached, or only a bias trainable?)"
         )
-    return missed
+    return reached, missed

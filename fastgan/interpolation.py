@@ -83,7 +83,7 @@ def eps_for(t: Tensor, eps: Any, generator: torch.Generator | None) -> Tensor:
         raise ValueError(f"eps: expected it on {t.device} as the samples are, got {eps.device}")
     if eps.dim() < 1 or len(eps) != n or eps.numel() != n:
         raise ValueError(f"eps: expected shape ({n},), one number a sample, got {tuple(eps.shape)}")
-    if not torch.compiler.is_compiling() and eps.is_cpu:
+    if checks.readable(eps):
         low, high = (e.item() for e in eps.detach().aminmax())
         if not (low >= 0 and high <= 1):  # NaN fails too
             raise ValueError(f"eps: expected numbers in [0, 1], got some from {low:g} to {high:g}")
@@ -113,7 +113,7 @@ def interpolate(
     """Points between real and fake samples, eps * real + (1 - eps) * fake, one eps a sample.
 
     One pass over both, in float32 (float64 for float64). Where real equals fake the result is that value
-    exactly; at eps of 0 and 1 it is fake and real.
+    exactly; at eps of 0 and 1 it is fake and real, if both are finite.
 
     Args:
         real: (N, ...), float32, float64, float16 or bfloat16, any strides; or a tuple of such tensors

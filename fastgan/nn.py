@@ -104,7 +104,7 @@ class GradientPenalty(nn.Module):
         self.calls += 1
         if (self.calls - 1) % self.interval:
             return None
-        first = real if real is not None else fake
+        first = fake if penalties.KINDS[self.kind].point == "fake" else real
         if self.part < 1 and first is not None:
             count = len(first if isinstance(first, Tensor) else first[0])
             real, fake, args, kwargs = _cut((real, fake, args, kwargs), count, max(1, round(self.part * count)))
@@ -128,6 +128,7 @@ def _cut(value: Any, count: int, kept: int) -> Any:
     """`value` with every tensor of `count` samples in it cut to its first `kept`."""
     if isinstance(value, Tensor):
         return value[:kept] if value.dim() and len(value) == count else value
-    if type(value) in (list, tuple):
-        return type(value)([_cut(v, count, kept) for v in value])
+    if isinstance(value, (list, tuple)):
+        parts = [_cut(v, count, kept) for v in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     return {k: _cut(v, count, kept) for k, v in value.items()} if type(value) is dict else value

@@ -40,7 +40,7 @@ class PenaltyStats(NamedTuple):
 class Norm(autograd.Operation):
     """A penalty on the norms of rows of the operands."""
 
-    __slots__ = ("kernels", "masks", "norms", "spec", "stats", "weights")
+    __slots__ = ("kernels", "masks", "norms", "spec", "stats", "versions", "weights")
 
     def __init__(
         self,
@@ -56,6 +56,16 @@ class Norm(autograd.Operation):
         self.stats: Tensor | bool = stats
         self.kernels = kernels
         self.norms: Tensor | None = None
+        self.versions = self._versions()
+
+    def _versions(self) -> list[int]:
+        """How often each constant has been changed in place: they may be the caller's own memory."""
+        constants = [*(self.masks or ()), *(() if self.weights is None else (self.weights,))]
+        return [0 if t.is_inference() else t._version for t in constants]
+
+    def _check_constants(self) -> None:
+        if self._versions() != self.versions:
+            raise RuntimeError("mask or weights: modified by an inplace operation between forward and backward")
 
     def forward(self, tensors: tuple[Tensor, ...], need: Sequence[bool] | None) -> Any:
         result, self.norms, self.stats = self.kernels.penalty_forward(
@@ -64,6 +74,7 @@ class Norm(autograd.Operation):
         return result
 
     def gradients(self, tensors: Sequence[Tensor], upstream: Sequence[Tensor], need: Sequence[bool]) -> Any:
+        self._check_constants()
         return self.kernels.penalty_backward(
             self.spec, tensors, self.masks, self.weights, self.norms, upstream[0], need
         )
@@ -75,12 +86,14 @@ class Norm(autograd.Operation):
         cotangents: Sequence[Tensor | None],
         need: Sequence[bool],
     ) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
+        self._check_constants()
         up_grad, grads = self.kernels.penalty_second(
             self.spec, tensors, self.masks, self.weights, self.norms, upstream[0], cotangents, need
         )
         return (up_grad,), grads
 
     def reference(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        self._check_constants()
         return (reference.norm_penalty(tensors, self.spec, self.weights, self.masks)[0],)
 
 
@@ -165,14 +178,9 @@ def _checked_masks(mask: Any, grads: tuple[Tensor, ...]) -> tuple[tuple[Tensor, 
         count += g.numel()
     # Over the fixed tree, as all sums are.
     mean = reduce_terms(terms, [m.double() for m in masks], reduction="sum") / count
-    if _readable(mean) and mean == 0:
+    if checks.readable(mean) and mean == 0:
         raise ValueError("mask: expected one that is not 0 everywhere (the penalty is divided by its mean)")
     return tuple(expanded), mean
-
-
-def _readable(t: Tensor) -> bool:
-    """Whether a number may be read without waiting for a device, or breaking a traced graph."""
-    return t.is_cpu and not torch.compiler.is_compiling()
 
 
 def _checked_weights(weights: Any, grads: tuple[Tensor, ...], over: str) -> Tensor:
@@ -225,7 +233,7 @@ def penalty(
     masks, average = None, None
     if mask is not None:
         masks, average = _checked_masks(mask, tensors)
-        if _readable(average):
+        if checks.readable(average):
             scale, average = scale / average.item(), None
     if weights is not None:
         weights = _checked_weights(weights, tensors, over)
@@ -240,7 +248,7 @@ def penalty(
     assert norms is not None
     assert numbers is not None
     mean, std, least, most, over_target = numbers.to(result.dtype).unbind()
-    return result, PenaltyStats(norms.to(result.dtype), mean, std, least, most, over_target, engine)
+    return result, PenaltyStats(norms.to(result.dtype, copy=True), mean, std, least, most, over_target, engine)
 
 
 # ---------------------------------------------------------------------------------- public
@@ -297,7 +305,9 @@ def norm_penalty(
         over: "sample", "channel" (a norm a pixel) or "batch".
         reduction: "mean" or "sum" over the norms, or "none".
         mask: a factor on the gradients (bool or floating point) that broadcasts to their shape, or one a
-            tensor; the result is divided by the mask's mean, as image restorers do (BasicSR, mmagic).
+            tensor; the result is divided by the mask's mean, as image restorers do (BasicSR, mmagic). One that
+            is 0 everywhere raises; where that cannot be seen (on a device, under torch.compile) the result is
+            not finite.
         weights: (N,), a factor on psi for each sample. "mean" still divides by the number of norms.
         return_stats: return (penalty, PenaltyStats).
 

@@ -75,6 +75,7 @@ class Options(NamedTuple):
             "power": self.power is not None and self.kind != "wgan-div",
             "sigma": self.sigma is not None and kind.psi != "",
             "eps": self.eps is not None and kind.point not in ("between", "around"),
+            "generator": self.generator is not None and kind.point in ("real", "fake") and kind.psi != "",
             "over": self.over != "sample" and not kind.psi,
             "return_stats": self.return_stats and not kind.psi,
         }
@@ -115,7 +116,7 @@ def _as_given(given: Any, points: tuple[Tensor, ...]) -> Any:
     """The points in the container that the discriminator is called with."""
     if isinstance(given, Tensor):
         return points[0]
-    return list(points) if isinstance(given, list) else points
+    return type(given)(*points) if hasattr(given, "_fields") else type(given)(points)
 
 
 def _run(discriminator: Callable[..., Any], real: Any, fake: Any, args: Any, kwargs: Any, o: Options) -> Any:
@@ -129,15 +130,15 @@ def _run(discriminator: Callable[..., Any], real: Any, fake: Any, args: Any, kwa
         return _difference(discriminator, given, _points(kind, real, fake, o), args, kwargs, o)
     points = _points(kind, real, fake, o)
     with graph.differentiable():
-        leaves = tuple([graph.leaf(p, create_graph) for p in points])
-        grads, missed = graph.input_gradients(discriminator, _as_given(given, leaves), args, kwargs, create_graph)
+        x = _as_given(given, tuple([graph.leaf(p, create_graph) for p in points]))
+        grads, (reached, missed) = graph.input_gradients(discriminator, x, args, kwargs, create_graph)
     default_power = 6 if o.kind == "wgan-div" else 2
     result = penalty(
         grads, kind.psi, target=o.target, power=o.power or default_power, over=o.over, reduction="mean",
         scale=kind.factor * o.weight, return_stats=o.return_stats, engine="eager",
     )  # fmt: skip
     if create_graph:
-        distributed.watch(discriminator, result[0] if o.return_stats else result, missed)
+        distributed.watch(discriminator, result[0] if o.return_stats else result, reached, missed)
     return result
 
 
@@ -219,7 +220,8 @@ def gradient_penalty(
         over: "sample", "channel" (a norm for each pixel) or "batch".
         engine: "auto" or "eager": autograd with create_graph.
         return_stats: return (penalty, PenaltyStats).
-        **kwargs: more for the discriminator.
+        **kwargs: more for the discriminator. The names above are this function's own: a discriminator that takes
+            one of them needs a function around it.
 
     Returns:
         A scalar (float32 for 16-bit gradients, else of their dtype).

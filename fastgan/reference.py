@@ -161,8 +161,10 @@ def statistics(spec: Spec, tensors: Sequence[Tensor], values: Sequence[Tensor]) 
 
 def interpolate(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
     """Eps * real + (1 - eps) * fake, with one eps a sample; exact where the two are equal."""
-    e = eps.to(_wide(real).dtype).reshape(-1, *[1] * (real.dim() - 1))
-    return torch.lerp(_wide(fake), _wide(real), e.expand(real.shape)).to(real.dtype)
+    r, f = _wide(real), _wide(fake)
+    e = eps.to(r.dtype).reshape(-1, *[1] * (real.dim() - 1))
+    same = (r == f) & r.isfinite()  # there the second form is exact, with the same derivatives
+    return torch.where(same, f + e * (r - f), e * r + (1 - e) * f).to(real.dtype)
 
 
 def _double(t: Tensor) -> Tensor:
@@ -176,10 +178,6 @@ def _rows(tensors: Sequence[Tensor], over: str, masks: Sequence[Tensor] | None) 
         h = _double(t) if masks is None else _double(t) * _double(masks[i])
         rows.append(rows_first(h, over).reshape(rows_shape(t, over).numel(), -1))
     return torch.cat(rows, 1)
-
-
-def _squares(rows: Tensor, unit: Tensor) -> Tensor:
-    return (rows / unit[:, None]).square().sum(1)
 
 
 def _root(squares: Tensor) -> Tensor:
@@ -199,15 +197,12 @@ def _unit(rows: Tensor) -> Tensor:
 def _psi(spec: PenaltySpec, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Psi of each row's norm, and the norms."""
     unit = _unit(rows)
-    squares = _squares(rows, unit)
-    n = _root(squares) * unit
+    n = _root((rows / unit[:, None]).square().sum(1)) * unit
     if spec.kind == "two_sided":
         return (n - spec.target).square(), n
     if spec.kind == "one_sided":
         return F.relu(n - spec.target).square(), n
-    if spec.power % 2:
-        return n**spec.power, n
-    return (squares * unit * unit) ** (spec.power // 2), n
+    return (rows.square().sum(1) if spec.power == 2 else n**spec.power), n
 
 
 def norm_penalty(

@@ -32,10 +32,29 @@ def test_values(backend, dtype):
         assert torch.equal(fastgan.interpolate(real, fake, eps.double()), got)
 
 
-def test_nothing_overflows():
+def test_eps_of_any_strides():
+    real, fake = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3, requires_grad=True)
+    for eps in (torch.rand(8)[::2], torch.tensor([0.3]).expand(4), torch.rand(4, 4)[:, :1], torch.rand(4, 4)[:, 1]):
+        want = fastgan.interpolate(real, fake, eps.clone().reshape(4).contiguous())
+        got = fastgan.interpolate(real, fake, eps)
+        assert torch.equal(got, want)
+        for a, b in zip(*(torch.autograd.grad(x.sum(), (real, fake)) for x in (got, want)), strict=True):
+            assert torch.equal(a, b)
+    out = (torch.empty(4, 3),)
+    with pytest.raises(ValueError, match="must be contiguous"):
+        cpu._native.interpolate_forward((real.detach(),), (fake.detach(),), torch.rand(8)[::2], out, 1)
+    rows = torch.func.vmap(lambda r, f: fastgan.interpolate(r[None], f[None], torch.tensor([0.25]))[0])(real, fake)
+    torch.testing.assert_close(rows, fastgan.interpolate(real, fake, torch.full((4,), 0.25)))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_nothing_overflows(backend):
     real, fake = torch.full((1, 9), 3e38), torch.full((1, 9), -3e38)
-    got = fastgan.interpolate(real, fake, torch.tensor([0.5]))
-    assert torch.equal(got, torch.zeros(1, 9))
+    with fastgan.backend(backend):
+        for e, want in ((0.0, fake), (0.5, 0 * fake), (1.0, real)):
+            assert torch.equal(fastgan.interpolate(real, fake, torch.tensor([e])), want)
+        inf = torch.full((1, 2), float("inf"))
+        assert torch.equal(fastgan.interpolate(inf, inf, torch.tensor([0.5])), inf)
     wide = torch.full((1, 9), 1.5e308, dtype=torch.float64)
     assert torch.equal(fastgan.interpolate(wide, -wide, torch.tensor([0.25])), -0.5 * wide)
 

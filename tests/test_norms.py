@@ -101,6 +101,10 @@ def test_third_order_and_batched_and_functional():
     torch.testing.assert_close(batched, torch.stack([single, 2 * single]), rtol=1e-15, atol=0)
     functional = torch.func.grad(lambda g: fastgan.norm_penalty(g))(g.detach())
     torch.testing.assert_close(functional, single)
+    masks = torch.rand(3, 1, 4, dtype=torch.float64)
+    masked = torch.func.vmap(lambda g, m: fastgan.norm_penalty(g[None], mask=m))(g.detach(), masks)
+    one = fastgan.norm_penalty(g.detach()[1:2], mask=masks[1])
+    torch.testing.assert_close(masked[1], one)
     rows = torch.func.vmap(lambda g: fastgan.gradient_norm(g[None])[0])(g.detach())
     torch.testing.assert_close(rows, fastgan.gradient_norm(g.detach()))
 
@@ -116,6 +120,19 @@ def test_backward_twice_and_tampering():
         g.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         torch.autograd.grad(value, g)
+
+
+def test_constants_changed_in_place_are_seen():
+    g = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    for option in ("mask", "weights"):
+        constant = torch.rand(4, 1, dtype=torch.float64) if option == "mask" else torch.rand(4, dtype=torch.float64)
+        value = fastgan.norm_penalty(g, **{option: constant})
+        constant.zero_()
+        with pytest.raises(RuntimeError, match="mask or weights: modified by an inplace operation"):
+            torch.autograd.grad(value, g)
+    value, stats = fastgan.norm_penalty(g, return_stats=True)
+    stats.norms.zero_()
+    assert torch.equal(torch.autograd.grad(value, g)[0], torch.autograd.grad(fastgan.norm_penalty(g), g)[0])
 
 
 # ---------------------------------------------------------------------------------- accuracy
@@ -167,6 +184,10 @@ def test_float64_rows_whose_squares_overflow_or_underflow():
         if magnitude > 1e-300:
             torch.testing.assert_close(fastgan.gradient_norm(unit.detach()), torch.ones(3, dtype=torch.float64))
             torch.testing.assert_close(unit, g / got[:, None], rtol=1e-14, atol=0)
+        for backend in ("cpu", "reference"):
+            with fastgan.backend(backend):
+                (double,) = torch.autograd.grad(fastgan.norm_penalty(g, "power", reduction="sum"), g)
+            assert torch.equal(double, 2 * g)  # though the value has underflowed or overflowed
         # The same rows at an ordinary size have the same directions.
         h = (g.detach() / magnitude).requires_grad_()
         (same,) = torch.autograd.grad(fastgan.gradient_norm(h).sum(), h)

@@ -1,6 +1,8 @@
 """Penalties of discriminators: against the usual recipes, what is refused, and what is left alone."""
 
+import collections
 import copy
+import functools
 import math
 import pickle
 
@@ -98,11 +100,14 @@ def test_against_the_usual_recipe(kind, labels, net):
         torch.rand(real.shape, generator=seed, dtype=torch.float64),
     )
     want = usual(kind, net, real, fake, eps, noise, *args)
-    got = fastgan.gradient_penalty(net, real, fake, *args, kind=kind, generator=seed.manual_seed(7))
+    draw = {} if kind in ("r1", "r2") else {"generator": seed}
+    seed.manual_seed(7)
+    got = fastgan.gradient_penalty(net, real, fake, *args, kind=kind, **draw)
     torch.testing.assert_close(got, want, rtol=1e-12, atol=0)
     close(grads_of(got, net), grads_of(want, net))
     if labels is not None:
-        by_name = fastgan.gradient_penalty(net, real, fake, kind=kind, labels=labels, generator=seed.manual_seed(7))
+        seed.manual_seed(7)
+        by_name = fastgan.gradient_penalty(net, real, fake, kind=kind, labels=labels, **draw)
         assert torch.equal(by_name, got)
 
 
@@ -131,10 +136,8 @@ def test_gradcheck_of_the_whole(kind):
         def discriminator(x):
             return F.linear(torch.tanh(F.linear(x, p[0], p[1])), p[2])
 
-        options = {"eps": eps} if kind not in ("r1", "r2") else {}
-        return fastgan.gradient_penalty(
-            discriminator, real, fake, kind=kind, generator=torch.Generator().manual_seed(1), **options
-        )
+        options = {"eps": eps, "generator": torch.Generator().manual_seed(1)} if kind not in ("r1", "r2") else {}
+        return fastgan.gradient_penalty(discriminator, real, fake, kind=kind, **options)
 
     torch.autograd.gradcheck(call, [(2 * torch.randn(s).double()).requires_grad_() for s in shapes])
 
@@ -205,6 +208,10 @@ def test_without_gradients(net):
                 assert not a.requires_grad
     with torch.inference_mode():
         inference = real * 1
+        labels, scale = torch.tensor([1, 2, 0, 0]), torch.full((4, 1, 1, 1), 2.0).double()
+        scaled = fastgan.r1_penalty(lambda x, e, k: net(x * e[0], k), real, [scale], k=labels)
+    want_scaled = fastgan.r1_penalty(lambda x, k: net(x * 2, k), real, labels.clone()).detach()
+    torch.testing.assert_close(scaled, want_scaled, rtol=1e-12, atol=0)
     torch.testing.assert_close(fastgan.r1_penalty(net, inference).detach(), want[3], rtol=1e-13, atol=0)
 
 
@@ -328,6 +335,53 @@ def test_a_function_differentiable_once_is_refused(position):
         fastgan.r1_penalty(call, X)
     with torch.no_grad():
         fastgan.r1_penalty(call, X)  # the value needs no second derivative
+
+
+class OnceByVjp(torch.autograd.Function):
+    @staticmethod
+    def forward(x):
+        return x * x
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def vjp(ctx, u):
+        return 2 * ctx.saved_tensors[0] * u
+
+
+class OnceDecorated(Once):
+    @staticmethod
+    @functools.wraps(Once.backward)
+    def backward(ctx, u):
+        return Once.backward(ctx, u)
+
+
+@pytest.mark.parametrize("function", [OnceByVjp, OnceDecorated])
+def test_the_mark_is_found_wherever_it_is(function):
+    net = nn.Linear(8, 1)
+    with pytest.raises(RuntimeError, match=f"its function {function.__name__} is marked once_differentiable"):
+        fastgan.r1_penalty(lambda x: function.apply(net(x)), X)
+
+
+def test_what_made_the_input_or_an_argument_needs_one_derivative_only(net):
+    real, _ = images()
+    w = real.detach().clone().requires_grad_()
+    compiled = torch.compile(lambda w: torch.sin(w), backend="aot_eager")
+    for fake, plain in ((Once.apply(w), w * w), (compiled(w), torch.sin(w))):
+        assert fake.grad_fn.name() in ("OnceBackward", "CompiledFunctionBackward")
+        got = torch.autograd.grad(fastgan.r2_penalty(net, fake), [w, net.first.weight])
+        want = torch.autograd.grad(fastgan.r2_penalty(net, plain), [w, net.first.weight])
+        close(got, want)
+    table = torch.rand(4, 1, 1, 1).double().requires_grad_()
+    got = fastgan.r1_penalty(lambda x, e: net(x * e), real, Once.apply(table))
+    want = fastgan.r1_penalty(lambda x, e: net(x * e), real, table * table)
+    close(torch.autograd.grad(got, table), torch.autograd.grad(want, table))
+    bias = torch.zeros(1).double().requires_grad_()
+    with pytest.raises(RuntimeError, match="no parameter can be reached"):  # the fake's own are not D's
+        fastgan.r2_penalty(lambda x: x.square().sum((1, 2, 3)) + bias, w * 1)
 
 
 def test_fused_attention_is_refused_and_the_public_one_runs_in_plain_arithmetic():
@@ -518,6 +572,13 @@ def test_the_module_takes_a_part_of_the_batch(net):
     assert torch.equal(half(net, real, labels=labels), fastgan.r1_penalty(net, real[:2], labels[:2]))
     least = fastgan.nn.GradientPenalty("r2", part=0.01, weight=1.0)
     assert torch.equal(least(net, None, fake), fastgan.r2_penalty(net, fake[:1]))
+    uneven = fastgan.nn.GradientPenalty("r2", part=0.5, weight=1.0)
+    assert torch.equal(uneven(net, real[:3], fake, labels), fastgan.r2_penalty(net, fake[:2], labels[:2]))
+    named = collections.namedtuple("named", "x k")
+    seen = []
+    half = fastgan.nn.GradientPenalty("r1", part=0.5)
+    half(lambda x: seen.append((type(x), len(x.x))) or x.x.square() * x.k, named(real, fake))
+    assert seen == [(named, 2)]
     seen = []
     fastgan.nn.GradientPenalty("r1", part=0.75)(
         lambda x, c, k: seen.append((len(x[0]), len(c["a"]), k)) or x[0].square(), (real,), None, {"a": labels}, k=7
@@ -543,6 +604,7 @@ CASES = [
     (lambda: GP(linear, ok, ok, sigma=0.1), ValueError, "sigma: has no effect on kind 'wgan-gp'"),
     (lambda: GP(linear, ok, ok, kind="r1-approx", sigma=0.0), ValueError, "sigma: expected a positive number, got 0.0"),
     (lambda: GP(linear, ok, ok, kind="r1", eps=torch.rand(4)), ValueError, "eps: has no effect on kind 'r1'"),
+    (lambda: GP(linear, ok, ok, kind="r1", generator=torch.Generator()), ValueError, "generator: has no effect on kind 'r1'"),
     (lambda: GP(linear, ok, ok, kind="r1-approx", over="channel"), ValueError, "over: has no effect on kind 'r1-approx'"),
     (lambda: GP(linear, ok, ok, kind="r1-approx", return_stats=True), ValueError, "return_stats: has no effect"),
     (lambda: GP(3, ok, ok), TypeError, "discriminator: expected a module or function, got int"),
