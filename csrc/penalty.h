@@ -11,8 +11,8 @@
 //   g_ij = upstream * scale * w_i * (psi'(n_i) / m_i) * (h_ij * s_i) * mask_ij
 //
 // in double throughout and rounded once, to the tensor's dtype. So nothing overflows or underflows
-// on the way, and a row of zeros has a gradient of zeros, to every order (n^2 has its true second
-// derivative there).
+// on the way (second derivatives of n^p, p > 2, of doubles below 1e-100 excepted), and a row of
+// zeros has a gradient of zeros, to every order (n^2 has its true second derivative there).
 #pragma once
 #include <vector>
 

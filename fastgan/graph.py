@@ -8,6 +8,7 @@ then get no gradient, or one with a part missing. `check` finds these at the cal
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction, once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .checks import FLOATS
 
@@ -33,19 +34,43 @@ _ONCE_ONLY = {
 _WAYS_OUT = "; else use kind='r1-approx' or 'r2-approx', which need no second derivative"
 
 
+class _PlainArithmetic:
+    """Compiled networks run as they were before they were compiled, attention in plain arithmetic.
+
+    Both settings are the process's: the first of several threads makes them and the last takes them back.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.depth = 0
+        self.stack = ExitStack()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.depth == 0:
+                self.stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+                if "torch._dynamo" in sys.modules:  # else nothing has been compiled
+                    self.stack.enter_context(torch.compiler.set_stance("force_eager"))
+            self.depth += 1
+
+    def __exit__(self, *exception: Any) -> None:
+        with self.lock:
+            self.depth -= 1
+            if self.depth == 0:
+                self.stack.close()
+
+
+_plain_arithmetic = _PlainArithmetic()
+
+
 @contextmanager
 def differentiable() -> Iterator[None]:
-    """The settings under which a discriminator can be differentiated twice, if it can be at all.
-
-    Compiled networks run as they were before they were compiled; attention in plain arithmetic.
-    """
+    """The settings under which a discriminator can be differentiated twice, if it can be at all."""
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        if "torch._dynamo" in sys.modules:  # else nothing has been compiled
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(_plain_arithmetic)
         yield
 
 
@@ -98,7 +123,7 @@ def input_gradients(
     graph; and, where `create_graph`, what `check` returns. To be called under `differentiable`.
     """
     inputs = [points] if isinstance(points, Tensor) else list(points)
-    if args or kwargs:
+    if any(isinstance(t, Tensor) and t.is_inference() for t in tree_leaves((args, kwargs))):
         args, kwargs = tree_map_only(Tensor, _saveable, (args, kwargs))
     outputs = [o for o in outputs_of(discriminator(points, *args, **kwargs)) if o.requires_grad]
     if not outputs:

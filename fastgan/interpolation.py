@@ -50,6 +50,9 @@ def checked_samples(name: str, value: Any) -> tuple[Tensor, ...]:
         if t.dim() < 1 or len(t) != len(tensors[0]):
             shapes = ", ".join(str(tuple(s.shape)) for s in tensors if isinstance(s, Tensor))
             raise ValueError(f"{name}: expected samples along dimension 0, as many in each tensor, got {shapes}")
+        first = tensors[0]
+        if t.device != first.device or (t.dtype == torch.float64) != (first.dtype == torch.float64):
+            raise ValueError(f"{name}: expected one device, and no mix of float64 with other dtypes")
     return tuple(tensors)
 
 
@@ -65,8 +68,6 @@ def checked_pair(real: Any, fake: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor
         checks.pair("real", a, "fake", b, False)
         if a.shape != b.shape:
             raise ValueError(f"real and fake: expected one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
-        if a.device != r[0].device or (a.dtype == torch.float64) != (r[0].dtype == torch.float64):
-            raise ValueError("real and fake: expected one device, and no mix of float64 with other dtypes")
     return r, f
 
 

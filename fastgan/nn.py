@@ -101,8 +101,8 @@ class GradientPenalty(nn.Module):
         **kwargs: Any,
     ) -> Any:
         """The penalty, or None between: see `fastgan.gradient_penalty`."""
-        self.calls += 1
-        if (self.calls - 1) % self.interval:
+        if self.calls % self.interval:
+            self.calls += 1
             return None
         first = fake if penalties.KINDS[self.kind].point == "fake" else real
         if self.part < 1 and first is not None:
@@ -110,7 +110,9 @@ class GradientPenalty(nn.Module):
             real, fake, args, kwargs = _cut((real, fake, args, kwargs), count, max(1, round(self.part * count)))
         weight = self.options.get("weight", penalties.Options().weight)
         options = {**self.options, "weight": weight * self.interval}
-        return penalties.gradient_penalty(discriminator, real, fake, *args, kind=self.kind, **options, **kwargs)
+        result = penalties.gradient_penalty(discriminator, real, fake, *args, kind=self.kind, **options, **kwargs)
+        self.calls += 1  # not if it failed, so that a step that is tried again has its penalty
+        return result
 
     def get_extra_state(self) -> dict[str, int]:
         return {"calls": self.calls}

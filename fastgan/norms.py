@@ -165,8 +165,8 @@ def _checked_masks(mask: Any, grads: tuple[Tensor, ...]) -> tuple[tuple[Tensor, 
             raise ValueError(f"mask: expected it on {g.device} as the gradients are, got {m.device}")
         if m.requires_grad:
             raise ValueError("mask: expected a constant, got a tensor that requires grad")
-        if not (m.dtype == torch.bool or m.dtype in checks.FLOATS):
-            raise TypeError(f"mask: expected a bool or floating-point tensor, got {m.dtype}")
+        if not (m.dtype == torch.bool or m.dtype in checks.FLOATS) or m.layout is not torch.strided:
+            raise TypeError(f"mask: expected a dense bool or floating-point tensor, got {m.dtype}, {m.layout}")
         try:
             wide = m.to(dtype).expand(g.shape)
         except RuntimeError:
@@ -178,8 +178,8 @@ def _checked_masks(mask: Any, grads: tuple[Tensor, ...]) -> tuple[tuple[Tensor, 
         count += g.numel()
     # Over the fixed tree, as all sums are.
     mean = reduce_terms(terms, [m.double() for m in masks], reduction="sum") / count
-    if checks.readable(mean) and mean == 0:
-        raise ValueError("mask: expected one that is not 0 everywhere (the penalty is divided by its mean)")
+    if checks.readable(mean) and not mean > 0:
+        raise ValueError(f"mask: expected a positive mean, by which the penalty is divided, got {mean.item():g}")
     return tuple(expanded), mean
 
 
@@ -197,7 +197,7 @@ def _checked_weights(weights: Any, grads: tuple[Tensor, ...], over: str) -> Tens
         )
     if weights.requires_grad:
         raise ValueError("weights: expected constants, got a tensor that requires grad")
-    return weights.double().contiguous()
+    return weights.double().resolve_neg().contiguous()
 
 
 def check_power(power: Any) -> None:
@@ -305,8 +305,8 @@ def norm_penalty(
         over: "sample", "channel" (a norm a pixel) or "batch".
         reduction: "mean" or "sum" over the norms, or "none".
         mask: a factor on the gradients (bool or floating point) that broadcasts to their shape, or one a
-            tensor; the result is divided by the mask's mean, as image restorers do (BasicSR, mmagic). One that
-            is 0 everywhere raises; where that cannot be seen (on a device, under torch.compile) the result is
+            tensor; the result is divided by the mask's mean, as image restorers do (BasicSR, mmagic). A mean
+            that is not positive raises; where that cannot be seen (on a device, under torch.compile) the result is
             not finite.
         weights: (N,), a factor on psi for each sample. "mean" still divides by the number of norms.
         return_stats: return (penalty, PenaltyStats).

@@ -124,6 +124,11 @@ def _run(discriminator: Callable[..., Any], real: Any, fake: Any, args: Any, kwa
     kind = o.checked()
     if not callable(discriminator):
         raise TypeError(f"discriminator: expected a module or function, got {type(discriminator).__name__}")
+    if torch._C._are_functorch_transforms_active():
+        raise RuntimeError(
+            "gradient_penalty: cannot run under a torch.func transform; take torch.func's gradient of the"
+            " discriminator there, and give it to norm_penalty"
+        )
     create_graph = torch.is_grad_enabled()
     given = fake if kind.point == "fake" else real
     if not kind.psi:
@@ -196,11 +201,11 @@ def gradient_penalty(
     on the same x differ (dropout, batch statistics), where 16-bit outputs round the difference away, or
     where one sample has several outputs, whose squares are then averaged and not summed.
 
-    Nothing is detached: where real or fake require grad, the penalty sends them one. No parameter, flag
-    or tensor of the caller is changed. A compiled discriminator runs uncompiled, attention in plain
-    arithmetic; what has no second derivative is refused with the cause and the ways out. Under no_grad
-    the value is computed without building a graph. Under DistributedDataParallel, call backward once on
-    the sum of loss and penalty (see docs/penalties.md).
+    Nothing is detached: where real or fake require grad, the penalty sends them one. Nothing of the
+    caller's is changed beyond what a forward of the discriminator changes (batch statistics). A compiled
+    discriminator runs uncompiled, attention in plain arithmetic; what has no second derivative is refused
+    with the cause and the ways out. Under no_grad the value is computed without building a graph. Under
+    DistributedDataParallel, call backward once on the sum of loss and penalty (see docs/penalties.md).
 
     Args:
         discriminator: called as discriminator(x, *args, **kwargs), with x as real came: a tensor, or a

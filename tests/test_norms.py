@@ -325,7 +325,7 @@ def test_any_strides(shape, random, over, dtype):
             base = base.narrow(d, 1, s * k)[(slice(None),) * d + (slice(None, None, k),)]
         return base
 
-    g, mask = view(), view().float()
+    g, mask = view(), view().float().abs()
     if not mask.any():
         return
     a = everything(g, "two_sided", {}, over, mask=mask)
@@ -398,6 +398,9 @@ def test_weights_of_samples():
     torch.testing.assert_close(fastgan.norm_penalty(g, weights=w, reduction="none"), want)
     with fastgan.backend("reference"):
         torch.testing.assert_close(fastgan.norm_penalty(g, weights=w, reduction="sum"), want.sum())
+    negated = torch.tensor([1 - 2j], dtype=torch.complex128).conj().imag
+    assert negated.is_neg()
+    assert fastgan.norm_penalty(torch.ones(1, 4), weights=negated, target=0.0) == 8.0
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])

@@ -5,6 +5,8 @@ import copy
 import functools
 import math
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -510,6 +512,30 @@ def test_inside_a_compiled_step(net):
         torch.compile(step, backend="aot_eager", fullgraph=True)(real, fake)
 
 
+def test_threads_give_the_settings_back(net):
+    """Attention kernels and compilation are settings of the process; penalties that overlap restore them."""
+    real, _ = images()
+    inside, done = threading.Barrier(2), threading.Barrier(2)
+
+    def slow(first):
+        def discriminator(x):
+            inside.wait()  # both are in
+            if not first:
+                done.wait()  # the first has left
+                assert not torch.backends.cuda.flash_sdp_enabled()
+            return net(x)
+
+        fastgan.r1_penalty(discriminator, real)
+        if first:
+            done.wait()
+
+    before = torch.backends.cuda.flash_sdp_enabled()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(slow, [True, False]))
+    assert torch.backends.cuda.flash_sdp_enabled() == before
+    assert torch._dynamo.eval_frame._stance.stance == "default"
+
+
 # ---------------------------------------------------------------------------------- approximations
 
 
@@ -553,6 +579,13 @@ def test_the_module_is_lazy(net):
     assert [resumed(net, real) is None for _ in range(4)] == [True, True, True, False]
     for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
         assert twin(net, real) is None
+    fresh = fastgan.nn.GradientPenalty("r1", interval=2)
+    with pytest.raises(TypeError):
+        fresh(net, None)
+    assert fresh(net, real) is not None
+    filled = []
+    fastgan.r1_penalty(lambda x, to: to.append(1) or net(x), real, filled)
+    assert filled == [1]  # arguments are handed on, not copied
     assert repr(module) == "GradientPenalty('r1', interval=4, weight=2.0)"
     assert repr(fastgan.nn.GradientPenalty()) == "GradientPenalty('wgan-gp')"
     torch.manual_seed(2)
@@ -646,8 +679,12 @@ CASES = [
     (lambda: NP(ok, "power", power=17), ValueError, "power: expected an integer from 1 to 16, got 17"),
     (lambda: NP(ok, "power", target=0.0), ValueError, "target: has no effect on kind 'power', got 0.0"),
     (lambda: NP(ok, mask=torch.ones(5)), ValueError, r"mask: expected a shape that broadcasts to \(4, 3\), got \(5,\)"),
-    (lambda: NP(ok, mask=torch.zeros(4, 1)), ValueError, "mask: expected one that is not 0 everywhere"),
-    (lambda: NP(ok, mask=torch.ones(3).long()), TypeError, r"mask: expected a bool or floating-point tensor, got torch\.int64"),
+    (lambda: NP(ok, mask=torch.zeros(4, 1)), ValueError, "mask: expected a positive mean, .* got 0"),
+    (lambda: NP(ok, mask=torch.ones(3).long()), TypeError, r"mask: expected a dense bool or floating-point tensor, got torch\.int64"),
+    (lambda: NP(ok, mask=torch.ones(4, 3).to_sparse()), TypeError, r"mask: expected a dense .*, torch\.sparse_coo"),
+    (lambda: NP(ok, mask=-torch.ones(3)), ValueError, "mask: expected a positive mean, .* got -1"),
+    (lambda: GP(linear, (ok, ok.double()), None, kind="dragan"), ValueError, "real: expected one device, and no mix of float64"),
+    (lambda: torch.func.grad(lambda x: fastgan.r1_penalty(linear, x))(ok), RuntimeError, "cannot run under a torch.func transform"),
     (lambda: NP(ok, mask=3.0), TypeError, "mask: expected a torch.Tensor or one for each of 1 tensors, got float"),
     (lambda: NP(ok, mask=torch.ones(3, requires_grad=True)), ValueError, "mask: expected a constant"),
     (lambda: NP([ok, ok], mask=[torch.ones(3)]), ValueError, "mask: expected one for each of 2 tensors, got 1"),
