@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from textwrap import fill
 from time import perf_counter
 from typing import Any
 
@@ -110,7 +111,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
                 bar = axes.bar(x, row["over eager"][name], 0.19, color=COLOURS[name], label=label)
                 axes.bar_label(bar, fmt="%.2f", fontsize=8, padding=1)
         axes.axhline(1, color="#333333", lw=1)
-        axes.set_xticks(range(len(rows)), [TITLES[row["case"]].replace(" ", "\n") for row in rows], fontsize=8)
+        axes.set_xticks(range(len(rows)), [fill(TITLES[row["case"]], 16) for row in rows], fontsize=8)
         axes.set_title(shape.replace("x", " x "), fontsize=11)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
