@@ -118,8 +118,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
     handles, labels = panels.flat[0].get_legend_handles_labels()
     first = dict(reversed(list(zip(labels, handles, strict=True))))
     names = [LABELS[n] for n in COLOURS if LABELS[n] in first]
-    panels.flat[-1].legend([first[n] for n in names], names, frameon=False, fontsize=9)
+    panels.flat[-1].legend([first[n] for n in names], names, frameon=False, fontsize=9, loc="upper left", ncols=2)
     panels.flat[0].set_ylabel("time / time of the usual recipe")
+    panels.flat[0].set_ylim(0, 1.35)  # room for the legend
     figure.suptitle("Gradient penalties, forward and backward (lower is faster)", fontsize=13)
     below = " ".join([report.machine_line(result["machine"]) + ".", *report.warnings(result)])
     figure.text(0.5, 0.915, below, ha="center", fontsize=7.5, color="#555555")
