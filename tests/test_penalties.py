@@ -515,7 +515,7 @@ def test_inside_a_compiled_step(net):
 def test_threads_give_the_settings_back(net):
     """Attention kernels and compilation are settings of the process; penalties that overlap restore them."""
     real, _ = images()
-    inside, done = threading.Barrier(2), threading.Barrier(2)
+    inside, done = threading.Barrier(2, timeout=60), threading.Barrier(2, timeout=60)
 
     def slow(first):
         def discriminator(x):
