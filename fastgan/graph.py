@@ -48,9 +48,11 @@ class _PlainArithmetic:
     def __enter__(self) -> None:
         with self.lock:
             if self.depth == 0:
-                self.stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-                if "torch._dynamo" in sys.modules:  # else nothing has been compiled
-                    self.stack.enter_context(torch.compiler.set_stance("force_eager"))
+                with ExitStack() as settings:
+                    settings.enter_context(sdpa_kernel(SDPBackend.MATH))
+                    if "torch._dynamo" in sys.modules:  # else nothing has been compiled
+                        settings.enter_context(torch.compiler.set_stance("force_eager"))
+                    self.stack = settings.pop_all()
             self.depth += 1
 
     def __exit__(self, *exception: Any) -> None:
