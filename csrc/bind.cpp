@@ -606,7 +606,6 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   m.def("second", &second);
   m.def("finish", &finish);
   m.attr("norm_stat_count") = norm_stat_count;
-  m.attr("max_power") = max_power;
   m.def("penalty_forward", &penalty_forward);
   m.def("penalty_backward", &penalty_backward);
   m.def("penalty_second", &penalty_second);

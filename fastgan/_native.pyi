@@ -7,7 +7,6 @@ from torch import Tensor
 
 stat_count: int
 norm_stat_count: int
-max_power: int
 
 class Spec:
     def __init__(self, terms: list[tuple[Any, ...]], roles: Sequence[int]) -> None: ...
