@@ -1,15 +1,12 @@
-// The Python module fastgan._native: checks raw pointers, sizes and codes, picks the instruction
-// set and calls the kernels. No torch in here: a tensor is an address, a dtype code, sizes and
-// strides.
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+// The Python module fastgan._native: reads the arguments, picks the instruction set or the device,
+// and calls the kernels.
+#include "arguments.h"
+#ifdef FASTGAN_WITH_CUDA
+#include <map>
+#include <mutex>
 
-#include <stdexcept>
-
-#include "penalty.h"
-#include "terms.h"
-
-namespace py = pybind11;
+#include "cuda/place.h"
+#endif
 
 namespace fastgan {
 
@@ -70,521 +67,266 @@ void set_isa(const std::string& name) {
   throw std::invalid_argument("isa: this processor has no '" + name + "' kernels");
 }
 
-// ---------------------------------------------------------------------------------- arguments
+// ---------------------------------------------------------------------------------- where
 
-// What `learn` was told of torch; held for the life of the process.
-struct {
-  PyObject *tensor, *parameter, *strided, *dtypes[4];
-} torch;
-
-void learn(py::object tensor, py::object parameter, py::object strided, const py::tuple& dtypes) {
-  if (dtypes.size() != 4) throw std::invalid_argument("four dtypes are needed");
-  torch.tensor = tensor.release().ptr();
-  torch.parameter = parameter.release().ptr();
-  torch.strided = strided.release().ptr();
-  for (int k = 0; k < 4; ++k) torch.dtypes[k] = py::object(dtypes[k]).release().ptr();
-}
-
-enum Name {
-  data_ptr,
-  numel,
-  is_contiguous,
-  stride,
-  shape,
-  dtype,
-  layout,
-  is_cpu,
-  is_nested,
-  is_neg,
-  requires_grad,
-  name_count
-};
-PyObject* names[name_count];
-
-void intern_names() {
-  const char* text[] = {"data_ptr", "numel",  "is_contiguous", "stride", "shape",        "dtype",
-                        "layout",   "is_cpu", "is_nested",     "is_neg", "requires_grad"};
-  for (int k = 0; k < name_count; ++k) names[k] = PyUnicode_InternFromString(text[k]);
-}
-
-py::object checked(PyObject* o) {
-  if (!o) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(o);
-}
-py::object call_method(PyObject* t, Name name) {
-  return checked(PyObject_CallMethodNoArgs(t, names[name]));
-}
-py::object attribute(PyObject* t, Name name) {
-  return checked(PyObject_GetAttr(t, names[name]));
-}
-
-int64_t integer(PyObject* o) {
-  long long v = PyLong_AsLongLong(o);
-  if (v == -1 && PyErr_Occurred()) throw py::error_already_set();
-  return v;
-}
-
-int dtype_code(PyObject* t) {
-  py::object d = attribute(t, dtype);
-  for (int k = 0; k < 4; ++k)
-    if (d.ptr() == torch.dtypes[k]) return k;
-  return -1;
-}
-
-// -1 where anything about the tensors wants a closer look; else whether one of them requires grad.
-// Here all is well: plain dense tensors on the CPU, not empty, of one supported dtype.
-int scan(const py::tuple& tensors) {
-  bool grad = false;
-  int first = -1;
-  for (py::handle h : tensors) {
-    PyObject* t = h.ptr();
-    PyObject* type = reinterpret_cast<PyObject*>(Py_TYPE(t));
-    if (type != torch.tensor && type != torch.parameter) return -1;
-    int code = dtype_code(t);
-    if (code < 0 || (first >= 0 && code != first)) return -1;
-    first = code;
-    if (attribute(t, layout).ptr() != torch.strided || attribute(t, is_nested).ptr() == Py_True ||
-        attribute(t, is_cpu).ptr() != Py_True || call_method(t, is_neg).ptr() == Py_True ||
-        integer(call_method(t, numel).ptr()) == 0)
-      return -1;
-    grad = grad || attribute(t, requires_grad).ptr() == Py_True;
-  }
-  return grad;
-}
-
-char* address(PyObject* t, DType d) {
-  int64_t p = integer(call_method(t, data_ptr).ptr());
-  if (p == 0) throw std::invalid_argument("a tensor has no memory (a null address)");
-  if (p % item_size(d))
-    throw std::invalid_argument("a tensor's address is not aligned to its dtype");
-  return reinterpret_cast<char*>(p);
-}
-
-// Dimensions [begin, end) of a tensor, those that merge merged.
-View dimensions(const py::object& sizes, const py::object& strides, int64_t begin, int64_t end) {
-  View w;
-  for (int64_t d = begin; d < end; ++d) {
-    int64_t size = integer(PyTuple_GetItem(sizes.ptr(), d)),
-            step = integer(PyTuple_GetItem(strides.ptr(), d));
-    if (size == 1) continue;
-    int k = w.dims - 1;
-    if (k >= 0 && w.stride[k] == size * step) {
-      w.size[k] *= size;
-      w.stride[k] = step;
-      continue;
-    }
-    if (w.dims == max_dims)
-      throw std::invalid_argument("a tensor has too many dimensions that do not merge");
-    w.size[w.dims] = size;
-    w.stride[w.dims++] = step;
-  }
-  if (w.dims == 1 && w.stride[0] == 1) w.dims = 0;
-  return w;
-}
-
-// Where the elements of a tensor of this dtype lie.
-View lie(PyObject* t, DType known) {
-  View w;
-  if (call_method(t, is_contiguous).ptr() != Py_True) {
-    py::object sizes = attribute(t, shape);
-    w = dimensions(sizes, call_method(t, stride), 0, PyTuple_Size(sizes.ptr()));
-  }
-  w.data = address(t, known);
-  return w;
-}
-
-// The same of a tensor that must have this dtype and number of elements; None is an empty view.
-View view(PyObject* t, DType expected, int64_t n) {
-  if (t == Py_None) return View();
-  if (dtype_code(t) != int(expected))
-    throw std::invalid_argument("a tensor has an unexpected dtype");
-  if (integer(call_method(t, numel).ptr()) != n)
-    throw std::invalid_argument("a tensor has an unexpected number of elements");
-  return lie(t, expected);
-}
-
-std::shared_ptr<Spec> make_spec(const py::list& terms, const std::vector<int>& roles) {
-  auto spec = std::make_shared<Spec>();
-  int count = int(roles.size());
-  for (int r : roles) {
-    if (r < 0 || r > 2) throw std::invalid_argument("unknown role code " + std::to_string(r));
-    spec->roles.push_back(Role(r));
-  }
-  spec->is_centre.resize(count);
-  std::vector<bool> used(count);
-  auto use = [&](int j) {
-    if (j < 0 || j >= count)
-      throw std::invalid_argument("a term names an operand that is not there");
-    if (used[j]) throw std::invalid_argument("an operand may be x or y of one term only");
-    used[j] = true;
-  };
-  for (py::handle h : terms) {
-    auto t = h.cast<py::tuple>();
-    if (t.size() != 12) throw std::invalid_argument("a term needs 12 entries");
-    Term term;
-    int phi = t[0].cast<int>(), role = t[11].cast<int>();
-    if (phi < 0 || phi >= phi_count)
-      throw std::invalid_argument("unknown phi code " + std::to_string(phi));
-    if (role < 0 || role > 2)
-      throw std::invalid_argument("unknown role code " + std::to_string(role));
-    term = {Phi(phi),
-            t[1].cast<int>(),
-            t[2].cast<int>(),
-            t[3].cast<int>(),
-            t[4].cast<double>(),
-            t[5].cast<double>(),
-            t[6].cast<double>(),
-            t[7].cast<double>(),
-            t[8].cast<double>(),
-            t[9].cast<int>(),
-            t[10].cast<int>(),
-            Role(role)};
-    use(term.x);
-    if (term.y >= 0) use(term.y);
-    if (term.y >= 0 && term.centre >= 0)
-      throw std::invalid_argument("a term is paired or centred, not both");
-    if (term.centre >= count || term.member < 0)
-      throw std::invalid_argument("a term names an operand that is not there");
-    if (term.centre >= 0) spec->is_centre[term.centre] = spec->centred = true;
-    spec->terms.push_back(term);
-  }
-  if (spec->terms.empty()) throw std::invalid_argument("there is no term");
-  return spec;
-}
-
-// The call on operands x, with g (gradients to write) and v (second order) beside them where those
-// are tuples; an entry of theirs may be None, and one of x where `values` is false.
-Call make_call(const Spec& spec, const py::tuple& x, const py::object& g, const py::object& v,
-               const py::tuple& weights, int reduction, const py::object& aux, int threads,
-               bool values = true) {
-  Call call;
-  call.spec = &spec;
-  if (x.size() != spec.roles.size()) throw std::invalid_argument("wrong number of operands");
-  auto entry = [&](const py::object& list, size_t j) {
-    if (list.is_none()) return Py_None;
-    if (!PyTuple_Check(list.ptr()) || size_t(PyTuple_GET_SIZE(list.ptr())) != x.size())
-      throw std::invalid_argument("a gradient an operand is needed");
-    return PyTuple_GET_ITEM(list.ptr(), j);
-  };
-  call.operands.resize(x.size());
-  for (size_t j = 0; j < x.size(); ++j) {
-    Operand& a = call.operands[j];
-    PyObject *t = PyTuple_GET_ITEM(x.ptr(), j), *gradient = entry(g, j);
-    PyObject* any = t != Py_None ? t : gradient;
-    a.n = 1;
-    a.dtype = DType::float32;
-    if (any == Py_None) {
-      if (values) throw std::invalid_argument("an operand is missing");
-      continue;
-    }
-    int code = dtype_code(any);
-    if (code < 0) throw std::invalid_argument("a tensor has an unsupported dtype");
-    a.dtype = DType(code);
-    a.n = integer(call_method(any, numel).ptr());
-    if (a.n < 1) throw std::invalid_argument("an operand has no elements");
-    bool wide = a.dtype == DType::float64;
-    if (j > 0 && values && wide != call.wide)
-      throw std::invalid_argument("float64 beside another dtype");
-    call.wide = call.wide || wide;
-    if (t != Py_None) a.x = lie(t, a.dtype);
-    a.g = view(gradient, a.dtype, a.n);
-    a.v = view(entry(v, j), a.dtype, a.n);
-  }
-  for (const Term& t : spec.terms) {
-    const Operand& a = call.operands[t.x];
-    if (values && t.y >= 0 && (call.operands[t.y].n != a.n || call.operands[t.y].dtype != a.dtype))
-      throw std::invalid_argument("a pair differs in size or dtype");
-    if (!weights.empty() && t.member >= int(weights.size()))
-      throw std::invalid_argument("too few weights");
-  }
-  for (py::handle w : weights) call.weights.push_back(w.cast<double>());
-  if (reduction < 0 || reduction > 2) throw std::invalid_argument("unknown reduction code");
-  call.reduction = Reduction(reduction);
-  int64_t kept = 2 * int64_t(spec.roles.size()) + int64_t(spec.terms.size()) + stat_count;
-  if (!aux.is_none())
-    call.aux = reinterpret_cast<double*>(view(aux.ptr(), DType::float64, kept).data);
-  if (spec.centred && !call.aux)
-    throw std::invalid_argument("a centred term needs memory for means");
-  call.threads = threads;
-  return call;
-}
-
-DType accumulate(const Call& call) {
-  return call.wide ? DType::float64 : DType::float32;
-}
-
-std::vector<View> per_term(const Call& call, const py::tuple& tensors) {
-  std::vector<View> views;
-  if (tensors.size() != call.spec->terms.size())
-    throw std::invalid_argument("a tensor a term is needed");
-  for (size_t k = 0; k < tensors.size(); ++k)
-    views.push_back(view(PyTuple_GET_ITEM(tensors.ptr(), k), accumulate(call),
-                         call.operands[call.spec->terms[k].x].n));
-  return views;
-}
-
-// `result` is the scalar of a reduced call, or a tuple with a tensor a term of an unreduced one.
-void set_result(Call& call, const py::object& result) {
-  if (call.reduction == Reduction::none) call.out = per_term(call, result.cast<py::tuple>());
-  else call.loss = view(result.ptr(), accumulate(call), 1).data;
-  if (call.reduction != Reduction::none && !call.loss)
-    throw std::invalid_argument("a reduced loss needs memory");
-}
-
-void set_upstream(Call& call, const py::tuple& upstream) {
-  if (call.reduction == Reduction::none) call.upstream = per_term(call, upstream);
-  else if (upstream.size() == 1)
-    call.scalar_upstream = view(PyTuple_GET_ITEM(upstream.ptr(), 0), accumulate(call), 1).data;
-  if (call.reduction != Reduction::none && !call.scalar_upstream)
-    throw std::invalid_argument("an upstream is missing");
-}
-
-// Letting go of the interpreter costs more than a small call takes.
-template <class Run>
-auto unlocked(Call& call, Run run) {
+int64_t elements(const Call& call) {
   int64_t n = 0;
   for (const Operand& a : call.operands) n += a.n;
-  if (n < 16384) return run(call);
-  py::gil_scoped_release release;
-  return run(call);
+  return n;
 }
 
+template <class Rows>
+int64_t elements(const Rows& call) {
+  int64_t n = 0;
+  for (const auto& part : call.parts) n += call.rows * part.length;
+  return n;
+}
+
+// On the CPU, with so many threads.
+struct OnCpu {
+  using Argument = int;
+
+  // Letting go of the interpreter costs more than a small call takes.
+  template <class C, class Run>
+  static auto run(C& call, int threads, Run kernel) {
+    call.threads = threads;
+    if (elements(call) < 16384) return kernel(call);
+    py::gil_scoped_release release;
+    return kernel(call);
+  }
+  static void loss_forward(Call& call, int t) {
+    run(call, t, current->loss.forward);
+  }
+  static void loss_backward(Call& call, int t) {
+    run(call, t, current->loss.backward);
+  }
+  static void loss_second(Call& call, int t) {
+    run(call, t, current->loss.second);
+  }
+  static void penalty_forward(PenaltyCall& call, int t) {
+    run(call, t, current->penalty.forward);
+  }
+  static void penalty_backward(PenaltyCall& call, int t) {
+    run(call, t, current->penalty.backward);
+  }
+  static void penalty_second(PenaltyCall& call, int t) {
+    run(call, t, current->penalty.second);
+  }
+  static void interpolate_forward(InterpolateCall& call, int t) {
+    run(call, t, current->interpolate.forward);
+  }
+  static void interpolate_backward(InterpolateCall& call, int t) {
+    run(call, t, current->interpolate.backward);
+  }
+};
+
+#ifdef FASTGAN_WITH_CUDA
+// Launch shapes other than a device's own, for tests and measurements; 0: the device's.
+struct {
+  int warps = 0, blocks_per_multi = 0, multiprocessors = 0;
+} launch_shape;
+
+void set_shape(int warps, int blocks_per_multi, int multiprocessors) {
+  if (warps < 0 || warps > 8 || blocks_per_multi < 0 || multiprocessors < 0)
+    throw std::invalid_argument("cuda_shape: expected at most 8 warps and nothing negative");
+  launch_shape = {warps, blocks_per_multi, multiprocessors};
+}
+
+// On a device: (its number, a stream's handle, empty, zeros). The last two are functions that give
+// a tensor with so many bytes on the device, for work on that stream.
+class OnCuda {
+ public:
+  using Argument = py::tuple;
+
+  explicit OnCuda(const py::tuple& where) {
+    if (where.size() != 4)
+      throw std::invalid_argument("device, stream and two functions are needed");
+    device = where[0].cast<int>();
+    auto stream = where[1].cast<uint64_t>();
+    empty = where[2];
+    zeros = where[3];
+    place.stream = reinterpret_cast<void*>(stream);
+    place.multiprocessors =
+        launch_shape.multiprocessors ? launch_shape.multiprocessors : cuda::multiprocessors(device);
+    if (launch_shape.warps) place.warps = launch_shape.warps;
+    if (launch_shape.blocks_per_multi) place.blocks_per_multi = launch_shape.blocks_per_multi;
+    place.scratch = [this](int64_t bytes) { return reinterpret_cast<char*>(memory(empty, bytes)); };
+    place.tickets = [this] { return tickets(); };
+  }
+  OnCuda(const OnCuda&) = delete;
+
+  Place place;
+
+#define FASTGAN_ON_CUDA(kernel, Call)                      \
+  static void kernel(Call& call, const py::tuple& where) { \
+    cuda::kernel(call, OnCuda(where).place);               \
+  }
+  FASTGAN_ON_CUDA(loss_forward, Call)
+  FASTGAN_ON_CUDA(loss_backward, Call)
+  FASTGAN_ON_CUDA(loss_second, Call)
+  FASTGAN_ON_CUDA(penalty_forward, PenaltyCall)
+  FASTGAN_ON_CUDA(penalty_backward, PenaltyCall)
+  FASTGAN_ON_CUDA(penalty_second, PenaltyCall)
+  FASTGAN_ON_CUDA(interpolate_forward, InterpolateCall)
+  FASTGAN_ON_CUDA(interpolate_backward, InterpolateCall)
+#undef FASTGAN_ON_CUDA
+
+ private:
+  int device;
+  py::object empty, zeros;
+  std::vector<py::object> held;  // until everything is launched: what comes later on the stream may
+                                 // have the memory then
+
+  uintptr_t memory(const py::object& allocate, int64_t bytes) {
+    held.push_back(allocate(bytes));
+    auto p = uintptr_t(integer(call_method(held.back().ptr(), data_ptr).ptr()));
+    if (p == 0 || p % 16) throw std::runtime_error("memory for a kernel is null or misaligned");
+    return p;
+  }
+
+  // Counters at 0. A stream has its own for life: launches on it come one after another, and each
+  // leaves them at 0. A launch that is captured runs whenever, and wherever, its graph is replayed:
+  // it has counters of its own, which the graph sets to 0 before it.
+  unsigned* tickets() {
+    static std::mutex mutex;
+    static auto& of_stream = *new std::map<std::pair<int, int64_t>, PyObject*>;
+    constexpr int64_t bytes = ticket_count * int64_t(sizeof(unsigned));
+    int64_t number = cuda::stream_number(place.stream);
+    if (number < 0) return reinterpret_cast<unsigned*>(memory(zeros, bytes));
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      auto found = of_stream.find({device, number});
+      if (found != of_stream.end())
+        return reinterpret_cast<unsigned*>(
+            uintptr_t(integer(call_method(found->second, data_ptr).ptr())));
+    }
+    uintptr_t p = memory(zeros, bytes);
+    std::lock_guard<std::mutex> lock(mutex);
+    auto [entry, fresh] = of_stream.insert({{device, number}, held.back().ptr()});
+    if (fresh) held.back().inc_ref();
+    else p = uintptr_t(integer(call_method(entry->second, data_ptr).ptr()));
+    return reinterpret_cast<unsigned*>(p);
+  }
+};
+#endif
+
+// ---------------------------------------------------------------------------------- calls
+
+// Each is offered for the CPU and for CUDA; `where` says on how many threads, or on which stream.
+
+template <class On>
 void forward(const Spec& spec, const py::tuple& x, const py::object& g, const py::object& result,
-             const py::tuple& weights, int reduction, const py::object& aux, bool stats, bool keep,
-             int threads) {
-  Call call = make_call(spec, x, g, py::none(), weights, reduction, aux, threads);
+             const py::object& weights, int reduction, const py::object& aux, bool stats, bool keep,
+             const typename On::Argument& where) {
+  Call call = make_call(spec, x, g, py::none(), weights, reduction, aux);
   set_result(call, result);
   call.stats = stats;
   call.keep = keep;
   if (stats && !call.aux) throw std::invalid_argument("statistics need memory");
-  unlocked(call, current->loss.forward);
+  On::loss_forward(call, where);
 }
 
+template <class On>
 void backward(const Spec& spec, const py::tuple& x, const py::object& g, const py::tuple& upstream,
-              const py::tuple& weights, int reduction, const py::object& aux, int threads) {
-  Call call = make_call(spec, x, g, py::none(), weights, reduction, aux, threads);
+              const py::object& weights, int reduction, const py::object& aux,
+              const typename On::Argument& where) {
+  Call call = make_call(spec, x, g, py::none(), weights, reduction, aux);
   set_upstream(call, upstream);
-  unlocked(call, current->loss.backward);
+  On::loss_backward(call, where);
 }
 
+template <class On>
 void second(const Spec& spec, const py::tuple& x, const py::object& g, const py::object& v,
-            const py::tuple& upstream, const py::object& result, const py::tuple& weights,
-            int reduction, const py::object& aux, int threads) {
-  Call call = make_call(spec, x, g, v, weights, reduction, aux, threads);
+            const py::tuple& upstream, const py::object& result, const py::object& weights,
+            int reduction, const py::object& aux, const typename On::Argument& where) {
+  Call call = make_call(spec, x, g, v, weights, reduction, aux);
   set_upstream(call, upstream);
   set_result(call, result);
-  unlocked(call, current->loss.second);
+  On::loss_second(call, where);
 }
 
 bool finish(const Spec& spec, const py::tuple& g, const py::tuple& upstream, const py::object& aux,
             int threads) {
   py::tuple nothing(g.size());
   for (size_t j = 0; j < g.size(); ++j) nothing[j] = py::none();
-  Call call = make_call(spec, nothing, g, py::none(), py::tuple(), int(Reduction::mean), aux,
-                        threads, false);
+  Call call =
+      make_call(spec, nothing, g, py::none(), py::tuple(), int(Reduction::mean), aux, false);
   set_upstream(call, upstream);
-  return unlocked(call, current->loss.finish);
+  return OnCpu::run(call, threads, current->loss.finish);
 }
 
-// ---------------------------------------------------------------------------------- rows
-
-PyObject* item(const py::object& list, size_t k) {
-  if (list.is_none()) return Py_None;
-  if (!PyTuple_Check(list.ptr()) || k >= size_t(PyTuple_GET_SIZE(list.ptr())))
-    throw std::invalid_argument("a tuple with an entry a tensor is needed");
-  return PyTuple_GET_ITEM(list.ptr(), k);
-}
-
-// A tensor whose first `outer` dimensions count rows, of which there are `rows`, each of `length`.
-Grid grid(PyObject* t, DType expected, int64_t outer, int64_t rows, int64_t length) {
-  Grid g;
-  if (t == Py_None) return g;
-  if (dtype_code(t) != int(expected))
-    throw std::invalid_argument("a tensor has an unexpected dtype");
-  py::object sizes = attribute(t, shape), strides = call_method(t, stride);
-  int64_t dims = PyTuple_Size(sizes.ptr()), count = 1, all = integer(call_method(t, numel).ptr());
-  for (int64_t d = 0; d < outer && d < dims; ++d) count *= integer(PyTuple_GetItem(sizes.ptr(), d));
-  if (outer > dims || count != rows || all != rows * length)
-    throw std::invalid_argument("a tensor has an unexpected shape");
-  g.rows = dimensions(sizes, strides, 0, outer);
-  g.elements = dimensions(sizes, strides, outer, dims);
-  g.rows.data = address(t, expected);
-  return g;
-}
-
-// The rows of a tensor and their length; 16-bit and float32 tensors go together.
-DType measure(PyObject* t, int64_t outer, int64_t* rows, int64_t* length) {
-  int code = dtype_code(t);
-  if (code < 0) throw std::invalid_argument("a tensor has an unsupported dtype");
-  py::object sizes = attribute(t, shape);
-  *rows = 1;
-  for (int64_t d = 0; d < outer; ++d) *rows *= integer(PyTuple_GetItem(sizes.ptr(), d));
-  int64_t all = integer(call_method(t, numel).ptr());
-  if (all < 1) throw std::invalid_argument("a tensor has no elements");
-  *length = all / *rows;
-  return DType(code);
-}
-
-template <class Call>
-void same(Call& call, bool first, DType dtype, int64_t rows) {
-  bool wide = dtype == DType::float64;
-  if (!first && (wide != call.wide || rows != call.rows))
-    throw std::invalid_argument("tensors differ in dtype or rows");
-  call.wide = wide;
-  call.rows = rows;
-}
-
-// A contiguous tensor of n elements; null for None.
-char* memory(const py::object& t, DType dtype, int64_t n) {
-  View w = view(t.ptr(), dtype, n);
-  if (w.dims) throw std::invalid_argument("a tensor that must be contiguous is not");
-  return w.data;
-}
-
-PenaltyCall make_penalty(const py::tuple& spec, const py::tuple& g, const py::object& masks,
-                         const py::object& weights, const py::object& norms, int threads) {
-  if (spec.size() != 6) throw std::invalid_argument("a penalty needs 6 entries");
-  PenaltyCall call;
-  int psi = spec[0].cast<int>();
-  int64_t outer = spec[4].cast<int64_t>();
-  call.target = spec[1].cast<double>();
-  call.power = spec[2].cast<int>();
-  call.scale = spec[3].cast<double>();
-  if (psi < 0 || psi >= psi_count || call.power < 1 || call.power > max_power || outer < 0)
-    throw std::invalid_argument("a penalty's psi, power or dimensions are out of range");
-  call.psi = Psi(psi);
-  call.threads = threads;
-  for (size_t k = 0; k < g.size(); ++k) {
-    PyObject *t = item(g, k), *mask = item(masks, k);
-    Part part;
-    int64_t rows;
-    part.dtype = measure(t, outer, &rows, &part.length);
-    same(call, k == 0, part.dtype, rows);
-    part.g = grid(t, part.dtype, outer, rows, part.length);
-    part.mask = grid(mask, call.wide ? DType::float64 : DType::float32, outer, rows, part.length);
-    call.parts.push_back(part);
-  }
-  if (call.parts.empty()) throw std::invalid_argument("there is no tensor");
-  call.across = spec[5].cast<bool>();
-  for (const Part& part : call.parts)  // more than a chunk: line after line is as good
-    call.across = call.across && part.length <= 1024 && call.rows > 1;
-  if (!weights.is_none()) {
-    int64_t count = integer(call_method(weights.ptr(), numel).ptr());
-    if (count < 1 || call.rows % count) throw std::invalid_argument("weights do not fit the rows");
-    call.weights = reinterpret_cast<double*>(memory(weights, DType::float64, count));
-    call.rows_per_weight = call.rows / count;
-  }
-  call.norms = reinterpret_cast<double*>(memory(norms, DType::float64, call.rows));
-  if (!call.norms) throw std::invalid_argument("norms need memory");
-  return call;
-}
-
-void set_result(PenaltyCall& call, const py::object& result, bool elementwise) {
-  DType dtype = call.wide ? DType::float64 : DType::float32;
-  if (result.is_none()) return;
-  if (elementwise) call.values = memory(result, dtype, call.rows);
-  else call.result = memory(result, dtype, 1);
-}
-
-void set_upstream(PenaltyCall& call, const py::object& upstream, bool elementwise) {
-  call.elementwise = elementwise;
-  DType dtype = call.wide ? DType::float64 : DType::float32;
-  call.upstream = memory(upstream, dtype, elementwise ? call.rows : 1);
-  if (!call.upstream) throw std::invalid_argument("an upstream is missing");
-}
-
-void set_grids(PenaltyCall& call, const py::tuple& spec, const py::object& tensors,
-               Grid Part::* which) {
-  for (size_t k = 0; k < call.parts.size(); ++k) {
-    Part& part = call.parts[k];
-    part.*which =
-        grid(item(tensors, k), part.dtype, spec[4].cast<int64_t>(), call.rows, part.length);
-  }
-}
-
-template <class Call, class Run>
-void unlocked_rows(Call& call, Run run) {
-  int64_t n = 0;
-  for (const auto& part : call.parts) n += call.rows * part.length;
-  if (n < 16384) return run(call);
-  py::gil_scoped_release release;
-  run(call);
-}
-
+template <class On>
 void penalty_forward(const py::tuple& spec, const py::tuple& g, const py::object& masks,
                      const py::object& weights, const py::object& norms, const py::object& result,
-                     bool elementwise, const py::object& statistics, int threads) {
-  PenaltyCall call = make_penalty(spec, g, masks, weights, norms, threads);
+                     bool elementwise, const py::object& statistics,
+                     const typename On::Argument& where) {
+  PenaltyCall call = make_penalty(spec, g, masks, weights, norms);
   set_result(call, result, elementwise);
   if (!statistics.is_none())
     call.statistics =
         reinterpret_cast<double*>(memory(statistics, DType::float64, norm_stat_count));
-  unlocked_rows(call, current->penalty.forward);
+  On::penalty_forward(call, where);
 }
 
+template <class On>
 void penalty_backward(const py::tuple& spec, const py::tuple& g, const py::object& masks,
                       const py::object& weights, const py::object& norms,
                       const py::object& upstream, bool elementwise, const py::object& out,
-                      int threads) {
-  PenaltyCall call = make_penalty(spec, g, masks, weights, norms, threads);
+                      const typename On::Argument& where) {
+  PenaltyCall call = make_penalty(spec, g, masks, weights, norms);
   set_upstream(call, upstream, elementwise);
   set_grids(call, spec, out, &Part::out);
-  unlocked_rows(call, current->penalty.backward);
+  On::penalty_backward(call, where);
 }
 
+template <class On>
 void penalty_second(const py::tuple& spec, const py::tuple& g, const py::object& masks,
                     const py::object& weights, const py::object& norms, const py::object& upstream,
                     bool elementwise, const py::tuple& v, const py::object& out,
-                    const py::object& result, int threads) {
-  PenaltyCall call = make_penalty(spec, g, masks, weights, norms, threads);
+                    const py::object& result, const typename On::Argument& where) {
+  PenaltyCall call = make_penalty(spec, g, masks, weights, norms);
   set_upstream(call, upstream, elementwise);
   set_result(call, result, elementwise);
   set_grids(call, spec, v, &Part::v);
   for (const Part& part : call.parts)
     if (!part.v.rows.data) throw std::invalid_argument("a cotangent is missing");
   set_grids(call, spec, out, &Part::out);
-  unlocked_rows(call, current->penalty.second);
+  On::penalty_second(call, where);
 }
 
-InterpolateCall make_interpolate(const py::tuple& real, const py::tuple& fake,
-                                 const py::object& eps, const py::tuple& out, int threads) {
-  InterpolateCall call;
-  for (size_t k = 0; k < real.size(); ++k) {
-    Between part;
-    int64_t rows;
-    part.dtype = measure(item(real, k), 1, &rows, &part.length);
-    same(call, k == 0, part.dtype, rows);
-    part.real = grid(item(real, k), part.dtype, 1, rows, part.length);
-    part.fake = grid(item(fake, k), part.dtype, 1, rows, part.length);
-    part.out = grid(item(out, k), part.dtype, 1, rows, part.length);
-    if (!part.fake.rows.data || !part.out.rows.data)
-      throw std::invalid_argument("a tensor is missing");
-    call.parts.push_back(part);
-  }
-  if (call.parts.empty()) throw std::invalid_argument("there is no tensor");
-  call.eps = memory(eps, call.wide ? DType::float64 : DType::float32, call.rows);
-  if (!call.eps) throw std::invalid_argument("eps is missing");
-  call.threads = threads;
-  return call;
-}
-
+template <class On>
 void interpolate_forward(const py::tuple& real, const py::tuple& fake, const py::object& eps,
-                         const py::tuple& out, int threads) {
-  InterpolateCall call = make_interpolate(real, fake, eps, out, threads);
-  unlocked_rows(call, current->interpolate.forward);
+                         const py::tuple& out, const typename On::Argument& where) {
+  InterpolateCall call = make_interpolate(real, fake, eps, out);
+  On::interpolate_forward(call, where);
 }
 
+template <class On>
 void interpolate_backward(const py::tuple& real, const py::tuple& fake, const py::object& eps,
                           const py::tuple& upstream, const py::tuple& real_grads,
-                          const py::tuple& fake_grads, const py::object& eps_grad, int threads) {
-  InterpolateCall call = make_interpolate(real, fake, eps, upstream, threads);
+                          const py::tuple& fake_grads, const py::object& eps_grad,
+                          const typename On::Argument& where) {
+  InterpolateCall call = make_interpolate(real, fake, eps, upstream);
   for (size_t k = 0; k < call.parts.size(); ++k) {
     Between& part = call.parts[k];
     part.real_grad = grid(item(real_grads, k), part.dtype, 1, call.rows, part.length);
     part.fake_grad = grid(item(fake_grads, k), part.dtype, 1, call.rows, part.length);
   }
   call.eps_grad = memory(eps_grad, call.wide ? DType::float64 : DType::float32, call.rows);
-  unlocked_rows(call, current->interpolate.backward);
+  On::interpolate_backward(call, where);
+}
+
+template <class On>
+void define(py::module_& m, const std::string& prefix) {
+  auto def = [&](const char* name, auto f) { m.def((prefix + name).c_str(), f); };
+  def("forward", &forward<On>);
+  def("backward", &backward<On>);
+  def("second", &second<On>);
+  def("penalty_forward", &penalty_forward<On>);
+  def("penalty_backward", &penalty_backward<On>);
+  def("penalty_second", &penalty_second<On>);
+  def("interpolate_forward", &interpolate_forward<On>);
+  def("interpolate_backward", &interpolate_backward<On>);
 }
 
 }  // namespace
@@ -592,23 +334,22 @@ void interpolate_backward(const py::tuple& real, const py::tuple& fake, const py
 
 PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   using namespace fastgan;
-  m.doc() = "fastgan's compiled kernels; fastgan/cpu.py is the one caller.";
+  m.doc() = "fastgan's compiled kernels; fastgan/cpu.py and fastgan/cuda.py are the callers.";
   m.attr("stat_count") = stat_count;
-  py::class_<Spec, std::shared_ptr<Spec>>(m, "Spec").def(py::init(&make_spec));
+  m.attr("norm_stat_count") = norm_stat_count;
+  py::class_<Spec, std::shared_ptr<Spec>>(m, "Spec", py::module_local()).def(py::init(&make_spec));
   intern_names();
   m.def("learn", &learn);
   m.def("scan", &scan);
   m.def("isas", &isas, "Instruction sets that this processor and build have, best first.");
   m.def("isa", [] { return std::string(current->loss.isa); });
   m.def("set_isa", &set_isa);
-  m.def("forward", &forward);
-  m.def("backward", &backward);
-  m.def("second", &second);
   m.def("finish", &finish);
-  m.attr("norm_stat_count") = norm_stat_count;
-  m.def("penalty_forward", &penalty_forward);
-  m.def("penalty_backward", &penalty_backward);
-  m.def("penalty_second", &penalty_second);
-  m.def("interpolate_forward", &interpolate_forward);
-  m.def("interpolate_backward", &interpolate_backward);
+  define<OnCpu>(m, "");
+#ifdef FASTGAN_WITH_CUDA
+  define<OnCuda>(m, "cuda_");
+  m.def("cuda_unusable", &cuda::unusable);
+  m.def("cuda_versions", &cuda::versions);
+  m.def("cuda_shape", &set_shape);
+#endif
 }

@@ -23,6 +23,9 @@ FASTGAN_HD float fma(float a, float b, float c) {
 FASTGAN_HD double fma(double a, double b, double c) {
   return __builtin_fma(a, b, c);
 }
+FASTGAN_HD double root(double x) {
+  return __builtin_sqrt(x);
+}
 FASTGAN_HD float absolute(float x) {
   return __builtin_fabsf(x);
 }

@@ -15,6 +15,7 @@ struct Coefficients {
   F slope, slope_linear;  // coefficient * scale, coefficient * linear
   F curvature;            // coefficient * scale^2
 
+  Coefficients() = default;
   FASTGAN_HD Coefficients(double scale, double shift, double linear, double coefficient)
       : scale(F(scale)),
         shift(F(shift)),

@@ -6,7 +6,7 @@ namespace fastgan {
 
 enum class DType : int { float32 = 0, float64 = 1, float16 = 2, bfloat16 = 3 };
 
-constexpr int64_t item_size(DType t) {
+FASTGAN_HD constexpr int64_t item_size(DType t) {
   return t == DType::float64 ? 8 : t == DType::float32 ? 4 : 2;
 }
 

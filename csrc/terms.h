@@ -59,6 +59,8 @@ struct Call {
   std::vector<View> upstream;  // a term: elementwise upstream; empty for a reduced loss
   const void* scalar_upstream = nullptr;  // reduced: null stands for 1
   std::vector<double> weights;            // a member; empty: all 1
+  const char* device_weights = nullptr;   // CUDA: the same in the device's memory
+  DType device_weights_dtype = DType::float32;
   Reduction reduction;
   bool wide = false;  // the loss is float64, else float32
   bool stats = false;

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from . import backends, reference
+from . import backends, native, reference
+from .native import Kernels, Weights
 from .terms import Spec
 
 
@@ -53,7 +53,7 @@ class Operation(ABC):
             return self.gradients(tensors, upstream, need)
         if len(upstream) > 1 or upstream[0].dim():
             raise RuntimeError("a batched backward of an unreduced result needs fastgan.backend('reference')")
-        one = torch.ones((), dtype=upstream[0].dtype)
+        one = torch.ones((), dtype=upstream[0].dtype, device=upstream[0].device)
         grads = self.gradients(tensors, (one,), need)
         return [None if g is None else (upstream[0] * g).to(g.dtype) for g in grads]
 
@@ -61,18 +61,25 @@ class Operation(ABC):
 class Loss(Operation):
     """A loss."""
 
-    __slots__ = ("aux", "kernels", "reduction", "spec", "stats", "units", "weights")
+    __slots__ = ("aux", "kernels", "reduction", "spec", "stats", "units", "version", "weights")
 
-    def __init__(
-        self, spec: Spec, weights: tuple[float, ...], reduction: str, stats: bool, kernels: ModuleType
-    ) -> None:
+    def __init__(self, spec: Spec, weights: Weights, reduction: str, stats: bool, kernels: Kernels) -> None:
         self.spec = spec
         self.weights = weights
+        self.version = self._version()
         self.reduction = reduction
         self.stats = stats
         self.kernels = kernels
         self.aux: Tensor | None = None
         self.units: tuple[Tensor | None, ...] | None = None
+
+    def _version(self) -> int:
+        """How often weights in a tensor have been changed in place: they may be the caller's own memory."""
+        return self.weights._version if isinstance(self.weights, Tensor) and not self.weights.is_inference() else 0
+
+    def _check_weights(self) -> None:
+        if self._version() != self.version:
+            raise RuntimeError("weights: modified by an inplace operation between forward and backward")
 
     def forward(self, tensors: tuple[Tensor, ...], need: Sequence[bool] | None) -> Any:
         """The loss; with `need`, also the gradients that a backward from an upstream of 1 will want.
@@ -81,8 +88,8 @@ class Loss(Operation):
         scaled has lost what the scale is for.
         """
         if self.spec.centred or self.stats:
-            self.aux = self.kernels.aux_for(self.spec)
-        if need is not None and self.reduction != "none":
+            self.aux = native.aux_for(self.spec, tensors[0].device)
+        if need is not None and self.reduction != "none" and self.kernels.units:
             self.units = tuple(
                 [
                     torch.empty_like(t) if need[i] and t.dtype is not torch.float16 else None
@@ -112,15 +119,17 @@ class Loss(Operation):
         return super().backward(tensors, upstream, need)
 
     def gradients(self, tensors: Sequence[Tensor], upstream: Sequence[Tensor], need: Sequence[bool]) -> Any:
-        return self.kernels.backward(self.spec, tensors, self.weights, self.reduction, self.aux, upstream, need)
+        self._check_weights()
+        given = tuple(tensors)
+        return self.kernels.backward(
+            self.spec, given, self.weights, self.reduction, self.aux, tuple(upstream), need
+        )
 
     def _serve(self, units: tuple[Tensor | None, ...], upstream: Tensor, need: Sequence[bool]) -> bool:
         """Whether forward's gradients are, or were made, the ones wanted."""
         for i, unit in enumerate(units):
             if unit is None and need[i]:
                 return False
-        if upstream.item() == 1.0 and not self.spec.centred:
-            return True
         return self.kernels.finish(self.spec, units, upstream, self.aux)
 
     def second(
@@ -131,9 +140,11 @@ class Loss(Operation):
         need: Sequence[bool],
     ) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
         self.units = None
+        self._check_weights()
         return self.kernels.second(
-            self.spec, tensors, self.weights, self.reduction, self.aux, upstream, cotangents, need
-        )
+            self.spec, tuple(tensors), self.weights, self.reduction, self.aux, tuple(upstream), tuple(cotangents),
+            need,
+        )  # fmt: skip
 
     def reference(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         values = reference.evaluate(self.spec, tensors, self.weights or None, self.reduction)
@@ -237,13 +248,13 @@ def evaluate(
     scanned: int = -1,
 ) -> tuple[Any, Tensor | None]:
     """The loss, or a tuple of each term's unreduced values; and with `stats` a float64 tensor of each
-    term's value followed by the eight numbers of LossStats. `scanned` is what `cpu.scan` said.
+    term's value followed by the eight numbers of LossStats. `scanned` is what `native.scan` said.
     """
     if torch.compiler.is_compiling():
         from . import operators
 
         return operators.evaluate(spec, tensors, weights, reduction, stats)
-    kernels = backends.choose(tensors, scanned >= 0)
+    kernels = backends.choose(tensors, scanned)
     if kernels is None:
         return by_reference(spec, tensors, weights, reduction, stats)
     if scanned < 0:
@@ -252,9 +263,9 @@ def evaluate(
     if weights is None:
         weights = ()
     elif isinstance(weights, Tensor):
-        weights = tuple(weights.tolist())
+        weights = kernels.weights(weights)
     call = Loss(spec, weights, reduction, stats, kernels)
-    if scanned and torch.is_grad_enabled():
+    if scanned & 1 and torch.is_grad_enabled():
         result = apply(call, *tensors)
     else:
         result = call.forward(tensors, None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import autograd, checks, cpu
+from . import autograd, checks, native
 from .losses import PAIRED, discriminator_spec, generator_spec
 from .terms import Bound, Spec, Term
 
@@ -174,10 +174,10 @@ def _loss(
     if single and not tracing:
         # The common case, a microsecond in compiled code; whatever is unusual goes the long way.
         tensors: tuple[Tensor, ...] = (first,) if len(names) == 1 else (first, second)
-        scanned = cpu.scan(tensors)
+        scanned = native.scan(tensors)
     if scanned < 0 or (paired and tensors[0].shape != tensors[-1].shape):
         tensors, members = _operands(names, first, second, paired)
-        scanned = -1 if tracing else cpu.scan(tensors)
+        scanned = -1 if tracing else native.scan(tensors)
     checks.reduction(reduction)
     if reduction == "none" and return_stats:
         raise ValueError("return_stats: expected reduction 'mean' or 'sum', got 'none'")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from . import backends, cpu
+from .native import native
 from .version import __version__
 
 
@@ -23,7 +24,6 @@ def info() -> dict[str, Any]:
     """Versions, build facts, and for each backend "ready" or why it is not."""
     ready = {name: backends.missing(name) or "ready" for name in backends.NAMES if name != "auto"}
     chosen = "cpu" if cpu.PREFERRED else "reference"
-    native = cpu._native
     return {
         "fastgan": __version__,
         "python": platform.python_version(),
@@ -31,7 +31,11 @@ def info() -> dict[str, Any]:
         "build": build_facts() or {"native": "not built: setup.py has not run"},
         "backends": ready,
         "FASTGAN_BACKEND": backends.CHOSEN.get(),
-        "auto uses": {"CPU tensors": chosen, "other tensors": "reference"},
+        "auto uses": {
+            "CPU tensors": chosen,
+            "CUDA tensors": "cuda" if ready["cuda"] == "ready" else "reference",
+            "other tensors": "reference",
+        },
         "instruction set": native.isa() if native else "none",
         "threads": torch.get_num_threads(),
     }

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import autograd, backends, checks, cpu, reference
+from . import autograd, backends, checks, native, reference
+from .native import Kernels
 
 
 class Interpolation(autograd.Operation):
@@ -18,7 +18,7 @@ class Interpolation(autograd.Operation):
     __slots__ = ("kernels",)
     second_in_closed_form = False
 
-    def __init__(self, kernels: ModuleType) -> None:
+    def __init__(self, kernels: Kernels) -> None:
         self.kernels = kernels
 
     def forward(self, tensors: tuple[Tensor, ...], need: Sequence[bool] | None) -> Any:
@@ -59,7 +59,7 @@ def checked_samples(name: str, value: Any) -> tuple[Tensor, ...]:
 def checked_pair(real: Any, fake: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Real and fake as tuples of tensors that fit each other."""
     single = isinstance(real, Tensor) and isinstance(fake, Tensor) and not torch.compiler.is_compiling()
-    if single and cpu.scan((real, fake)) >= 0 and real.shape == fake.shape and real.dim():
+    if single and native.scan((real, fake)) >= 0 and real.shape == fake.shape and real.dim():
         return (real,), (fake,)  # a quick yes, before the checks that know what to say
     r, f = checked_samples("real", real), checked_samples("fake", fake)
     if len(r) != len(f):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from . import autograd, backends, checks, reference
 from .functional import reduce_terms
+from .native import Kernels
 from .rows import KINDS, MAX_POWER, OVER, PenaltySpec, rows_shape
 from .terms import number, term
 
@@ -48,14 +48,14 @@ class Norm(autograd.Operation):
         weights: Tensor | None,
         masks: tuple[Tensor, ...] | None,
         stats: bool,
-        kernels: ModuleType,
+        kernels: Kernels,
     ) -> None:
         self.spec = spec
         self.weights = weights
         self.masks = masks
-        self.stats: Tensor | bool = stats
+        self.stats: Any = stats  # first whether they are wanted, then what they are
         self.kernels = kernels
-        self.norms: Tensor | None = None
+        self.norms: Any = None
         self.versions = self._versions()
 
     def _versions(self) -> list[int]:

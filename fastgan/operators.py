@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import autograd, backends, cpu
+from . import autograd, backends
+from .native import aux_for
 from .terms import Spec, decode
 
 _library = torch.library.Library("fastgan", "DEF")
@@ -28,14 +29,10 @@ def _chosen(tensors: Sequence[Tensor], need: Sequence[bool]) -> list[Tensor]:
     return [t for t, n in zip(tensors, need, strict=True) if n]
 
 
-def _plain(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return tuple([cpu.plain(t) for t in tensors])
-
-
 def _loss(tensors: list[Tensor], spec: str, reduction: str, stats: bool) -> tuple[Tensor, Tensor]:
-    s = decode(spec)
-    aux = cpu.aux_for(s)
-    loss = cpu.forward(s, _plain(tensors), (), reduction, aux, None, stats)
+    s, kernels = decode(spec), backends.of(tensors[0])
+    aux = aux_for(s, tensors[0].device)
+    loss = kernels.forward(s, tuple([kernels.plain(t) for t in tensors]), (), reduction, aux, None, stats)
     return loss, aux
 
 
@@ -47,7 +44,9 @@ def _loss_backward(
     reduction: str,
     need: list[bool],
 ) -> list[Tensor]:
-    grads = cpu.backward(decode(spec), _plain(tensors), (), reduction, aux, (upstream,), need)
+    kernels = backends.of(tensors[0])
+    plain = tuple([kernels.plain(t) for t in tensors])
+    grads = kernels.backward(decode(spec), plain, (), reduction, aux, (upstream,), need)
     return [g for g in grads if g is not None]
 
 
@@ -60,9 +59,10 @@ def _loss_second(
     reduction: str,
     need: list[bool],
 ) -> tuple[Tensor, list[Tensor]]:
-    given = iter(cotangents)
+    given, kernels = iter(cotangents), backends.of(tensors[0])
     vs = tuple([next(given) if n else None for n in need])
-    up, grads = cpu.second(decode(spec), _plain(tensors), (), reduction, aux, (upstream,), vs, need)
+    plain = tuple([kernels.plain(t) for t in tensors])
+    up, grads = kernels.second(decode(spec), plain, (), reduction, aux, (upstream,), vs, need)
     return up[0], [g for g in grads if g is not None]
 
 
@@ -131,6 +131,7 @@ for _name, _run, _fake in (
     ("loss_second", _loss_second, _fake_second),
 ):
     _library.impl(_name, _run, "CPU")
+    _library.impl(_name, _run, "CUDA")
     torch.library.register_fake(f"fastgan::{_name}", _fake, lib=_library)
 torch.library.register_autograd("fastgan::loss", _differentiate_loss, setup_context=_setup_loss, lib=_library)
 torch.library.register_autograd(
@@ -150,7 +151,9 @@ def evaluate(
     What no operator covers (unreduced values, weights in a tensor, other devices) is traced through the
     reference, which the compiler fuses.
     """
-    native = backends.traced() in ("auto", "cpu") and cpu.PREFERRED and all(t.is_cpu for t in tensors)
+    device = tensors[0].device
+    same = all(t.device == device for t in tensors)
+    native = same and backends.traced(device.type, device.index or 0)
     if not native or reduction == "none" or isinstance(weights, Tensor):
         return autograd.by_reference(spec, tensors, weights, reduction, stats)
     loss, aux = torch.ops.fastgan.loss(list(tensors), spec.encode(weights), reduction, stats)

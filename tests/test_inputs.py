@@ -123,7 +123,7 @@ def test_the_binding_checks_what_it_is_given():
     """Nothing that Python could pass by mistake reaches a kernel."""
     from fastgan import cpu
 
-    native = cpu._native
+    native = cpu.native
     term = (1, 0, -1, -1, 1.0, 0.0, 0.0, 1.0, 0.0, 1, 0, 0)
     spec = native.Spec([term], [0])
     loss = torch.empty(())

@@ -42,7 +42,7 @@ def test_eps_of_any_strides():
             assert torch.equal(a, b)
     out = (torch.empty(4, 3),)
     with pytest.raises(ValueError, match="must be contiguous"):
-        cpu._native.interpolate_forward((real.detach(),), (fake.detach(),), torch.rand(8)[::2], out, 1)
+        cpu.native.interpolate_forward((real.detach(),), (fake.detach(),), torch.rand(8)[::2], out, 1)
     rows = torch.func.vmap(lambda r, f: fastgan.interpolate(r[None], f[None], torch.tensor([0.25]))[0])(real, fake)
     torch.testing.assert_close(rows, fastgan.interpolate(real, fake, torch.full((4,), 0.25)))
 
@@ -124,18 +124,18 @@ def test_layouts_are_kept():
 def test_threads_and_instruction_sets(dtype):
     real, fake = torch.randn(7, 20_011).to(dtype), torch.randn(7, 20_011).to(dtype)
     eps = torch.rand(7)
-    sets = cpu._native.isas()
+    sets = cpu.native.isas()
     results = []
     try:
         for isa in sets:
-            cpu._native.set_isa(isa)
+            cpu.native.set_isa(isa)
             for threads in (1, 2, 3):
                 torch.set_num_threads(threads)
                 operands = [t.clone().requires_grad_() for t in (real, fake, eps)]
                 out = fastgan.interpolate(*operands)
                 results.append([out.detach(), *torch.autograd.grad(out, operands, real)])
     finally:
-        cpu._native.set_isa(sets[0])
+        cpu.native.set_isa(sets[0])
     for r in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(r, results[0], strict=True))
 

@@ -51,24 +51,24 @@ def test_threads(name, dtype):
 @pytest.mark.parametrize("name", CALLS)
 def test_instruction_sets(name):
     """The generic kernels, whose fma is libm's, against every set that this processor has."""
-    sets = cpu._native.isas()
+    sets = cpu.native.isas()
     assert sets[-1] == "generic"
-    assert cpu._native.isa() == sets[0]
+    assert cpu.native.isa() == sets[0]
     for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         values = torch.randn(3000) * torch.logspace(-20, 4, 3000)
         r, f = values.to(dtype), values.flip(0).to(dtype)
         results = []
         try:
             for isa in sets:
-                cpu._native.set_isa(isa)
+                cpu.native.set_isa(isa)
                 results.append(everything(CALLS[name], r, f))
         finally:
-            cpu._native.set_isa(sets[0])
+            cpu.native.set_isa(sets[0])
         for other in results[1:]:
             for a, b in zip(results[0], other, strict=True):
                 assert torch.equal(a.nan_to_num(3.0), b.nan_to_num(3.0)), dtype
     with pytest.raises(ValueError, match="isa: this processor has no"):
-        cpu._native.set_isa("v9")
+        cpu.native.set_isa("v9")
 
 
 def tree(values):

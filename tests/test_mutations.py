@@ -112,7 +112,7 @@ def run_mutant(name, objects, folder):
     library = folder / "fastgan" / f"_native{SUFFIX}"
     subprocess.run(["c++", "-shared", *map(str, parts.values()), "-ldl", "-o", str(library)], check=True)
     # As on a machine whose best set is AVX2: the mutant's own kernels must be the ones that run.
-    (folder / "conftest.py").write_text("from fastgan import cpu\ncpu._native.set_isa('v3')\n")
+    (folder / "conftest.py").write_text("from fastgan import cpu\ncpu.native.set_isa('v3')\n")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-x", "-q", "--rootdir", str(folder), *(f"tests/{t}" for t in tests.split())],
         cwd=folder, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(folder)}, check=False,
@@ -124,7 +124,7 @@ def run_mutant(name, objects, folder):
     return done
 
 
-@pytest.mark.skipif("v3" not in cpu._native.isas(), reason="the mutants are of the AVX2 kernels")
+@pytest.mark.skipif("v3" not in cpu.native.isas(), reason="the mutants are of the AVX2 kernels")
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_broken_kernel_is_seen(name, results):
     done = results[name].result()

@@ -265,17 +265,17 @@ def test_threads_and_instruction_sets(over, dtype):
     g = torch.randn(5, 3, 100, 67).to(dtype)
     mask = torch.rand(5, 1, 100, 67)
     results = []
-    sets = cpu._native.isas()
+    sets = cpu.native.isas()
     try:
         for isa in sets:
-            cpu._native.set_isa(isa)
+            cpu.native.set_isa(isa)
             for threads in (1, 2, 3):
                 torch.set_num_threads(threads)
                 results.append(
                     everything(g, "two_sided", {}, over) + everything(g, "power", {"power": 6}, over, mask=mask)
                 )
     finally:
-        cpu._native.set_isa(sets[0])
+        cpu.native.set_isa(sets[0])
     assert all(same(results[0], r) for r in results[1:])
 
 

@@ -156,7 +156,7 @@ double rescued_norm(const PenaltyCall& call, int64_t row) {
     total += tree_sum(sums.data() + done, chunk_count(part.length));
     done += chunk_count(part.length);
   }
-  return __builtin_sqrt(total) / f.scale;
+  return root(total) / f.scale;
 }
 
 // ---------------------------------------------------------------------------------- forward
@@ -181,7 +181,7 @@ void norms_and_values(const PenaltyCall& call, int64_t row, int n, double* value
   double* norm = call.norms + row;
   double square[chunk];
   for (int i = 0; i < n; ++i) square[i] = norm[i];
-  for (int i = 0; i < n; ++i) norm[i] = __builtin_sqrt(square[i]);
+  for (int i = 0; i < n; ++i) norm[i] = root(square[i]);
   if (call.wide)
     for (int i = 0; i < n; ++i)
       if (square[i] < 0x1p-900 || square[i] > 0x1.fffffffffffffp1023) {
@@ -209,7 +209,7 @@ void statistics(const PenaltyCall& call) {
     sums[i] = d * d;
   }
   double variance = tree_sum(sums.data(), call.rows) / n;
-  double all[norm_stat_count] = {mean, __builtin_sqrt(variance), least, most, double(above) / n};
+  double all[norm_stat_count] = {mean, root(variance), least, most, double(above) / n};
   for (int k = 0; k < norm_stat_count; ++k) call.statistics[k] = all[k];
 }
 

@@ -1,0 +1,43 @@
+// What the kernels need of CUDA. With FASTGAN_SIM the same sources are compiled by a C++ compiler
+// and run on the CPU by tests/cusim, thread by thread.
+#pragma once
+#ifdef FASTGAN_SIM
+#include "cusim.h"
+#define FASTGAN_DEVICE inline
+#else
+#include <cuda_runtime.h>
+#define FASTGAN_DEVICE __device__ __forceinline__
+#define FASTGAN_SHARED(type, name, dims) __shared__ type name dims
+#define FASTGAN_GRID_CONSTANT(type) const __grid_constant__ type
+#endif
+
+#include <stdexcept>
+#include <string>
+
+#include "place.h"
+
+namespace fastgan {
+
+constexpr int warp = 32, most_warps = 8;  // a block has at most 8 warps
+
+// The one place where a kernel is launched.
+template <class... Parameters, class... Arguments>
+void launch(const char* name, void (*kernel)(Parameters...), int64_t blocks, int threads,
+            const Place& place, const Arguments&... arguments) {
+  if (blocks < 1 || blocks > 0x7fffffff)
+    throw std::invalid_argument(std::string(name) + ": the call is too large for one launch");
+#ifdef FASTGAN_SIM
+  cudaError_t error =
+      cusim::launch(name, kernel, dim3(unsigned(blocks)), dim3(unsigned(threads)), arguments...);
+  std::string what = error ? cusim::last_message() : "";
+#else
+  kernel<<<dim3(unsigned(blocks)), dim3(unsigned(threads)), 0, cudaStream_t(place.stream)> > >(
+      arguments...);
+  cudaError_t error = cudaGetLastError();
+  std::string what = error ? cudaGetErrorString(error) : "";
+#endif
+  (void)place;
+  if (error) throw std::runtime_error(std::string("the kernel ") + name + " failed: " + what);
+}
+
+}  // namespace fastgan

@@ -1,0 +1,713 @@
+// The CUDA kernels of the losses: the calls of ../terms.h with the roundings of ../cpu/loss.cpp.
+//
+// All terms of a call are in one launch. A warp takes a chunk of a term at a time; the last block
+// to finish adds up the chunks' sums. Backward reads the logits again: that is as much traffic as
+// reading what forward could have written, and needs neither memory nor a look at the upstream.
+#include "loss_table.h"
+
+namespace fastgan {
+namespace {
+
+// ---------------------------------------------------------------------------------- elements
+
+enum What { value_only, value_and_gradient, gradient_only, gradient_and_curvature };
+
+template <class F>
+struct Elements {  // a thread's part of a row of lanes
+  F x[4], y[4], z[4], value[4], gradient[4], curvature[4];
+};
+
+template <What W, Phi P, bool Linear, class F>
+FASTGAN_DEVICE void evaluate_as(const Coefficients<F>& k, Elements<F>& e) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    Pair<F> u{};
+    if constexpr (P == Phi::softplus) u = decay(k.argument(e.z[i]));
+    if constexpr (W == value_only || W == value_and_gradient)
+      e.value[i] = term_value<P, Linear>(e.z[i], k, u);
+    if constexpr (W != value_only) e.gradient[i] = term_gradient<P, Linear>(e.z[i], k, u);
+    if constexpr (W == gradient_and_curvature) e.curvature[i] = term_curvature<P>(e.z[i], k, u);
+  }
+}
+
+template <What W, class F>
+FASTGAN_DEVICE void evaluate(const TermEntry<F>& t, const Coefficients<F>& k, Elements<F>& e) {
+#define FASTGAN_CASE(P)                                    \
+  case Phi::P:                                             \
+    if (t.linear != 0) evaluate_as<W, Phi::P, true>(k, e); \
+    else evaluate_as<W, Phi::P, false>(k, e);              \
+    break
+  switch (Phi(t.phi)) {
+    FASTGAN_CASE(identity);
+    FASTGAN_CASE(softplus);
+    FASTGAN_CASE(relu);
+    FASTGAN_CASE(square);
+    FASTGAN_CASE(relu_square);
+    FASTGAN_CASE(abs);
+  }
+#undef FASTGAN_CASE
+}
+
+FASTGAN_DEVICE double read_weight(const char* weights, DType dtype, int member) {
+  switch (dtype) {
+    case DType::float32: return reinterpret_cast<const float*>(weights)[member];
+    case DType::float64: return reinterpret_cast<const double*>(weights)[member];
+    case DType::float16: return widen(reinterpret_cast<const Half*>(weights)[member]);
+    default: return widen(reinterpret_cast<const BFloat16*>(weights)[member]);
+  }
+}
+
+// w, or w / n, with the member's weight where that lies on the device.
+template <class F>
+FASTGAN_DEVICE double coefficient(const Table<F>& table, const TermEntry<F>& t) {
+  double c = t.weight;
+  if (table.weights) c = c * read_weight(table.weights, table.weights_dtype, t.member);
+  return table.mean ? c / double(table.operand[t.x].n) : c;
+}
+
+template <class F>
+FASTGAN_DEVICE Coefficients<F> coefficients(const Table<F>& table, const TermEntry<F>& t) {
+  if (!table.weights) return t.k;
+  return Coefficients<F>(t.scale, t.shift, t.linear, coefficient(table, t));
+}
+
+// A float64 constant whose part below the last bit of F counts as well.
+template <class F>
+struct Split {
+  F hi = 0, lo = 0;
+  FASTGAN_DEVICE explicit Split(double c) : hi(F(c)), lo(c - c == 0 ? F(c - double(F(c))) : F(0)) {}
+  FASTGAN_DEVICE F below(F x) const {
+    return (x - hi) - lo;
+  }
+};
+
+// ---------------------------------------------------------------------------------- chunks
+
+// What a thread has of a chunk: four lanes, that is four elements of each of its rows.
+struct Piece {
+  int64_t start;
+  int n, lane0;
+
+  FASTGAN_DEVICE Piece(unsigned chunk_number, int64_t all)
+      : start(int64_t(chunk_number) * chunk), lane0(int(threadIdx.x) % warp * 4) {
+    n = all - start < chunk ? int(all - start) : chunk;
+  }
+};
+
+template <class F>
+FASTGAN_DEVICE Run values_of(const Table<F>& table, const OperandEntry& a, const Piece& p) {
+  return run_of(a.x, DType(a.dtype), table.find(a.x_strides), p.start);
+}
+
+// body(first element of the thread, elements) for each row of a chunk; y may be null.
+template <class F, class Body>
+FASTGAN_DEVICE void for_each_elements(const Piece& p, const Run& x, const Run* y,
+                                      const Body& body) {
+  const Run* const runs[2] = {&x, y};
+  for_each_row<F, 4>(runs, p.lane0, p.n, [&](int at, const Raw<F, 4>(&raw)[2]) {
+    Elements<F> e;
+    unpack(raw[0], x.dtype, e.x);
+    if (y) unpack(raw[1], x.dtype, e.y);
+    body(at, e);
+  });
+}
+
+// The same of a term, with its argument in z.
+template <class F, class Body>
+FASTGAN_DEVICE void for_each_argument(const Table<F>& table, const TermEntry<F>& t, const Piece& p,
+                                      const Body& body) {
+  Run x = values_of(table, table.operand[t.x], p), y = x;
+  bool paired = t.y >= 0, centred = t.centre >= 0;
+  if (paired) y = values_of(table, table.operand[t.y], p);
+  Split<F> mean(centred ? table.means[t.centre] : 0.);
+  for_each_elements<F>(p, x, paired ? &y : nullptr, [&](int at, Elements<F>& e) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (!paired) e.y[i] = F(0);
+      e.z[i] = paired ? e.x[i] - e.y[i] : centred ? mean.below(e.x[i]) : e.x[i];
+    }
+    body(at, e);
+  });
+}
+
+// body(number of an item, chunk of it) for the chunks that are this warp's. An item is a term or an
+// operand; first(k) is the first chunk of the k-th.
+template <class First, class Body>
+FASTGAN_DEVICE void for_each_chunk(int items, unsigned chunks, const First& first,
+                                   const Body& body) {
+  int item = 0;
+  for (unsigned u = blockIdx.x * warps_here() + warp_number(); u < chunks;
+       u += gridDim.x * warps_here()) {
+    while (item + 1 < items && u >= first(item + 1)) ++item;
+    body(item, u - first(item));
+  }
+}
+
+template <class F, class Body>
+FASTGAN_DEVICE void for_each_chunk_of_terms(const Table<F>& table, const Body& body) {
+  for_each_chunk(
+      table.terms, table.units, [&](int k) { return table.term[k].first_unit; },
+      [&](int k, unsigned number) {
+        const TermEntry<F>& t = table.term[k];
+        body(t, number, Piece(number, table.operand[t.x].n));
+      });
+}
+
+// ---------------------------------------------------------------------------------- sums
+
+// The sums over a call's chunks; `memory` has a slot for each kind.
+template <class F>
+struct Partials {
+  const Table<F>& table;
+  double* memory;
+
+  FASTGAN_DEVICE bool has(Sum kind) const {
+    return table.slot[kind] >= 0;
+  }
+  FASTGAN_DEVICE double* of(Sum kind, unsigned first) const {
+    return memory + size_t(table.slot[kind]) * table.partials + first;
+  }
+  FASTGAN_DEVICE void keep(Sum kind, const TermEntry<F>& t, unsigned number, double sum) const {
+    if (has(kind) && threadIdx.x % warp == 0) of(kind, t.first_partial)[number] = sum;
+  }
+};
+
+FASTGAN_DEVICE void clear(double (&lane)[4], const Piece& p) {
+#pragma unroll
+  for (double& s : lane) s = empty_lane(p.n);
+}
+
+template <class F>
+FASTGAN_DEVICE void add(double (&lane)[4], const F (&v)[4], int at, const Piece& p) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+    if (at + i < p.n) lane[i] = lane[i] + double(v[i]);
+}
+
+FASTGAN_DEVICE int warp_count(int s) {
+#pragma unroll
+  for (int distance = 1; distance < warp; distance *= 2) s += __shfl_xor_sync(~0u, s, distance);
+  return s;
+}
+
+// The sum of `chunks` partial sums at v, whose lower levels shrink() has taken, by one warp.
+FASTGAN_DEVICE double top_sum(const double* v, int64_t chunks) {
+  for (; chunks > chunk; chunks = chunk_count(chunks)) v += chunks;
+  return warp_tree_sum(v, int(chunks));
+}
+
+// All sums of all terms, into `total`: a row of most_terms for each slot.
+template <class F>
+FASTGAN_DEVICE void add_up(const Partials<F>& partials, double* total) {
+  const Table<F>& table = partials.table;
+  auto each = [&](const auto& body) {
+    for (int kind = 0; kind < sum_count; ++kind) {
+      if (!partials.has(Sum(kind))) continue;
+      for (int k = 0; k < table.terms; ++k)
+        body(kind, k, partials.of(Sum(kind), table.term[k].first_partial),
+             chunk_count(table.operand[table.term[k].x].n));
+    }
+  };
+  each([&](int, int, double* v, int64_t chunks) { shrink(v, &chunks); });
+  each([&](int kind, int k, double* v, int64_t chunks) {
+    if (k % warps_here() != warp_number()) return;
+    double sum = top_sum(v, chunks);
+    if (threadIdx.x % warp == 0) total[table.slot[kind] * most_terms + k] = sum;
+  });
+  __syncthreads();
+}
+
+// The constant of a term's centre receives the term's gradient; divided once it has all of them.
+template <class F>
+FASTGAN_DEVICE void add_to_centre(const Table<F>& table, const TermEntry<F>& t, double gradient) {
+  if (t.centre < 0) return;
+  double sum = (t.first_of_centre ? 0. : table.constants[t.centre]) - gradient;
+  table.constants[t.centre] = t.last_of_centre ? sum / double(t.centre_n) : sum;
+}
+
+// ---------------------------------------------------------------------------------- means
+
+// Means of the operands that are centres, by all blocks of a launch.
+template <class F>
+FASTGAN_DEVICE void take_means(const Table<F>& table, double* partial) {
+  auto operand = [&](int k) -> const OperandEntry& { return table.operand[table.centre[k]]; };
+  for_each_chunk(
+      table.centres, table.mean_units, [&](int k) { return operand(k).first_unit; },
+      [&](int k, unsigned number) {
+        const OperandEntry& a = operand(k);
+        Piece p(number, a.n);
+        double lane[4];
+        clear(lane, p);
+        for_each_elements<F>(p, values_of(table, a, p), nullptr,
+                             [&](int at, Elements<F>& e) { add(lane, e.x, at, p); });
+        double sum = fold(lane);
+        if (threadIdx.x % warp == 0) partial[a.first_partial + number] = sum;
+      });
+  if (!last_to_come(table.ticket, gridDim.x)) return;
+  for (int k = 0; k < table.centres; ++k) {
+    int64_t chunks = operand(k).x ? chunk_count(operand(k).n) : 0;
+    shrink(partial + operand(k).first_partial, &chunks);
+  }
+  for (int k = warp_number(); k < table.centres; k += warps_here()) {
+    const OperandEntry& a = operand(k);
+    double sum = a.x ? top_sum(partial + a.first_partial, chunk_count(a.n)) : 0.;
+    if (threadIdx.x % warp == 0) table.means[a.number] = sum / double(a.n);
+  }
+}
+
+template <class F>
+__global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
+    loss_means(FASTGAN_GRID_CONSTANT(Table<F>) table) {
+  FASTGAN_SHARED(double, shared, [shared_partials]);
+  take_means(table, table.partial ? table.partial : shared);
+}
+
+// ---------------------------------------------------------------------------------- forward
+
+// A chunk's value; Full: with what only centred calls and statistics need.
+template <bool Full, class F>
+FASTGAN_DEVICE void forward_chunk(const Partials<F>& partials, const TermEntry<F>& t,
+                                  unsigned number, const Piece& p) {
+  const Table<F>& table = partials.table;
+  Coefficients<F> k = coefficients(table, t);
+  bool differentiate = Full && partials.has(gradient_sum), stats = Full && partials.has(x_sum);
+  double value[4], gradient[4], x[4], y[4];
+  int x_signs = 0, y_signs = 0, right = 0;
+  clear(value, p);
+  clear(gradient, p);
+  clear(x, p);
+  clear(y, p);
+  F factor = table.weights ? F(coefficient(table, t)) : t.factor, side = F(t.side);
+  for_each_argument(table, t, p, [&](int at, Elements<F>& e) {
+    if (Full) evaluate<value_and_gradient>(t, k, e);
+    else evaluate<value_only>(t, k, e);
+    if (!table.reduced) {
+#pragma unroll
+      for (F& v : e.value) v = factor * v;
+      put(run_of(t.out, native<F>, table.find(t.out_strides), p.start), at, p.n, e.value);
+    }
+    add(value, e.value, at, p);
+    if (differentiate) add(gradient, e.gradient, at, p);
+    if (!stats) return;
+    add(x, e.x, at, p);
+    add(y, e.y, at, p);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (at + i >= p.n) break;
+      x_signs += int(e.x[i] > F(0)) - int(e.x[i] < F(0));
+      y_signs += int(e.y[i] > F(0)) - int(e.y[i] < F(0));
+      right += int(side * (e.z[i] - t.threshold) > F(0));
+    }
+  });
+  partials.keep(value_sum, t, number, fold(value));
+  if (differentiate) partials.keep(gradient_sum, t, number, fold(gradient));
+  if (!stats) return;
+  partials.keep(x_sum, t, number, fold(x));
+  partials.keep(y_sum, t, number, fold(y));
+  partials.keep(x_sign, t, number, warp_count(x_signs));
+  partials.keep(y_sign, t, number, warp_count(y_signs));
+  partials.keep(right_count, t, number, warp_count(right));
+}
+
+template <class F>
+FASTGAN_DEVICE void add_statistics(const Table<F>& table, const TermEntry<F>& t, double value,
+                                   const double* total, Totals& all) {
+  auto sum = [&](Sum kind) { return total[table.slot[kind] * most_terms]; };
+  double n = double(table.operand[t.x].n), right = sum(right_count);
+  all.of[t.role].loss += value;
+  auto add = [&](int operand, Sum mean, Sum sign) {
+    auto& o = all.of[table.operand[operand].role];
+    o.sum += sum(mean);
+    o.sign += sum(sign);
+    o.n += n;
+    o.right += t.side ? right : 0.;
+    o.counted += t.side ? n : 0.;
+  };
+  add(t.x, x_sum, x_sign);
+  if (t.y >= 0) add(t.y, y_sum, y_sign);
+}
+
+// By one thread, in the order of the terms; `all` begins as what earlier launches handed on.
+template <class F>
+FASTGAN_DEVICE void finish_forward(const Table<F>& table, const double* total, Totals& all) {
+  for (int k = 0; k < table.terms; ++k) {
+    const TermEntry<F>& t = table.term[k];
+    double value = coefficient(table, t) * total[table.slot[value_sum] * most_terms + k];
+    if (table.values) table.values[t.number] = value;
+    all.loss += value;
+    if (table.slot[gradient_sum] >= 0)
+      add_to_centre(table, t, total[table.slot[gradient_sum] * most_terms + k]);
+    if (table.slot[x_sum] >= 0) add_statistics(table, t, value, total + k, all);
+  }
+  if (!table.last) return;
+  *table.result = F(all.loss);
+  if (table.slot[x_sum] < 0) return;
+  for (int r = 0; r < 2; ++r) {
+    const auto& o = all.of[r + 1];
+    table.statistics[r] = o.loss;
+    table.statistics[2 + r] = o.sum / o.n;
+    table.statistics[4 + r] = o.sign / o.n;
+    table.statistics[6 + r] = o.right / o.counted;
+  }
+}
+
+template <bool Full, class F>
+__global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
+    loss_forward(FASTGAN_GRID_CONSTANT(Table<F>) table) {
+  FASTGAN_SHARED(double, shared, [shared_partials]);
+  FASTGAN_SHARED(double, total, [(Full ? forward_sums : 1) * most_terms]);
+  FASTGAN_SHARED(Totals, all, );
+  double* memory = table.partial ? table.partial : shared;
+  if (Full && table.means_here) {
+    take_means(table, memory);
+    __syncthreads();
+  }
+  Partials<F> partials{table, memory};
+  for_each_chunk_of_terms(table, [&](const TermEntry<F>& t, unsigned number, const Piece& p) {
+    forward_chunk<Full>(partials, t, number, p);
+  });
+  if (!table.reduced || !last_to_come(table.ticket, gridDim.x)) return;
+  add_up(partials, total);
+  if (threadIdx.x > 0) return;
+  all = table.first ? Totals{} : *table.totals;
+  finish_forward(table, total, all);
+  if (!table.last) *table.totals = all;
+}
+
+// ---------------------------------------------------------------------------------- backward
+
+template <class F>
+struct Upstream {  // of a thread's four elements, or of all
+  F scalar, each[4];
+  bool elementwise;
+
+  FASTGAN_DEVICE void read(const Table<F>& table, const TermEntry<F>& t, const Piece& p, int at) {
+    elementwise = t.upstream;
+    scalar = elementwise || !table.scalar_upstream ? F(1) : *table.scalar_upstream;
+    if (!elementwise) return;
+    Run run =
+        run_of(const_cast<char*>(t.upstream), native<F>, table.find(t.upstream_strides), p.start);
+    unpack(fetch<F, 4>(run, at, p.n), native<F>, each);
+  }
+  FASTGAN_DEVICE F of(int i) const {
+    return elementwise ? each[i] : scalar;
+  }
+};
+
+// upstream * (unit + K), or upstream_i * unit_i + K, into an operand's gradient.
+template <class F>
+FASTGAN_DEVICE void write_gradient(const Table<F>& table, const OperandEntry& a, const Piece& p,
+                                   int at, const F (&unit)[4], F sign, const Upstream<F>& up) {
+  if (!a.g) return;
+  F k = a.is_centre ? F(table.constants[a.number]) : F(0), g[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    F u = sign * unit[i];
+    if (a.is_centre && !up.elementwise) u = u + k;
+    g[i] = up.of(i) * u;
+    if (a.is_centre && up.elementwise) g[i] = g[i] + k;
+  }
+  put(run_of(a.g, DType(a.dtype), table.find(a.g_strides), p.start), at, p.n, g);
+}
+
+template <class F>
+FASTGAN_DEVICE void write_gradients(const Table<F>& table, const TermEntry<F>& t, const Piece& p,
+                                    int at, const F (&unit)[4], const Upstream<F>& up) {
+  write_gradient(table, table.operand[t.x], p, at, unit, F(1), up);
+  if (t.y >= 0) write_gradient(table, table.operand[t.y], p, at, unit, F(-1), up);
+}
+
+// An operand that is a centre only: its gradient is the same everywhere.
+template <class F>
+FASTGAN_DEVICE void fill_chunk(const Table<F>& table, const TermEntry<F>& t, const Piece& p) {
+  Upstream<F> up;
+  const F zero[4] = {0, 0, 0, 0};
+  up.read(table, t, p, 0);
+  for (int at = p.lane0; at < p.n; at += lanes)
+    write_gradient(table, table.operand[t.x], p, at, zero, F(1), up);
+}
+
+template <class F>
+FASTGAN_DEVICE void backward_chunk(const Partials<F>& partials, const TermEntry<F>& t,
+                                   unsigned number, const Piece& p) {
+  const Table<F>& table = partials.table;
+  Coefficients<F> k = coefficients(table, t);
+  double sum[4];
+  clear(sum, p);
+  for_each_argument(table, t, p, [&](int at, Elements<F>& e) {
+    evaluate<gradient_only>(t, k, e);
+    Upstream<F> up;
+    up.read(table, t, p, at);
+    if (table.write) return write_gradients(table, t, p, at, e.gradient, up);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) e.value[i] = up.of(i) * e.gradient[i];
+    add(sum, e.value, at, p);
+  });
+  if (table.sums) partials.keep(gradient_sum, t, number, fold(sum));
+}
+
+// Constants of centres, and the gradient of the upstream: by one thread.
+template <class F>
+FASTGAN_DEVICE void finish_gradient(const Table<F>& table, const double* total) {
+  double dot = table.first ? 0. : table.totals->loss;
+  for (int k = 0; k < table.terms; ++k) {
+    if (table.slot[gradient_sum] >= 0)
+      add_to_centre(table, table.term[k], total[table.slot[gradient_sum] * most_terms + k]);
+    if (table.slot[dot_sum] >= 0) dot += total[table.slot[dot_sum] * most_terms + k];
+  }
+  if (!table.last) table.totals->loss = dot;
+  else if (table.slot[dot_sum] >= 0) *table.result = F(dot);
+}
+
+// Either the gradients (`write`) or the sums that constants of centres are made of.
+template <class F>
+__global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
+    loss_backward(FASTGAN_GRID_CONSTANT(Table<F>) table) {
+  FASTGAN_SHARED(double, shared, [shared_partials]);
+  FASTGAN_SHARED(double, total, [most_terms]);
+  Partials<F> partials{table, table.partial ? table.partial : shared};
+  for_each_chunk_of_terms(table, [&](const TermEntry<F>& t, unsigned number, const Piece& p) {
+    if (t.fill) fill_chunk(table, t, p);
+    else backward_chunk(partials, t, number, p);
+  });
+  if (!table.sums || !last_to_come(table.ticket, gridDim.x)) return;
+  add_up(partials, total);
+  if (threadIdx.x == 0) finish_gradient(table, total);
+}
+
+// ---------------------------------------------------------------------------------- second order
+
+// w = v_x - v_y, or v_x - mean v of the centre, of a thread's four elements.
+template <class F>
+struct Cotangent {
+  F w[4];
+
+  FASTGAN_DEVICE void read(const Table<F>& table, const OperandEntry& a, const Piece& p, int at,
+                           bool minus) {
+    if (!a.v) return;
+    F v[4];
+    unpack(fetch<F, 4>(run_of(a.v, DType(a.dtype), table.find(a.v_strides), p.start), at, p.n),
+           DType(a.dtype), v);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) w[i] = minus ? w[i] - v[i] : v[i];
+  }
+  FASTGAN_DEVICE Cotangent(const Table<F>& table, const TermEntry<F>& t, const Piece& p, int at)
+      : w{} {
+    read(table, table.operand[t.x], p, at, false);
+    if (t.y >= 0) read(table, table.operand[t.y], p, at, true);
+    if (t.centre < 0) return;
+    Split<F> mean(table.v_means[t.centre]);
+#pragma unroll
+    for (F& v : w) v = mean.below(v);
+  }
+};
+
+// As second_chunk of ../cpu/loss.cpp.
+template <class F>
+FASTGAN_DEVICE void second_chunk(const Partials<F>& partials, const TermEntry<F>& t,
+                                 unsigned number, const Piece& p) {
+  const Table<F>& table = partials.table;
+  Coefficients<F> k = coefficients(table, t);
+  double sum[4], dot[4];
+  clear(sum, p);
+  clear(dot, p);
+  for_each_argument(table, t, p, [&](int at, Elements<F>& e) {
+    evaluate<gradient_and_curvature>(t, k, e);
+    Cotangent<F> v(table, t, p, at);
+    Upstream<F> up;
+    up.read(table, t, p, at);
+    F part[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      e.curvature[i] = e.curvature[i] * v.w[i];
+      e.gradient[i] = e.gradient[i] * v.w[i];
+      part[i] = (up.elementwise ? up.each[i] : F(1)) * e.curvature[i];
+    }
+    add(dot, e.gradient, at, p);
+    add(sum, part, at, p);
+    if (!table.write) return;
+    if (t.out)
+      put(run_of(t.out, native<F>, table.find(t.out_strides), p.start), at, p.n, e.gradient);
+    write_gradients(table, t, p, at, e.curvature, up);
+  });
+  partials.keep(dot_sum, t, number, fold(dot));
+  partials.keep(gradient_sum, t, number, fold(sum));
+}
+
+template <class F>
+__global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
+    loss_second(FASTGAN_GRID_CONSTANT(Table<F>) table) {
+  FASTGAN_SHARED(double, shared, [shared_partials]);
+  FASTGAN_SHARED(double, total, [2 * most_terms]);
+  Partials<F> partials{table, table.partial ? table.partial : shared};
+  for_each_chunk_of_terms(table, [&](const TermEntry<F>& t, unsigned number, const Piece& p) {
+    if (t.fill) fill_chunk(table, t, p);
+    else second_chunk(partials, t, number, p);
+  });
+  if (!table.sums || !last_to_come(table.ticket, gridDim.x)) return;
+  add_up(partials, total);
+  if (threadIdx.x == 0) finish_gradient(table, total);
+}
+
+// ---------------------------------------------------------------------------------- launches
+
+// Launches a kernel over a table. `blocks` 1: as one block, whatever there is to do.
+template <class F, class Kernel>
+void run(const char* name, Kernel kernel, Table<F>& table, const Place& place,
+         bool one_block = false) {
+  int64_t units = table.units > table.mean_units ? table.units : table.mean_units;
+  if (units == 0 && table.centres == 0) return;
+  int64_t warps = units < 1 ? 1 : units < place.warps ? units : place.warps;
+  int64_t blocks = (units + warps - 1) / warps;
+  if (blocks > place.most_blocks()) blocks = place.most_blocks();
+  if (one_block || blocks < 1) blocks = 1;
+  int slots = 0;
+  for (signed char s : table.slot) slots += s >= 0;
+  if (slots == 0 && table.centres > 0) slots = 1;
+  int64_t doubles = int64_t(slots) * table.partials;
+  if (doubles > 0 && (blocks > 1 || doubles > shared_partials))
+    table.partial = reinterpret_cast<double*>(place.scratch(doubles * int64_t(sizeof(double))));
+  if (blocks > 1 && (table.sums || table.centres > 0)) table.ticket = place.tickets();
+  launch(name, kernel, blocks, int(warps) * warp, place, table);
+}
+
+// Means of the centres' values or cotangents, in launches of their own.
+template <class F>
+void launch_means(const Call& call, View Operand::* values, double* means, const Place& place) {
+  Tables<F> tables(call);
+  for (int j : tables.centres()) {
+    tables.reserve(1, {&(call.operands[j].*values), &call.operands[j].g, &call.operands[j].v});
+    tables.centre(j, values);
+  }
+  tables.finish(place, {});
+  for (auto& t : tables.all) {
+    t->means = means;
+    run("loss_means", loss_means<F>, *t, place);
+  }
+}
+
+// A centred loss of so few chunks is taken by one block, means and all.
+constexpr unsigned one_block_units = 32;
+
+template <class F>
+bool means_fit(const Tables<F>& tables) {
+  if (tables.all.size() != 1) return false;
+  const Table<F>& t = *tables.all[0];
+  int operands = t.operands, strided = tables.strided;
+  int64_t chunks = 0;
+  for (int j : tables.centres()) {
+    const Operand& a = tables.call.operands[j];
+    chunks += chunk_count(a.n);
+    ++operands;
+    strided += (a.x.dims > 0) + (a.g.dims > 0);
+  }
+  return t.units <= one_block_units && chunks <= one_block_units && operands <= most_operands &&
+         strided <= most_strided;
+}
+
+template <class F>
+void forward_in(Call& call, const Place& place) {
+  Tables<F> tables(call);
+  tables.add_terms();
+  bool centred = call.spec->centred, reduced = call.out.empty(), here = false;
+  if (centred) {
+    here = means_fit(tables);
+    if (here)
+      for (int j : tables.centres()) tables.centre(j, &Operand::x);
+    else launch_means<F>(call, &Operand::x, call.means(), place);
+  }
+  bool keep = reduced && centred && call.keep, stats = reduced && call.stats;
+  if (!reduced) tables.finish(place, {});
+  else if (keep && stats)
+    tables.finish(place, {value_sum, gradient_sum, x_sum, y_sum, x_sign, y_sign, right_count});
+  else if (stats) tables.finish(place, {value_sum, x_sum, y_sum, x_sign, y_sign, right_count});
+  else if (keep) tables.finish(place, {value_sum, gradient_sum});
+  else tables.finish(place, {value_sum});
+  for (auto& t : tables.all) {
+    t->means_here = here;
+    t->values = call.aux ? call.values() : nullptr;
+    t->statistics = call.aux ? call.statistics() : nullptr;
+    if (here || keep || stats) run("loss_forward", loss_forward<true, F>, *t, place, here);
+    else run("loss_forward", loss_forward<false, F>, *t, place);
+  }
+}
+
+template <class F>
+void backward_in(Call& call, const Place& place) {
+  bool own = call.spec->centred && !call.upstream.empty();
+  double* constants = nullptr;
+  if (own) {  // constants that this upstream gives
+    constants = reinterpret_cast<double*>(place.scratch(int64_t(call.operands.size() * 8)));
+    Tables<F> sums(call);
+    sums.add_terms();
+    sums.finish(place, {gradient_sum});
+    for (auto& t : sums.all) {
+      t->write = false;
+      t->constants = constants;
+      run("loss_backward", loss_backward<F>, *t, place);
+    }
+  }
+  Tables<F> tables(call);
+  tables.add_terms();
+  tables.add_fills();
+  tables.finish(place, {});
+  for (auto& t : tables.all) {
+    if (own) t->constants = constants;
+    run("loss_backward", loss_backward<F>, *t, place);
+  }
+}
+
+template <class F>
+void second_in(Call& call, const Place& place) {
+  double *v_means = nullptr, *constants = nullptr;
+  bool centred = call.spec->centred;
+  if (centred) {
+    int64_t bytes = int64_t(call.operands.size() * 8);
+    v_means = reinterpret_cast<double*>(place.scratch(bytes));
+    constants = reinterpret_cast<double*>(place.scratch(bytes));
+    launch_means<F>(call, &Operand::v, v_means, place);
+  }
+  auto pass = [&](bool sums, bool write) {
+    Tables<F> tables(call);
+    tables.add_terms();
+    if (write) tables.add_fills();
+    if (sums && centred) tables.finish(place, {gradient_sum, dot_sum});
+    else if (sums) tables.finish(place, {dot_sum});
+    else tables.finish(place, {});
+    for (auto& t : tables.all) {
+      t->v_means = v_means;
+      t->write = write;
+      if (centred) t->constants = constants;
+      if (!call.loss) t->slot[dot_sum] = -1;
+      run("loss_second", loss_second<F>, *t, place);
+    }
+  };
+  if (centred) {
+    pass(true, false);
+    pass(false, true);
+  } else {
+    pass(call.loss, true);
+  }
+}
+
+}  // namespace
+
+namespace cuda {
+
+void loss_forward(Call& call, const Place& place) {
+  if (call.wide) forward_in<double>(call, place);
+  else forward_in<float>(call, place);
+}
+
+void loss_backward(Call& call, const Place& place) {
+  if (call.wide) backward_in<double>(call, place);
+  else backward_in<float>(call, place);
+}
+
+void loss_second(Call& call, const Place& place) {
+  if (call.wide) second_in<double>(call, place);
+  else second_in<float>(call, place);
+}
+
+}  // namespace cuda
+}  // namespace fastgan

@@ -1,0 +1,216 @@
+// Tensors as the kernels see them: fetching and putting several neighbouring elements at once.
+#pragma once
+#include "../scalar.h"
+#include "../view.h"
+#include "device.h"
+
+namespace fastgan {
+
+// Sizes and strides of what is not contiguous, in elements. More dimensions than these do not come:
+// fastgan/cuda.py copies such tensors first.
+constexpr int device_dims = 6;
+struct Strides {
+  int dims;
+  uint32_t size[device_dims];
+  int64_t stride[device_dims];
+};
+
+inline Strides strides_of(const View& w) {
+  if (w.dims > device_dims)
+    throw std::invalid_argument("a tensor has more than 6 dimensions that do not merge");
+  Strides s;
+  s.dims = w.dims;
+  double all = 1;
+  for (int d = 0; d < device_dims; ++d) {
+    s.size[d] = d < w.dims ? uint32_t(w.size[d]) : 1;
+    all *= d < w.dims ? double(w.size[d]) : 1.;
+    s.stride[d] = d < w.dims ? w.stride[d] : 0;
+  }
+  if (all > 0x7fffffff) throw std::invalid_argument("a tensor with gaps has over 2^31 elements");
+  return s;
+}
+
+// In 32 bits, as the hardware divides: larger tensors with gaps do not come either.
+FASTGAN_DEVICE int64_t offset_of(const Strides& s, int64_t at) {
+  int64_t sum = 0;
+  uint32_t index = uint32_t(at);
+#pragma unroll 1
+  for (int d = s.dims - 1; d > 0; --d) {
+    uint32_t q = index / s.size[d];
+    sum += int64_t(index - q * s.size[d]) * s.stride[d];
+    index = q;
+  }
+  return sum + int64_t(index) * s.stride[0];
+}
+
+// A run of elements start, start + 1, ... of a tensor.
+struct Run {
+  char* data;
+  const Strides* strides;  // null: the run lies at `data` without gaps
+  int64_t start;
+  DType dtype;
+  bool vector;  // and is aligned to 16 bytes
+};
+
+FASTGAN_DEVICE Run run_of(char* data, DType dtype, const Strides* strides, int64_t start) {
+  if (strides) return {data, strides, start, dtype, false};
+  data += start * item_size(dtype);
+  return {data, nullptr, 0, dtype, reinterpret_cast<uintptr_t>(data) % 16 == 0};
+}
+
+// The address of an element.
+template <class T>
+FASTGAN_DEVICE T* element(const Run& run, int at) {
+  T* p = reinterpret_cast<T*>(run.data);
+  return p + (run.strides ? offset_of(*run.strides, run.start + at) : at);
+}
+
+template <class T, int n>
+struct alignas(n * sizeof(T) < 16 ? n * sizeof(T) : 16) Vec {
+  T v[n];
+};
+
+// Neighbours as they lie in memory, before their dtype is looked at: so a fetch need not wait for
+// what it fetches. F is the type of the arithmetic; of 16-bit elements half the words are used.
+template <class F, int count>
+using Raw = Vec<uint32_t, count* int(sizeof(F)) / 4>;
+
+template <class F, int count>
+FASTGAN_DEVICE Raw<F, count> pack(const F (&v)[count], DType dtype) {
+  Raw<F, count> raw{};
+#pragma unroll
+  for (int k = 0; k < count; ++k) {
+    if constexpr (sizeof(F) == 8) {
+      uint64_t b = bits<uint64_t>(v[k]);
+      raw.v[2 * k] = uint32_t(b);
+      raw.v[2 * k + 1] = uint32_t(b >> 32);
+    } else if (dtype == DType::float32) {
+      raw.v[k] = bits<uint32_t>(v[k]);
+    } else {
+      uint32_t b = dtype == DType::float16 ? narrow<Half>(v[k]).raw : narrow<BFloat16>(v[k]).raw;
+      raw.v[k / 2] |= b << (k % 2 * 16);
+    }
+  }
+  return raw;
+}
+
+template <class F, int count>
+FASTGAN_DEVICE void unpack(const Raw<F, count>& raw, DType dtype, F (&v)[count]) {
+#pragma unroll
+  for (int k = 0; k < count; ++k) {
+    if constexpr (sizeof(F) == 8) {
+      v[k] = bits<double>(uint64_t(raw.v[2 * k]) | uint64_t(raw.v[2 * k + 1]) << 32);
+    } else if (dtype == DType::float32) {
+      v[k] = bits<float>(raw.v[k]);
+    } else {
+      uint16_t b = uint16_t(raw.v[k / 2] >> (k % 2 * 16));
+      v[k] = dtype == DType::float16 ? widen(Half{b}) : widen(BFloat16{b});
+    }
+  }
+}
+
+// What is not aligned, strided or at an edge: element by element, 0 past the end. The words move up
+// by one element a time, so that a short loop will do (an index that varies would need memory).
+template <class F, int count>
+FASTGAN_DEVICE Raw<F, count> fetch_each(const Run& run, int at, int n) {
+  Raw<F, count> raw{};
+  constexpr int words = int(sizeof raw / 4), step = words / count;
+  bool half = item_size(run.dtype) == 2;
+#pragma unroll 1
+  for (int k = 0; k < count; ++k) {
+    uint64_t b = 0;
+    if (at + k < n) {
+      if constexpr (sizeof(F) == 8) b = bits<uint64_t>(*element<double>(run, at + k));
+      else
+        b = half ? element<Half>(run, at + k)->raw : bits<uint32_t>(*element<float>(run, at + k));
+    }
+    if (half) {
+#pragma unroll
+      for (int i = 0; i < count / 2 - 1; ++i) raw.v[i] = raw.v[i] >> 16 | raw.v[i + 1] << 16;
+      raw.v[count / 2 - 1] = raw.v[count / 2 - 1] >> 16 | uint32_t(b) << 16;
+      continue;
+    }
+#pragma unroll
+    for (int i = 0; i < words - step; ++i) raw.v[i] = raw.v[i + step];
+    raw.v[words - step] = uint32_t(b);
+    if constexpr (step == 2) raw.v[words - 1] = uint32_t(b >> 32);
+  }
+  return raw;
+}
+
+template <class F, int count>
+FASTGAN_DEVICE void put_each(const Run& run, int at, int n, Raw<F, count> raw) {
+  constexpr int words = int(sizeof raw / 4), step = words / count;
+  bool half = item_size(run.dtype) == 2;
+#pragma unroll 1
+  for (int k = 0; k < count; ++k) {
+    if (at + k >= n) return;
+    if (half) {
+      *element<Half>(run, at + k) = Half{uint16_t(raw.v[0])};
+#pragma unroll
+      for (int i = 0; i < count / 2 - 1; ++i) raw.v[i] = raw.v[i] >> 16 | raw.v[i + 1] << 16;
+      raw.v[count / 2 - 1] >>= 16;
+      continue;
+    }
+    if constexpr (sizeof(F) == 8)
+      *element<double>(run, at + k) = bits<double>(uint64_t(raw.v[0]) | uint64_t(raw.v[1]) << 32);
+    else *element<float>(run, at + k) = bits<float>(raw.v[0]);
+#pragma unroll
+    for (int i = 0; i < words - step; ++i) raw.v[i] = raw.v[i + step];
+  }
+}
+
+// `count` elements from `at` on, of a run that has n.
+template <class F, int count>
+FASTGAN_DEVICE Raw<F, count> fetch(const Run& run, int at, int n) {
+  using Half16 = Vec<uint32_t, count / 2>;
+  if (!run.vector || at + count > n) return fetch_each<F, count>(run, at, n);
+  const char* p = run.data + at * item_size(run.dtype);
+  if (sizeof(F) == 8 || run.dtype == DType::float32)
+    return *reinterpret_cast<const Raw<F, count>*>(p);
+  Half16 half = *reinterpret_cast<const Half16*>(p);
+  Raw<F, count> raw{};
+#pragma unroll
+  for (int i = 0; i < count / 2; ++i) raw.v[i] = half.v[i];
+  return raw;
+}
+
+template <class F, int count>
+FASTGAN_DEVICE void put(const Run& run, int at, int n, const F (&v)[count]) {
+  using Half16 = Vec<uint32_t, count / 2>;
+  Raw<F, count> raw = pack(v, run.dtype);
+  if (!run.vector || at + count > n) return put_each<F, count>(run, at, n, raw);
+  char* p = run.data + at * item_size(run.dtype);
+  if (sizeof(F) == 8 || run.dtype == DType::float32) {
+    *reinterpret_cast<Raw<F, count>*>(p) = raw;
+    return;
+  }
+  Half16 half;
+#pragma unroll
+  for (int i = 0; i < count / 2; ++i) half.v[i] = raw.v[i];
+  *reinterpret_cast<Half16*>(p) = half;
+}
+
+template <class F>
+constexpr DType native = sizeof(F) == 8 ? DType::float64 : DType::float32;
+
+// body(first element, elements of each run as they lie there) for this thread's part of the rows of
+// 128 lanes of a chunk; the next row's are on their way meanwhile. Null: a run that is not there.
+template <class F, int count, int runs, class Body>
+FASTGAN_DEVICE void for_each_row(const Run* const (&run)[runs], int lane0, int n,
+                                 const Body& body) {
+  constexpr int row = 128;
+  Raw<F, count> next[runs] = {};
+#pragma unroll 1
+  for (int at = lane0 - row; at < n; at += row) {
+    Raw<F, count> now[runs];
+#pragma unroll
+    for (int r = 0; r < runs; ++r) {
+      now[r] = next[r];
+      if (run[r] && at + row < n) next[r] = fetch<F, count>(*run[r], at + row, n);
+    }
+    if (at >= 0) body(at, now);  // else nothing is there yet
+  }
+}
+
+}  // namespace fastgan

@@ -1,0 +1,463 @@
+// The CUDA kernels of norms and penalties, with the roundings of ../penalty.h.
+//
+// Forward is one launch: the last block at a row makes its norm and psi of it, the last block of
+// all adds up the rows. Backward is one launch that works out a row's factor wherever it is needed.
+#include "rows.h"
+
+namespace fastgan {
+namespace {
+
+// Past so many rows their values are added up by a launch of its own.
+constexpr int64_t rows_at_once = 4096;
+
+template <class F>
+struct PenaltyTable {
+  RowSums sums;
+  Psi psi;
+  int power;
+  double target, scale;
+  const double* weights;
+  int64_t rows_per_weight;
+  double* norms;
+  double* value;      // a row: what the result is the sum of; null where it is not reduced
+  double* statistic;  // memory for the trees of the statistics; null: none
+  F* values;          // unreduced
+  F* result;
+  double* statistics;
+  const F* upstream;
+  bool elementwise, by_thread, last, finish_here, second;
+};
+
+template <class F>
+FASTGAN_DEVICE double coefficient(const PenaltyTable<F>& t, int64_t row) {
+  return t.weights ? t.scale * t.weights[row / t.rows_per_weight] : t.scale;
+}
+
+template <class F>
+FASTGAN_DEVICE RowFactors factors_of(const PenaltyTable<F>& t, int64_t row) {
+  return row_factors(t.psi, t.norms[row], t.target, t.power);
+}
+
+// ---------------------------------------------------------------------------------- rows
+
+// The norm of a row of doubles whose sum of squares overflowed or lost its smaller part: once more,
+// scaled by a power of two. `most` is its greatest element.
+struct Rescue {
+  double scale;
+  bool done;
+
+  FASTGAN_DEVICE explicit Rescue(double most)
+      : scale(1), done(most == 0 || most > 0x1.fffffffffffffp1023) {
+    if (!done) scale = row_factors(Psi::power, most, 0, 1).scale;
+  }
+};
+
+FASTGAN_DEVICE bool extreme(double square) {
+  return square < 0x1p-900 || square > 0x1.fffffffffffffp1023;
+}
+
+FASTGAN_DEVICE double greatest(const RowSums& table, int64_t row, int first, int step) {
+  double most = 0;
+  for (int k = 0; k < table.parts; ++k) {
+    const PartEntry& part = table.part[k];
+    for (int64_t at = first; at < part.length; at += step) {
+      double h = read_one<double>(part.x, row, at);
+      if (part.mask.data) h = h * read_one<double>(part.mask, row, at);
+      most = absolute(h) > most ? absolute(h) : most;
+    }
+  }
+  return most;
+}
+
+FASTGAN_DEVICE double block_maximum(double x) {
+  FASTGAN_SHARED(double, of_warp, [most_warps]);
+#pragma unroll
+  for (int distance = 1; distance < warp; distance *= 2) {
+    double other = __shfl_xor_sync(~0u, x, distance);
+    x = other > x ? other : x;
+  }
+  if (threadIdx.x % warp == 0) of_warp[warp_number()] = x;
+  __syncthreads();
+  for (int w = 0; w < warps_here(); ++w) x = of_warp[w] > x ? of_warp[w] : x;
+  __syncthreads();
+  return x;
+}
+
+// By a block; `partial` has room for the row's sums.
+FASTGAN_DEVICE double rescued_norm(const RowSums& table, int64_t row, double* partial) {
+  double most = block_maximum(greatest(table, row, int(threadIdx.x), int(blockDim.x)));
+  Rescue r(most);
+  if (r.done) return most;
+  sum_chunks<squares, double>(table, row, r.scale, partial, 0, 1);
+  __syncthreads();
+  return root(sum_row(table, partial, true, 0)) / r.scale;
+}
+
+FASTGAN_DEVICE double rescued_norm_by_thread(const RowSums& table, int64_t row) {
+  double most = greatest(table, row, 0, 1), total = 0;
+  Rescue r(most);
+  if (r.done) return most;
+  for (int k = 0; k < table.parts; ++k)
+    total += sum_of_short_row<squares, double>(table.part[k], row, r.scale);
+  return root(total) / r.scale;
+}
+
+// Forward, from a row's square; `norm` as rescued where that was needed.
+template <class F>
+FASTGAN_DEVICE void finish_row(const PenaltyTable<F>& t, int64_t row, double norm, double square) {
+  t.norms[row] = norm;
+  if (t.statistic) t.statistic[row] = norm;
+  double value = psi_value(t.psi, norm, square, t.target, t.power);
+  if (t.values) t.values[row] = F(coefficient(t, row) * value);
+  if (t.value) t.value[row] = t.weights ? t.weights[row / t.rows_per_weight] * value : value;
+}
+
+// Second order, from <v, h * scale>.
+template <class F>
+FASTGAN_DEVICE void finish_dot(const PenaltyTable<F>& t, int64_t row, double dot) {
+  double value = coefficient(t, row) * (factors_of(t, row).slope * dot);
+  if (t.values) t.values[row] = F(value);
+  if (t.value) t.value[row] = value;
+}
+
+// ---------------------------------------------------------------------------------- all rows
+
+// The sum of `n` doubles at v, by a block; v has room for the levels above. In all threads.
+FASTGAN_DEVICE double block_tree_sum(double* v, int64_t n) {
+  double sum = warp_tree_sum(shrink(v, &n), int(n));
+  __syncthreads();
+  return sum;
+}
+
+FASTGAN_DEVICE double block_extreme(double x, bool least) {
+  FASTGAN_SHARED(double, of_warp, [most_warps]);
+  auto pick = [&](double a, double b) {  // NaN, once seen, stays
+    return b != b || (least ? b < a : b > a) ? b : a;
+  };
+#pragma unroll
+  for (int distance = 1; distance < warp; distance *= 2)
+    x = pick(x, __shfl_xor_sync(~0u, x, distance));
+  if (threadIdx.x % warp == 0) of_warp[warp_number()] = x;
+  __syncthreads();
+  for (int w = 0; w < warps_here(); ++w) x = pick(x, of_warp[w]);
+  __syncthreads();
+  return x;
+}
+
+template <class F>
+FASTGAN_DEVICE void take_statistics(const PenaltyTable<F>& t) {
+  int64_t rows = t.sums.rows;
+  double n = double(rows), mean = block_tree_sum(t.statistic, rows) / n;
+  double least = __ldcg(t.norms), most = least, above = 0;
+  for (int64_t i = threadIdx.x; i < rows; i += blockDim.x) {
+    double x = __ldcg(t.norms + i), d = x - mean;
+    least = x < least || x != x ? x : least;
+    most = x > most || x != x ? x : most;
+    above += x > t.target ? 1. : 0.;
+    t.statistic[i] = d * d;
+  }
+  least = block_extreme(least, true);
+  most = block_extreme(most, false);
+  FASTGAN_SHARED(double, count, [most_warps]);
+#pragma unroll
+  for (int distance = 1; distance < warp; distance *= 2)
+    above = above + __shfl_xor_sync(~0u, above, distance);
+  if (threadIdx.x % warp == 0) count[warp_number()] = above;
+  __syncthreads();
+  double variance = block_tree_sum(t.statistic, rows) / n;
+  if (threadIdx.x > 0) return;
+  above = 0;
+  for (int w = 0; w < warps_here(); ++w) above += count[w];
+  t.statistics[0] = mean;
+  t.statistics[1] = root(variance);
+  t.statistics[2] = least;
+  t.statistics[3] = most;
+  t.statistics[4] = above / n;
+}
+
+template <class F>
+FASTGAN_DEVICE void finish_all(const PenaltyTable<F>& t) {
+  if (t.value) {
+    double sum = block_tree_sum(t.value, t.sums.rows);
+    if (threadIdx.x == 0) *t.result = F(t.second ? sum : t.scale * sum);
+  }
+  if (t.statistic) take_statistics(t);
+}
+
+template <class F>
+__global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
+    penalty_finish(FASTGAN_GRID_CONSTANT(PenaltyTable<F>) t) {
+  finish_all(t);
+}
+
+// ---------------------------------------------------------------------------------- sums
+
+// A row by a block, or by several.
+template <Summand S, class F>
+FASTGAN_DEVICE void sum_by_blocks(const PenaltyTable<F>& t) {
+  FASTGAN_SHARED(double, shared, [shared_sums]);
+  const RowSums& sums = t.sums;
+  unsigned b = sums.blocks_per_row, block = blockIdx.x % b;
+  double* partial = sums.partial ? sums.partial + size_t(blockIdx.x / b) * sums.partials : shared;
+  for (int64_t row = blockIdx.x / b; row < sums.rows; row += gridDim.x / b) {
+    double scale = S == dots ? factors_of(t, row).scale : 1.;
+    sum_chunks<S, F>(sums, row, scale, partial, block, b);
+    if (!last_to_come(b > 1 ? sums.tickets + 1 + row : nullptr, b)) continue;
+    double before = sums.first ? 0. : sums.sums[row];
+    double sum = sum_row(sums, partial, sums.first, before), norm = 0;
+    if (S == squares && t.last) {
+      norm = root(sum);
+      if (sizeof(F) == 8 && extreme(sum)) {
+        norm = rescued_norm(sums, row, partial);
+        sum = norm * norm;
+      }
+    }
+    if (threadIdx.x > 0) continue;
+    sums.sums[row] = sum;
+    if (!t.last) continue;
+    if (S == squares) finish_row(t, row, norm, sum);
+    else finish_dot(t, row, sum);
+  }
+}
+
+// A row by a thread.
+template <Summand S, class F>
+FASTGAN_DEVICE void sum_by_threads(const PenaltyTable<F>& t) {
+  const RowSums& sums = t.sums;
+  for (int64_t row = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; row < sums.rows;
+       row += int64_t(gridDim.x) * blockDim.x) {
+    double scale = S == dots ? factors_of(t, row).scale : 1.,
+           sum = sums.first ? 0. : sums.sums[row];
+    for (int k = 0; k < sums.parts; ++k) {
+      double s = sum_of_short_row<S, F>(sums.part[k], row, scale);
+      sum = sums.first && k == 0 ? s : sum + s;
+    }
+    sums.sums[row] = sum;
+    if (!t.last) continue;
+    if (S == dots) {
+      finish_dot(t, row, sum);
+      continue;
+    }
+    double norm = root(sum);
+    if (sizeof(F) == 8 && extreme(sum)) {
+      norm = rescued_norm_by_thread(sums, row);
+      sum = norm * norm;
+    }
+    finish_row(t, row, norm, sum);
+  }
+}
+
+template <Summand S, class F>
+__global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
+    penalty_sums(FASTGAN_GRID_CONSTANT(PenaltyTable<F>) t) {
+  if (t.by_thread) sum_by_threads<S>(t);
+  else sum_by_blocks<S>(t);
+  if (t.last && t.finish_here && last_to_come(t.sums.tickets, gridDim.x)) finish_all(t);
+}
+
+// ---------------------------------------------------------------------------------- gradients
+
+// To what a row's elements are multiplied; the scale is folded in, as it can be for all but
+// doubles.
+template <class F>
+struct Gradient {
+  double first, second, scale;
+
+  FASTGAN_DEVICE Gradient(const PenaltyTable<F>& t, int64_t row) {
+    RowFactors r = factors_of(t, row);
+    double up = double(t.upstream[t.elementwise ? row : 0]) * coefficient(t, row);
+    double bent = t.second ? up * (r.bend * t.sums.sums[row]) * r.scale : 0.;
+    first = up * r.slope;
+    second = bent;
+    scale = r.scale;
+    if (sizeof(F) == 8) return;
+    first = first * r.scale;
+    second = second * r.scale;
+  }
+
+  FASTGAN_DEVICE F of(double h, double w, double mask, bool masked, bool second_order,
+                      bool odd) const {
+    if (masked) h = h * mask;
+    if (sizeof(F) == 8) h = h * scale;
+    double g = first * h;
+    if (second_order) {
+      if (masked) w = w * mask;
+      if (sizeof(F) == 8) w = w * scale;
+      g = fma(first, w, second * h);
+    }
+    if (masked) g = g * mask;
+    if constexpr (sizeof(F) == 8) return g;
+    else return odd ? to_odd(g) : float(g);
+  }
+};
+
+template <class F>
+FASTGAN_DEVICE void write_chunk(const PenaltyTable<F>& t, const PartEntry& part, int64_t row,
+                                const Eighth& e) {
+  Gradient<F> gradient(t, row);
+  bool masked = part.mask.data, odd = item_size(part.out.dtype) == 2;
+  Run x = along_row(part.x, row, e.start), out = along_row(part.out, row, e.start), mask = x, v = x;
+  if (masked) mask = along_row(part.mask, row, e.start);
+  if (t.second) v = along_row(part.v, row, e.start);
+  const Run* const runs[3] = {&x, masked ? &mask : nullptr, t.second ? &v : nullptr};
+  for_each_row<F, eight>(runs, e.lane0, e.n, [&](int at, const Raw<F, eight>(&raw)[3]) {
+    F a[eight], m[eight] = {}, w[eight] = {}, g[eight];
+    unpack(raw[0], x.dtype, a);
+    if (masked) unpack(raw[1], mask.dtype, m);
+    if (t.second) unpack(raw[2], v.dtype, w);
+#pragma unroll
+    for (int i = 0; i < eight; ++i)
+      g[i] = gradient.of(double(a[i]), double(w[i]), double(m[i]), masked, t.second, odd);
+    put<F, eight>(out, at, e.n, g);
+  });
+}
+
+template <class F>
+FASTGAN_DEVICE void write_short_row(const PenaltyTable<F>& t, int64_t row) {
+  Gradient<F> gradient(t, row);
+  for (int k = 0; k < t.sums.parts; ++k) {
+    const PartEntry& part = t.sums.part[k];
+    bool masked = part.mask.data, odd = item_size(part.out.dtype) == 2;
+    if (!part.out.data) continue;
+    for (int64_t at = 0; at < part.length; ++at) {
+      double h = double(read_one<F>(part.x, row, at));
+      double m = masked ? double(read_one<F>(part.mask, row, at)) : 0.;
+      double w = t.second ? double(read_one<F>(part.v, row, at)) : 0.;
+      write_one(part.out, row, at, gradient.of(h, w, m, masked, t.second, odd));
+    }
+  }
+}
+
+template <class F>
+__global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
+    penalty_gradient(FASTGAN_GRID_CONSTANT(PenaltyTable<F>) t) {
+  if (t.by_thread) {
+    for (int64_t row = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; row < t.sums.rows;
+         row += int64_t(gridDim.x) * blockDim.x)
+      write_short_row(t, row);
+    return;
+  }
+  int64_t first = int64_t(blockIdx.x) * warps_here() + warp_number(),
+          step = int64_t(gridDim.x) * warps_here();
+  for (int k = 0; k < t.sums.parts; ++k) {
+    const PartEntry& part = t.sums.part[k];
+    if (!part.out.data) continue;
+    int64_t pairs = pair_count(part.length);
+    for (int64_t u = first; u < pairs * t.sums.rows; u += step)
+      write_chunk(t, part, u / pairs, Eighth(u % pairs, part.length));
+  }
+}
+
+// ---------------------------------------------------------------------------------- calls
+
+template <class F>
+PenaltyTable<F> table_of(const PenaltyCall& call, size_t begin) {
+  PenaltyTable<F> t;
+  memset(static_cast<void*>(&t), 0, sizeof t);
+  t.sums.rows = call.rows;
+  t.sums.first = begin == 0;
+  set_parts(t.sums, call.parts, begin, [&](const Part& part, PartEntry& e) {
+    e.x = lie_of(part.g, part.dtype);
+    e.mask = lie_of(part.mask, native<F>);
+    e.v = lie_of(part.v, part.dtype);
+    e.out = lie_of(part.out, part.dtype);
+  });
+  t.last = begin + size_t(t.sums.parts) == call.parts.size();
+  t.psi = call.psi;
+  t.power = call.power;
+  t.target = call.target;
+  t.scale = call.scale;
+  t.weights = call.weights;
+  t.rows_per_weight = call.rows_per_weight;
+  t.norms = call.norms;
+  t.values = reinterpret_cast<F*>(call.values);
+  t.result = static_cast<F*>(call.result);
+  t.statistics = call.statistics;
+  t.upstream = reinterpret_cast<const F*>(call.upstream);
+  t.elementwise = call.elementwise;
+  t.by_thread = call.across;
+  if (call.across) return t;
+  t.by_thread = call.rows > 1;  // so far; a long part wants a warp at least
+  for (const Part& part : call.parts) t.by_thread = t.by_thread && part.length <= short_length;
+  return t;
+}
+
+Shape by_thread(int64_t rows, const Place& place) {
+  int threads = place.warps * warp;
+  int64_t blocks = (rows + threads - 1) / threads;
+  return {blocks < place.most_blocks() ? blocks : place.most_blocks(), threads};
+}
+
+double* doubles(const Place& place, int64_t n) {
+  return reinterpret_cast<double*>(place.scratch(n * int64_t(sizeof(double))));
+}
+
+// Sums over all rows, and what is made of them. The sums stay behind at the address returned.
+template <Summand S, class F>
+double* sum_rows(const char* name, const PenaltyCall& call, const Place& place) {
+  double *sums = doubles(place, call.rows), *value = nullptr, *statistic = nullptr;
+  if (call.result) value = doubles(place, level_space(call.rows));
+  if (call.statistics) statistic = doubles(place, level_space(call.rows));
+  for (size_t begin = 0; begin < call.parts.size(); begin += most_parts) {
+    PenaltyTable<F> t = table_of<F>(call, begin);
+    t.second = S == dots;
+    t.sums.sums = sums;
+    t.value = value;
+    t.statistic = statistic;
+    t.finish_here = call.rows <= rows_at_once;
+    Shape shape = t.by_thread ? by_thread(call.rows, place) : shape_for(t.sums, place, 1);
+    if (shape.blocks > 1) t.sums.tickets = place.tickets();
+    launch(name, penalty_sums<S, F>, shape.blocks, shape.threads, place, t);
+    if (t.last && !t.finish_here && (value || statistic))
+      launch("penalty_finish", penalty_finish<F>, 1, most_warps * warp, place, t);
+  }
+  return sums;
+}
+
+template <class F>
+void write_gradients(const PenaltyCall& call, double* dots, const Place& place) {
+  for (size_t begin = 0; begin < call.parts.size(); begin += most_parts) {
+    PenaltyTable<F> t = table_of<F>(call, begin);
+    t.second = dots;
+    t.sums.sums = dots;
+    Shape shape = by_thread(call.rows, place);
+    if (!t.by_thread) {
+      int64_t units = 0;
+      for (int k = 0; k < t.sums.parts; ++k) units += call.rows * pair_count(t.sums.part[k].length);
+      shape = by_thread(units * warp, place);
+    }
+    launch("penalty_gradient", penalty_gradient<F>, shape.blocks, shape.threads, place, t);
+  }
+}
+
+template <class F>
+void forward_in(const PenaltyCall& call, const Place& place) {
+  sum_rows<squares, F>("penalty_forward", call, place);
+}
+
+template <class F>
+void second_in(const PenaltyCall& call, const Place& place) {
+  write_gradients<F>(call, sum_rows<dots, F>("penalty_second", call, place), place);
+}
+
+}  // namespace
+
+namespace cuda {
+
+void penalty_forward(PenaltyCall& call, const Place& place) {
+  if (call.wide) forward_in<double>(call, place);
+  else forward_in<float>(call, place);
+}
+
+void penalty_backward(PenaltyCall& call, const Place& place) {
+  if (call.wide) write_gradients<double>(call, nullptr, place);
+  else write_gradients<float>(call, nullptr, place);
+}
+
+void penalty_second(PenaltyCall& call, const Place& place) {
+  if (call.wide) second_in<double>(call, place);
+  else second_in<float>(call, place);
+}
+
+}  // namespace cuda
+}  // namespace fastgan

@@ -1,0 +1,278 @@
+// Tensors as rows of elements on the device: norms, penalties and points between samples.
+//
+// The sum over a row goes chunk by chunk as in sums.h, with 16 threads of 8 lanes a chunk, so that
+// a thread reads 16 bytes of a 16-bit row at once and a warp has two chunks. Rows that are short,
+// or whose elements lie apart while those of neighbouring rows do not, have a thread each instead.
+#pragma once
+#include <cstring>
+
+#include "../psi.h"
+#include "sums.h"
+
+namespace fastgan {
+namespace {
+
+constexpr int most_parts = 4, eight = 8, team = lanes / eight, teams = warp / team;
+
+struct Lie {  // a Grid; data null: not there
+  char* data;
+  DType dtype;
+  Strides rows, elements;  // no dimensions: without gaps
+};
+
+struct PartEntry {
+  int64_t length;
+  unsigned partials;    // partial sums of a row before this part's
+  Lie x, mask, v, out;  // as Part in ../penalty.h
+};
+
+inline Lie lie_of(const Grid& grid, DType dtype) {
+  Lie lie;
+  lie.data = grid.rows.data;
+  lie.dtype = dtype;
+  lie.rows = strides_of(grid.rows);
+  lie.elements = strides_of(grid.elements);
+  return lie;
+}
+
+// A run of a row's elements from `start` on, and one of the same element of neighbouring rows.
+FASTGAN_DEVICE Run along_row(const Lie& lie, int64_t row, int64_t start) {
+  int64_t offset = lie.rows.dims ? offset_of(lie.rows, row) : row;
+  return run_of(lie.data + offset * item_size(lie.dtype), lie.dtype,
+                lie.elements.dims ? &lie.elements : nullptr, start);
+}
+
+template <class F>
+FASTGAN_DEVICE F read_one(const Lie& lie, int64_t row, int64_t at) {
+  int64_t k = (lie.rows.dims ? offset_of(lie.rows, row) : row) +
+              (lie.elements.dims ? offset_of(lie.elements, at) : at);
+  if constexpr (sizeof(F) == 8) return reinterpret_cast<const double*>(lie.data)[k];
+  else if (lie.dtype == DType::float32) return reinterpret_cast<const float*>(lie.data)[k];
+  else if (lie.dtype == DType::float16) return widen(reinterpret_cast<const Half*>(lie.data)[k]);
+  else return widen(reinterpret_cast<const BFloat16*>(lie.data)[k]);
+}
+
+template <class F>
+FASTGAN_DEVICE void write_one(const Lie& lie, int64_t row, int64_t at, F x) {
+  int64_t k = (lie.rows.dims ? offset_of(lie.rows, row) : row) +
+              (lie.elements.dims ? offset_of(lie.elements, at) : at);
+  if constexpr (sizeof(F) == 8) reinterpret_cast<double*>(lie.data)[k] = x;
+  else if (lie.dtype == DType::float32) reinterpret_cast<float*>(lie.data)[k] = x;
+  else if (lie.dtype == DType::float16) reinterpret_cast<Half*>(lie.data)[k] = narrow<Half>(x);
+  else reinterpret_cast<BFloat16*>(lie.data)[k] = narrow<BFloat16>(x);
+}
+
+// Where this thread's eight lanes of a chunk are.
+struct Eighth {
+  int64_t chunk_number, start;
+  int n, lane0;
+
+  FASTGAN_DEVICE Eighth(int64_t pair, int64_t length) {
+    int thread = int(threadIdx.x) % warp;
+    chunk_number = pair * teams + thread / team;
+    start = chunk_number * chunk;
+    n = start >= length ? 0 : length - start < chunk ? int(length - start) : chunk;
+    lane0 = thread % team * eight;
+  }
+};
+
+// The fold of a chunk's lanes, by the 16 threads that have it.
+FASTGAN_DEVICE double fold(const double (&lane)[eight]) {
+  double sum =
+      ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));
+#pragma unroll
+  for (int distance = 1; distance < team; distance *= 2)
+    sum = sum + __shfl_xor_sync(~0u, sum, distance);
+  return sum;
+}
+
+FASTGAN_HD int64_t pair_count(int64_t length) {
+  return (length + chunk * teams - 1) / (chunk * teams);
+}
+
+// What sums over rows are of: squares of mask * x, products of v with mask * x * scale, or products
+// of `mask` with x - v, which is the gradient of an interpolation's eps.
+enum Summand { squares, dots, apart };
+
+template <Summand S>
+FASTGAN_DEVICE double added(double sum, double x, double mask, double v, bool masked,
+                            double scale) {
+  if constexpr (S == apart) return sum + mask * (x - v);
+  if (masked) x = x * mask;
+  x = x * scale;
+  if constexpr (S == squares) return fma(x, x, sum);
+  return fma(masked ? v * mask : v, x, sum);
+}
+
+// A lane before its first summand. By an fma the first square is as from a product; chunk_dot() of
+// ../cpu/penalty.cpp then never gives -0 for a chunk that is not full.
+template <Summand S>
+FASTGAN_DEVICE double no_sum(int n) {
+  return S == apart ? empty_lane(n) : -0.;
+}
+
+template <Summand S, class F>
+FASTGAN_DEVICE double sum_of_chunk(const PartEntry& part, int64_t row, const Eighth& e,
+                                   double scale) {
+  bool masked = part.mask.data;
+  Run x = along_row(part.x, row, e.start), mask = x, v = x;
+  if (masked) mask = along_row(part.mask, row, e.start);
+  if (S != squares) v = along_row(part.v, row, e.start);
+  double lane[eight];
+#pragma unroll
+  for (int i = 0; i < eight; ++i) lane[i] = no_sum<S>(e.n);
+  constexpr int runs = S == squares ? 2 : 3;
+  const Run* run[runs];
+  run[0] = &x;
+  run[1] = masked ? &mask : nullptr;
+  if constexpr (S != squares) run[2] = &v;
+  const Run* const(&fixed)[runs] = run;
+  for_each_row<F, eight>(fixed, e.lane0, e.n, [&](int at, const Raw<F, eight>(&raw)[runs]) {
+    F a[eight], m[eight] = {}, b[eight] = {};
+    unpack(raw[0], x.dtype, a);
+    if (masked) unpack(raw[1], mask.dtype, m);
+    if constexpr (S != squares) unpack(raw[2], v.dtype, b);
+#pragma unroll
+    for (int i = 0; i < eight; ++i)
+      if (at + i < e.n)
+        lane[i] = added<S>(lane[i], double(a[i]), double(m[i]), double(b[i]), masked, scale);
+  });
+  double sum = fold(lane);
+  return S == apart || e.n == chunk ? sum : sum + 0.;
+}
+
+// The same tree over a row of at most a chunk, by one thread: lanes in order, each joined to its
+// neighbours as soon as these are complete.
+template <Summand S, class F>
+FASTGAN_DEVICE double sum_of_short_row(const PartEntry& part, int64_t row, double scale) {
+  double level[7] = {}, sum = 0;
+  int used = part.length < lanes ? int(part.length) : lanes;
+  bool masked = part.mask.data;
+#pragma unroll 1
+  for (int lane = 0; lane < used; ++lane) {
+    sum = no_sum<S>(int(part.length));
+#pragma unroll 1
+    for (int64_t at = lane; at < part.length; at += lanes) {
+      double x = double(read_one<F>(part.x, row, at));
+      double m = masked ? double(read_one<F>(part.mask, row, at)) : 0.;
+      double v = S == squares ? 0. : double(read_one<F>(part.v, row, at));
+      sum = added<S>(sum, x, m, v, masked, scale);
+    }
+    bool open = true;
+#pragma unroll
+    for (int k = 0; k < 7; ++k) {
+      if (open && (lane >> k & 1)) sum = level[k] + sum;
+      else if (open) {
+        level[k] = sum;
+        open = false;
+      }
+    }
+  }
+  if (used == lanes) return sum;
+  // Levels that wait, smallest first: what they wait for is 0.
+  bool any = false;
+#pragma unroll
+  for (int k = 0; k < 7; ++k)
+    if (used >> k & 1) {
+      sum = any ? level[k] + sum : level[k];
+      any = true;
+    }
+  return S == apart ? sum : sum + 0.;
+}
+
+// ---------------------------------------------------------------------------------- a row's sum
+
+struct RowSums {  // what a kernel that sums over rows is told
+  int parts;
+  int64_t rows;
+  unsigned blocks_per_row;
+  unsigned partials;  // of a row
+  bool first;         // these are the call's first parts
+  double* partial;    // null: in shared memory
+  double* sums;       // one a row, over the parts so far
+  unsigned* tickets;  // the grid's, then one a row
+  PartEntry part[most_parts];
+};
+
+constexpr int shared_sums = 256;
+
+// The sums of a row's chunks, by `blocks` blocks of which this is number `block`.
+template <Summand S, class F>
+FASTGAN_DEVICE void sum_chunks(const RowSums& table, int64_t row, double scale, double* partial,
+                               unsigned block, unsigned blocks) {
+  for (int k = 0; k < table.parts; ++k) {
+    const PartEntry& part = table.part[k];
+    int64_t pairs = pair_count(part.length);
+    for (int64_t pair = int64_t(block) * warps_here() + warp_number(); pair < pairs;
+         pair += int64_t(blocks) * warps_here()) {
+      Eighth e(pair, part.length);
+      double sum = sum_of_chunk<S, F>(part, row, e, scale);
+      if (e.lane0 == 0 && e.n > 0) partial[part.partials + e.chunk_number] = sum;
+    }
+  }
+}
+
+// The row's sum from those of its chunks; `before` is that of earlier parts. In all threads.
+FASTGAN_DEVICE double sum_row(const RowSums& table, double* partial, bool first, double before) {
+  FASTGAN_SHARED(double, result, );
+  double total = before;
+  for (int k = 0; k < table.parts; ++k) {
+    int64_t n = chunk_count(table.part[k].length);
+    double* v = shrink(partial + table.part[k].partials, &n);
+    double sum = warp_tree_sum(v, int(n));
+    total = first && k == 0 ? sum : total + sum;
+  }
+  if (threadIdx.x == 0) result = total;
+  __syncthreads();
+  double all = result;
+  __syncthreads();
+  return all;
+}
+
+// Fills in the parts; whether a thread or a team of warps should have a row.
+template <class Part, class Fill>
+void set_parts(RowSums& table, const std::vector<Part>& parts, size_t begin, const Fill& fill) {
+  for (size_t k = begin; k < parts.size() && table.parts < most_parts; ++k) {
+    PartEntry& e = table.part[table.parts++];
+    e.length = parts[k].length;
+    int64_t p = table.partials;
+    e.partials = unsigned(p);
+    p += level_space(chunk_count(e.length));
+    if (p > 0x7fffffff) throw std::invalid_argument("too many elements");
+    table.partials = unsigned(p);
+    fill(parts[k], e);
+  }
+}
+
+struct Shape {
+  int64_t blocks;
+  int threads;
+};
+
+// Blocks for sums over rows: several for each of few long rows, else whole rows for each block.
+inline Shape shape_for(RowSums& table, const Place& place, int extra_tickets) {
+  int64_t pairs = 0;
+  for (int k = 0; k < table.parts; ++k) pairs += pair_count(table.part[k].length);
+  int64_t warps = pairs < place.warps ? pairs : place.warps, per_row = 1;
+  if (table.rows < place.most_blocks() && table.rows + extra_tickets <= ticket_count) {
+    int64_t most = (place.most_blocks() + table.rows - 1) / table.rows;
+    per_row = (pairs + warps - 1) / warps;
+    if (per_row > most) per_row = most;
+  }
+  int64_t rows = table.rows;
+  if (per_row == 1) {
+    int64_t fill = place.most_blocks() * (place.warps / warps);
+    if (rows > fill) rows = fill;
+  }
+  table.blocks_per_row = unsigned(per_row);
+  int64_t regions = rows;
+  if (per_row > 1 || table.partials > shared_sums)
+    table.partial = reinterpret_cast<double*>(
+        place.scratch(regions * table.partials * int64_t(sizeof(double))));
+  return {rows * per_row, int(warps) * warp};
+}
+
+constexpr int64_t short_length = 32;  // of a row that a thread has to itself
+
+}  // namespace
+}  // namespace fastgan
