@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 LOSS ?= nonsaturating
 PENALTY ?= none
 
-.PHONY: demo test lint bench exhaustive clean
+.PHONY: demo test lint bench exhaustive wheel clean
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -30,7 +30,7 @@ test: $(VENV)/ready  ## the whole test suite
 lint: $(VENV)/ready  ## ruff, clang-format and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/cpu/*
+	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/cpu/* $(wildcard csrc/cuda/*.h csrc/cuda/*.cu)
 	$(BIN)/mypy
 
 bench: $(VENV)/ready  ## fused against eager PyTorch and torch.compile, with a plot
@@ -42,6 +42,11 @@ bench: $(VENV)/ready  ## fused against eager PyTorch and torch.compile, with a p
 exhaustive: $(VENV)/ready  ## all 2^32 float32 patterns, some minutes
 	$(BUILD)
 	$(BIN)/python -m tests.exhaustive
+
+wheel: $(VENV)/ready  ## dist/*.whl with a manylinux tag, with CUDA kernels where they can be built (docs/install.md)
+	rm -rf build/lib* build/bdist* build/wheel
+	FASTGAN_NATIVE=1 $(BIN)/python -m build --wheel --outdir build/wheel .
+	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --wheel-dir dist build/wheel/*.whl
 
 clean:
 	rm -rf $(VENV) build dist fastgan/*.so fastgan/_build.json demo

@@ -19,7 +19,10 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "csrc" / "cuda"))
+import toolkit  # noqa: E402 (a module beside the kernels, reached by the line above)
+
 FLAGS = [
     "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra",
     "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
@@ -47,6 +50,12 @@ def run(command: list[str]) -> str:
     if done.returncode:
         raise RuntimeError(f"{shlex.join(command)} failed:\n{done.stdout}{done.stderr}")
     return done.stdout
+
+
+def reason(error: Exception) -> str:
+    """An error for the record: its first lines, without what ninja says of objects that came out well."""
+    text = str(error)
+    return "\n".join(text[max(0, text.find("FAILED: ")) :].splitlines()[:40])
 
 
 def compile_all(commands: list[tuple[str, str, list[str]]], work: Path) -> str:
@@ -78,18 +87,21 @@ class NativeBuild(build_ext):
     def run(self) -> None:
         """Builds, or installs the reference backend alone and says why."""
         facts = {"python": platform.python_version(), "platform": sysconfig.get_platform()}
-        facts["cuda"] = "not built: this version has no CUDA kernels"
+        facts["cuda"] = "not built: the native extension was not"
         self.facts = facts
+        must = os.environ.get("FASTGAN_NATIVE") == "1" or toolkit.required()
         if os.environ.get("FASTGAN_NATIVE") == "0":
+            if must:
+                raise ValueError("FASTGAN_NATIVE=0 leaves nothing for FASTGAN_CUDA to build")
             facts["native"] = "not built: FASTGAN_NATIVE=0"
         else:
             try:
                 super().run()
                 facts["native"] = "built"
             except Exception as error:
-                if os.environ.get("FASTGAN_NATIVE") == "1":
+                if must:
                     raise
-                facts["native"] = f"not built: {error}"
+                facts["native"] = f"not built: {reason(error)}"
                 print(f"warning: fastgan's native kernels were {facts['native']}", file=sys.stderr)
         folders = [Path(self.build_lib, "fastgan")] + ([ROOT / "fastgan"] if self.inplace else [])
         for folder in folders:
@@ -97,33 +109,71 @@ class NativeBuild(build_ext):
             (folder / "_build.json").write_text(json.dumps(facts, indent=1) + "\n")
 
     def build_extension(self, ext: Extension) -> None:
-        """One object a source and instruction set, then the link."""
-        import pybind11
-
+        """With CUDA if that is wanted and succeeds, else without."""
         if os.name == "nt":
             raise RuntimeError("the native kernels build with gcc or clang only")
-        cxx, work = find_compiler(), Path(self.build_temp).resolve()
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        cxx = find_compiler()
+        self.facts["compiler"] = run([*cxx, "--version"]).splitlines()[0]
+        self.facts["flags"] = " ".join(FLAGS)
+        self.facts["instruction sets"] = ", ".join(ISAS)
+        try:
+            self.build_with_cuda(cxx, str(target))
+            return
+        except Exception as error:
+            if toolkit.required():
+                raise
+            self.facts["cuda"] = f"not built: {reason(error)}"
+            if not isinstance(error, toolkit.NoCudaError):
+                print(f"warning: fastgan's CUDA kernels were {self.facts['cuda']}", file=sys.stderr)
+        commands = self.commands(cxx, [])
+        self.facts["compiled by"] = compile_all(commands, Path(self.build_temp).resolve())
+        shared = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared", "-ldl"]
+        run([*cxx, *[c[0] for c in commands], *shared, "-o", str(target)])
+
+    def commands(self, cxx: list[str], defines: list[str]) -> list[tuple[str, str, list[str]]]:
+        """(output, source, command) for each C++ source and instruction set."""
+        import pybind11
+
+        work = Path(self.build_temp).resolve()
         python = [sysconfig.get_path("include"), sysconfig.get_path("platinclude")]
         includes = [f"-I{p}" for p in dict.fromkeys([pybind11.get_include(), *python])]
-        units = [("bind", "bind.cpp", includes)]
+        units = [("bind", "bind.cpp", [*includes, *defines])]
         for source in KERNELS:
             for isa, march in ISAS.items():
                 units.append((f"{source}_{isa}", f"cpu/{source}.cpp", [f"-DFASTGAN_ISA={isa}", *march]))
         commands = []
         for name, source, extra in units:
-            path, out = str((ROOT / "csrc" / source).resolve()), str(work / f"{name}.o")
+            path, out = str(ROOT / "csrc" / source), str(work / f"{name}.o")
             commands.append((out, path, [*cxx, *FLAGS, *extra, "-MMD", "-MF", f"{out}.d", "-c", path, "-o", out]))
-        self.facts["compiler"] = run([*cxx, "--version"]).splitlines()[0]
-        self.facts["flags"] = " ".join(FLAGS)
-        self.facts["instruction sets"] = ", ".join(ISAS)
+        return commands
+
+    def build_with_cuda(self, cxx: list[str], target: str) -> None:
+        """All sources at once, the CUDA ones first since they take longest."""
+        if toolkit.mode() == "0":
+            raise toolkit.NoCudaError("FASTGAN_CUDA=0")
+        sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+        if not sources:
+            raise toolkit.NoCudaError("no CUDA sources")
+        cuda, work = toolkit.Toolkit(run), Path(self.build_temp).resolve()
+        threads = max(1, (os.cpu_count() or 1) // len(sources))
+        commands = []
+        for path in map(str, sources):
+            out = str(work / f"cuda_{Path(path).stem}.o")
+            commands.append((out, path, cuda.compile(path, out, str(ROOT / "csrc"), threads)))
+        commands += self.commands(cxx, ["-DFASTGAN_WITH_CUDA"])
         self.facts["compiled by"] = compile_all(commands, work)
-        target = Path(self.get_ext_fullpath(ext.name))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shared = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared", "-ldl"]
-        run([*cxx, *[c[0] for c in commands], *shared, "-o", str(target)])
+        run(cuda.link([c[0] for c in commands], target))
+        self.facts["cuda"] = "built"
+        self.facts["cuda compiler"] = cuda.version
+        self.facts["cuda architectures"] = " ".join(cuda.architectures)
 
 
-setup(
-    ext_modules=[Extension("fastgan._native", sources=[], optional=True)],
-    cmdclass={"build_ext": NativeBuild},
-)
+if __name__ == "__main__":
+    setup(
+        ext_modules=[Extension("fastgan._native", sources=[], optional=True)],
+        cmdclass={"build_ext": NativeBuild},
+        # CUDA's compiler, for FASTGAN_CUDA=wheels alone.
+        setup_requires=toolkit.build_requirements(),
+    )
