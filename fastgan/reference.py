@@ -189,7 +189,7 @@ def _root(squares: Tensor) -> Tensor:
 def _unit(rows: Tensor) -> Tensor:
     """A power of two near each row's largest element: what it is divided by before it is squared."""
     most = rows.detach().abs().amax(1)
-    exponent = torch.frexp(most).exponent.clamp(-1000, 1000)
+    exponent = torch.frexp(most).exponent.to(most.dtype).clamp(-1000, 1000)
     ordinary = (most > 0) & most.isfinite()
     return torch.where(ordinary, torch.ldexp(torch.ones_like(most), exponent), 1.0)
 

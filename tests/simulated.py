@@ -6,15 +6,18 @@ everything that can be asked of these can be asked of those.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import functools
 import importlib.util
 import os
 import shlex
+import shutil
 import subprocess
 import sysconfig
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,38 +36,38 @@ FLAGS = [
 ORDERS = {"forward": 0, "reverse": 1, "random": 2, "mixed": 3}
 
 
-def compile_kernels(csrc: Path, out: Path, *extra: str) -> list[Path]:
-    """Objects of the CUDA kernels and of what they run on."""
-    sim = ROOT / "tests" / "cusim"
-    sources = [csrc / "cuda" / f"{k}.cu" for k in KERNELS] + [sim / "cusim.cpp", sim / "runtime.cpp"]
-    fma = [] if "x86_64" not in sysconfig.get_platform() else ["-march=x86-64-v3"]
-    jobs = []
-    for source in sources:
-        to = out / f"cuda_{source.stem}.o"
-        flags = [*FLAGS, *fma, "-O2", f"-I{sim}", f"-I{csrc}", *extra]
-        jobs.append((to, [*CXX, *flags, "-x", "c++", "-c", str(source), "-o", str(to)]))
+def compile_one(source: Path, out: Path, csrc: Path, *extra: str) -> Path:
+    """An object of a kernel, or of what kernels run on."""
+    fma = ["-march=x86-64-v3"] if "x86_64" in sysconfig.get_platform() else []
+    includes = [f"-I{ROOT / 'tests' / 'cusim'}", f"-I{csrc}"]
+    command = [*CXX, *FLAGS, *fma, *includes, *extra, "-x", "c++", "-c", str(source), "-o", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr, done.stderr
+    return out
+
+
+def in_parallel(function: Callable[..., Path], jobs: list[tuple]) -> list[Path]:
+    """`function(*job)` of each, as many at a time as there are processors."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda job: subprocess.run(job[1], check=True), jobs))
-    return [to for to, _ in jobs]
+        return list(pool.map(lambda job: function(*job), jobs))
 
 
 @functools.lru_cache
 def build() -> Path:
     """The extension with simulated CUDA kernels; CPU kernels are there for the linker."""
-    out = Path(tempfile.mkdtemp(prefix="fastgan-simulated-"))
-    csrc = ROOT / "csrc"
-    objects = compile_kernels(csrc, out)
+    out, csrc, sim = Path(tempfile.mkdtemp(prefix="fastgan-simulated-")), ROOT / "csrc", ROOT / "tests" / "cusim"
+    jobs = [(csrc / "cuda" / f"{k}.cu", out / f"cuda_{k}.o", csrc, "-O2") for k in KERNELS]
+    jobs += [(sim / f"{part}.cpp", out / f"{part}.o", csrc, "-O2") for part in ("cusim", "runtime")]
     includes = [f"-I{p}" for p in (pybind11.get_include(), sysconfig.get_path("include"))]
-    jobs = [(out / "bind.o", [*FLAGS, "-O1", "-DFASTGAN_WITH_CUDA", *includes, str(csrc / "bind.cpp")])]
+    jobs.append((csrc / "bind.cpp", out / "bind.o", csrc, "-O1", "-DFASTGAN_WITH_CUDA", *includes))
     for k in KERNELS:
-        for isa in native.native.isas() if "x86_64" not in sysconfig.get_platform() else ("generic", "v3", "v4"):
-            source = csrc / "cpu" / f"{k}.cpp"
-            jobs.append((out / f"{k}_{isa}.o", [*FLAGS, "-O0", f"-DFASTGAN_ISA={isa}", str(source)]))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda j: subprocess.run([*CXX, "-w", *j[1], "-c", "-o", str(j[0])], check=True), jobs))
+        for isa in ("generic", "v3", "v4") if "x86_64" in sysconfig.get_platform() else ("generic",):
+            jobs.append((csrc / "cpu" / f"{k}.cpp", out / f"{k}_{isa}.o", csrc, "-O0", f"-DFASTGAN_ISA={isa}"))
     library = out / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
-    parts = [*objects, *(to for to, _ in jobs)]
-    subprocess.run([*CXX, "-shared", *map(str, parts), "-ldl", "-o", str(library)], check=True)
+    objects = in_parallel(compile_one, jobs)
+    subprocess.run([*CXX, "-shared", *map(str, objects), "-ldl", "-o", str(library)], check=True)
+    atexit.register(shutil.rmtree, out, ignore_errors=True)
     return library
 
 
@@ -87,13 +90,7 @@ class Simulated(cuda.Cuda):
         self.stream = 1
         self.specs = {}
         self.set_order = ctypes.CDLL(str(library))._ZN5cusim9set_orderEim
-        self.allocated: list[torch.Tensor] = []
-
-    def _memory(self, size: int, make) -> torch.Tensor:
-        room = make(size + 16, dtype=torch.uint8)
-        self.allocated.append(room)
-        start = -room.data_ptr() % 16
-        return room[start : start + size]
+        self.zeroed: list[torch.Tensor] = []
 
     def _where(self, t):
         return (0, self.stream % 2**64, self._empty, self._zeros)
@@ -107,11 +104,19 @@ class Simulated(cuda.Cuda):
             self.specs[key] = native.native_spec(spec, self.module)
         return self.specs[key]
 
-    def _empty(self, size: int) -> torch.Tensor:
-        return self._memory(size, torch.empty)
+    def counters(self) -> list[torch.Tensor]:
+        """All counters that were ever handed out."""
+        return self.zeroed
+
+    @staticmethod
+    def _empty(size: int) -> torch.Tensor:
+        room = torch.empty(size + 16, dtype=torch.uint8)
+        start = -room.data_ptr() % 16
+        return room[start : start + size]
 
     def _zeros(self, size: int) -> torch.Tensor:
-        return self._memory(size, torch.zeros)
+        self.zeroed.append(self._empty(size).zero_())
+        return self.zeroed[-1]
 
 
 @functools.lru_cache
@@ -123,9 +128,11 @@ def kernels() -> Simulated:
 @contextlib.contextmanager
 def serving():
     """Calls inside go to the simulated kernels wherever the CPU kernels would serve."""
-    simulated, choose = kernels(), backends.choose
+    simulated, choose, scan = kernels(), backends.choose, native.scan
     backends.choose = lambda tensors, scanned=-1: simulated if choose(tensors, scanned) is cpu.KERNELS else None
+    # As of CUDA tensors: what may have more dimensions than the kernels' tables is looked at more closely.
+    native.scan = lambda tensors: -1 if any(t.dim() > 6 for t in tensors) else scan(tensors)
     try:
         yield simulated
     finally:
-        backends.choose = choose
+        backends.choose, native.scan = choose, scan

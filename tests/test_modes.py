@@ -208,6 +208,20 @@ def test_statistics(backend):
         assert stats.real_accuracy == 0.5
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("layout", ["dense", "strided"])
+def test_statistics_beside_gradients(layout, dtype):
+    """Statistics do not depend on whether gradients are wanted, nor on where these are written."""
+    r, f = (torch.randn(30, 40, generator=torch.Generator().manual_seed(k)).to(dtype) for k in (0, 1))
+    if layout == "strided":
+        r, f = r.t(), f.t()
+    for form in (None, "paired", "average"):
+        _, plain = fastgan.discriminator_loss(r, f, relativistic=form, return_stats=True)
+        inputs = (r.detach().requires_grad_(), f.detach().requires_grad_())
+        _, beside = fastgan.discriminator_loss(*inputs, relativistic=form, return_stats=True)
+        assert torch.equal(torch.stack(plain), torch.stack(beside)), form
+
+
 def test_compile_honours_the_backend():
     torch._dynamo.reset()
     r, f = torch.randn(50), torch.randn(50)

@@ -300,6 +300,7 @@ void forward_chunk(Call& call, Partials& partials, const Term& t, size_t number,
   if (differentiate) elements<value_and_gradient>(t, factor, a.z, n, lines);
   else elements<value_only>(t, factor, a.z, n, lines);
   if (x.g.data) store(x.g, x.dtype, start, n, lines.gradient);
+  if (call.stats) chunk_statistics(t, a, c, n, partials);  // before z's memory is used again
   if (y && y->g.data) {
     F* minus = place(y->g, y->dtype, start, a.z_buffer);
     for (int i = 0; i < n; ++i) minus[i] = -lines.gradient[i];
@@ -312,7 +313,6 @@ void forward_chunk(Call& call, Partials& partials, const Term& t, size_t number,
     partials.at[value_sum][c] = chunk_sum(value, n);
   }
   if (partials.has(gradient_sum)) partials.at[gradient_sum][c] = chunk_sum(lines.gradient, n);
-  if (call.stats) chunk_statistics(t, a, c, n, partials);
 }
 
 void forward(Call& call) {

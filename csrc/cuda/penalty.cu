@@ -124,7 +124,8 @@ FASTGAN_DEVICE void finish_dot(const PenaltyTable<F>& t, int64_t row, double dot
 
 // The sum of `n` doubles at v, by a block; v has room for the levels above. In all threads.
 FASTGAN_DEVICE double block_tree_sum(double* v, int64_t n) {
-  double sum = warp_tree_sum(shrink(v, &n), int(n));
+  double* top = shrink(v, &n);
+  double sum = warp_tree_sum(top, int(n));
   __syncthreads();
   return sum;
 }

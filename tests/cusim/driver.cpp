@@ -1,0 +1,280 @@
+// Calls the CUDA kernels on the CPU and compares them with the CPU kernels, bit by bit: a program,
+// because sanitizers want to be there from its start. driver FAMILY runs that family's cases in the
+// order of CUSIM_ORDER; it prints what differs and returns 1.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
+
+#include "cuda/place.h"
+
+namespace fastgan {
+
+extern const LossKernels loss_generic;
+extern const PenaltyKernels penalty_generic;
+extern const InterpolateKernels interpolate_generic;
+
+namespace {
+
+bool failed = false;
+
+// Memory that is exactly as large as it says, and that nothing has written to.
+struct Block {
+  std::unique_ptr<char, void (*)(void*)> memory;
+  int64_t bytes;
+
+  explicit Block(int64_t bytes)
+      : memory(static_cast<char*>(malloc(size_t(bytes))), free), bytes(bytes) {
+    memset(memory.get(), 0xff, size_t(bytes));
+  }
+  template <class T>
+  T* as() const {
+    return reinterpret_cast<T*>(memory.get());
+  }
+};
+
+Block random(int64_t n, DType dtype, unsigned seed) {
+  Block b(n * item_size(dtype));
+  uint32_t state = seed * 2654435761u + 12345u;
+  for (int64_t i = 0; i < n; ++i) {
+    state = state * 1664525u + 1013904223u;
+    // Of many sizes, so that sums in another order are others.
+    float x = float(int32_t(state) >> 8) * std::ldexp(1.f, -20 - int(state >> 3 & 15));
+    if (dtype == DType::float64) b.as<double>()[i] = x;
+    else if (dtype == DType::float32) b.as<float>()[i] = x;
+    else if (dtype == DType::float16) b.as<Half>()[i] = narrow<Half>(x);
+    else b.as<BFloat16>()[i] = narrow<BFloat16>(x);
+  }
+  return b;
+}
+
+View view_of(const Block& b) {
+  View w;
+  w.data = b.as<char>();
+  return w;
+}
+
+Grid grid_of(const Block& b, int64_t rows, int64_t length) {
+  Grid g;
+  g.rows.data = b.as<char>();
+  g.rows.dims = 1;
+  g.rows.size[0] = rows;
+  g.rows.stride[0] = length;
+  return g;
+}
+
+// A device of two multiprocessors, whose memory a call gives back when it is over.
+struct Device {
+  std::vector<Block> given;
+  Block counters{ticket_count * int64_t(sizeof(unsigned))};
+  Place place;
+
+  explicit Device(int warps) {
+    memset(counters.memory.get(), 0, size_t(counters.bytes));
+    place.multiprocessors = 2;
+    place.warps = warps;
+    place.scratch = [this](int64_t bytes) {
+      given.emplace_back(bytes);
+      return given.back().memory.get();
+    };
+    place.tickets = [this] { return counters.as<unsigned>(); };
+  }
+  ~Device() {
+    for (int k = 0; k < ticket_count; ++k)
+      if (counters.as<unsigned>()[k]) {
+        printf("a counter is not 0 again\n");
+        failed = true;
+      }
+  }
+};
+
+void compare(const std::string& what, const Block& got, const Block& want) {
+  if (!memcmp(got.memory.get(), want.memory.get(), size_t(want.bytes))) return;
+  printf("%s differs\n", what.c_str());
+  failed = true;
+}
+
+// ---------------------------------------------------------------------------------- losses
+
+struct LossCase {
+  DType dtype;
+  int64_t n, fake_n;
+  bool paired, centred, stats;
+};
+
+// Everything that one call of each kernel writes.
+std::vector<Block> loss_results(const LossCase& c, const Place* place) {
+  Spec spec;
+  spec.roles = {Role::real, Role::fake};
+  spec.is_centre = {c.centred, c.centred};
+  spec.centred = c.centred;
+  Phi phi = Phi::softplus;
+  auto term = [&](int x, int y, int centre, double scale) {
+    spec.terms.push_back(
+        {phi, x, y, centre, scale, 0.25, 0., 1., 0., 1, 0, x ? Role::fake : Role::real});
+  };
+  term(0, c.paired ? 1 : -1, c.centred ? 1 : -1, -1.);
+  if (!c.paired) term(1, -1, c.centred ? 0 : -1, 1.);
+  Block real = random(c.n, c.dtype, 1), fake = random(c.fake_n, c.dtype, 2),
+        v = random(c.n, c.dtype, 3), w = random(c.fake_n, c.dtype, 4);
+  bool wide = c.dtype == DType::float64;
+  int64_t size = wide ? 8 : 4;
+  std::vector<Block> out;
+  for (int pass = 0; pass < 3; ++pass)  // forward; gradients of backward; and of second order
+    for (int k = 0; k < 2; ++k)
+      out.emplace_back(pass == 0 ? (k ? 8 * 14 : size)
+                                 : (k ? c.fake_n : c.n) * item_size(c.dtype));
+  out.emplace_back(size);
+  memset(out[1].memory.get(), 0, 8 * 14);
+  Block upstream(size);
+  if (wide) *upstream.as<double>() = 1.5;
+  else *upstream.as<float>() = 1.5f;
+  Call call;
+  call.spec = &spec;
+  call.operands = {{c.dtype, c.n, view_of(real), {}, {}}, {c.dtype, c.fake_n, view_of(fake), {}, {}}};
+  call.reduction = Reduction::mean;
+  call.wide = wide;
+  call.aux = out[1].as<double>();
+  call.loss = out[0].memory.get();
+  call.keep = true;
+  call.stats = c.stats;
+  if (place) cuda::loss_forward(call, *place);
+  else loss_generic.forward(call);
+  call.scalar_upstream = upstream.memory.get();
+  for (int k = 0; k < 2; ++k) call.operands[k].g = view_of(out[2 + k]);
+  if (place) cuda::loss_backward(call, *place);
+  else loss_generic.backward(call);
+  for (int k = 0; k < 2; ++k) call.operands[k].g = view_of(out[4 + k]);
+  call.operands[0].v = view_of(v);
+  call.operands[1].v = view_of(w);
+  call.loss = out[6].memory.get();
+  if (place) cuda::loss_second(call, *place);
+  else loss_generic.second(call);
+  return out;
+}
+
+void losses() {
+  for (DType dtype : {DType::float32, DType::float64, DType::float16, DType::bfloat16})
+    for (const LossCase& c : {LossCase{dtype, 1, 1, true, false, true},
+                              LossCase{dtype, 4099, 1030, false, true, true},
+                              LossCase{dtype, 9001, 700, false, false, false},
+                              LossCase{dtype, 40003, 1, false, true, false}})
+      for (int warps : {1, 3, 8}) {
+        Device device(warps);
+        std::vector<Block> want = loss_results(c, nullptr), got = loss_results(c, &device.place);
+        for (size_t k = 0; k < want.size(); ++k)
+          compare("loss, dtype " + std::to_string(int(dtype)) + ", n " + std::to_string(c.n) +
+                      ", result " + std::to_string(k),
+                  got[k], want[k]);
+      }
+}
+
+// ---------------------------------------------------------------------------------- rows
+
+std::vector<Block> penalty_results(DType dtype, int64_t rows, int64_t length, const Place* place) {
+  bool wide = dtype == DType::float64;
+  int64_t size = wide ? 8 : 4, n = rows * length;
+  Block g = random(n, dtype, 5), v = random(n, dtype, 6), upstream(size);
+  if (wide) *upstream.as<double>() = 0.5;
+  else *upstream.as<float>() = 0.5f;
+  std::vector<Block> out;
+  out.emplace_back(rows * 8);  // norms
+  out.emplace_back(size);
+  out.emplace_back(norm_stat_count * 8);
+  out.emplace_back(n * item_size(dtype));
+  out.emplace_back(n * item_size(dtype));
+  out.emplace_back(size);
+  PenaltyCall call;
+  Part part{};
+  part.dtype = dtype;
+  part.length = length;
+  part.g = grid_of(g, rows, length);
+  call.parts = {part};
+  call.rows = rows;
+  call.across = false;
+  call.psi = Psi::two_sided;
+  call.target = 1;
+  call.power = 2;
+  call.scale = 1. / double(rows);
+  call.wide = wide;
+  call.norms = out[0].as<double>();
+  call.result = out[1].memory.get();
+  call.statistics = out[2].as<double>();
+  if (place) cuda::penalty_forward(call, *place);
+  else penalty_generic.forward(call);
+  call.result = nullptr;
+  call.statistics = nullptr;
+  call.upstream = upstream.memory.get();
+  call.parts[0].out = grid_of(out[3], rows, length);
+  if (place) cuda::penalty_backward(call, *place);
+  else penalty_generic.backward(call);
+  call.result = out[5].memory.get();
+  call.parts[0].v = grid_of(v, rows, length);
+  call.parts[0].out = grid_of(out[4], rows, length);
+  if (place) cuda::penalty_second(call, *place);
+  else penalty_generic.second(call);
+  return out;
+}
+
+std::vector<Block> point_results(DType dtype, int64_t rows, int64_t length, const Place* place) {
+  bool wide = dtype == DType::float64;
+  int64_t n = rows * length;
+  Block real = random(n, dtype, 7), fake = random(n, dtype, 8), upstream = random(n, dtype, 9),
+        eps = random(rows, wide ? DType::float64 : DType::float32, 10);
+  std::vector<Block> out;
+  for (int k = 0; k < 3; ++k) out.emplace_back(n * item_size(dtype));
+  out.emplace_back(rows * (wide ? 8 : 4));
+  InterpolateCall call;
+  Between part{};
+  part.dtype = dtype;
+  part.length = length;
+  part.real = grid_of(real, rows, length);
+  part.fake = grid_of(fake, rows, length);
+  part.out = grid_of(out[0], rows, length);
+  call.parts = {part};
+  call.rows = rows;
+  call.eps = eps.memory.get();
+  call.wide = wide;
+  if (place) cuda::interpolate_forward(call, *place);
+  else interpolate_generic.forward(call);
+  call.parts[0].out = grid_of(upstream, rows, length);
+  call.parts[0].real_grad = grid_of(out[1], rows, length);
+  call.parts[0].fake_grad = grid_of(out[2], rows, length);
+  call.eps_grad = out[3].memory.get();
+  if (place) cuda::interpolate_backward(call, *place);
+  else interpolate_generic.backward(call);
+  return out;
+}
+
+template <class Results>
+void rows(const std::string& family, Results results) {
+  for (DType dtype : {DType::float32, DType::float64, DType::float16, DType::bfloat16})
+    for (auto [rows, length] : {std::pair<int64_t, int64_t>{1, 1}, {40, 3}, {5, 1031}, {2, 20001}})
+      for (int warps : {1, 3, 8}) {
+        Device device(warps);
+        std::vector<Block> want = results(dtype, rows, length, nullptr),
+                           got = results(dtype, rows, length, &device.place);
+        for (size_t k = 0; k < want.size(); ++k)
+          compare(family + ", dtype " + std::to_string(int(dtype)) + ", " + std::to_string(rows) +
+                      " rows of " + std::to_string(length) + ", result " + std::to_string(k),
+                  got[k], want[k]);
+      }
+}
+
+}  // namespace
+}  // namespace fastgan
+
+int main(int count, char** arguments) {
+  std::string family = count > 1 ? arguments[1] : "";
+  try {
+    if (family == "loss") fastgan::losses();
+    if (family == "penalty") fastgan::rows(family, fastgan::penalty_results);
+    if (family == "interpolate") fastgan::rows(family, fastgan::point_results);
+  } catch (const std::exception& error) {
+    printf("%s\n", error.what());
+    return 2;
+  }
+  return fastgan::failed;
+}

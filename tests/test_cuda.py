@@ -1,0 +1,436 @@
+"""The CUDA kernels, run on the CPU (tests/cusim), against the CPU kernels: the same bits, everywhere.
+
+Every comparison is exact. Launch shapes and the order of threads and blocks vary; neither may be seen.
+"""
+
+import itertools
+
+import pytest
+import torch
+
+import fastgan
+from tests import simulated
+
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+FORMS = [None, "paired", "average"]
+# Warps a block, blocks a multiprocessor, multiprocessors; zeros: as on a device.
+SHAPES = [(0, 0, 0), (1, 1, 1), (3, 1, 2), (8, 1, 1), (8, 16, 132)]
+SPECIALS = [0.0, -0.0, 1e-30, -1e-30, 17.5, -17.5, 1e4, -1e4, 6e4, -6e4]
+
+
+@pytest.fixture(scope="module")
+def sim():
+    return simulated.kernels()
+
+
+@pytest.fixture(autouse=True)
+def _as_before(sim):
+    yield
+    sim.module.cuda_shape(0, 0, 0)
+    sim.set_order(0, 0)
+    sim.stream = 1
+    for room in sim.counters():
+        assert not room.any(), "a launch left its counters as the next must not find them"
+
+
+def flat(results):
+    for r in results:
+        if isinstance(r, torch.Tensor):
+            yield r
+        elif isinstance(r, (tuple, list)):
+            yield from flat(r)
+
+
+def check_same(call, strides=True):
+    """`call()` on the CPU kernels and on the simulated ones, bit by bit (NaN as NaN)."""
+    want = [t.detach().clone() for t in flat(call())]
+    with simulated.serving():
+        got = [t.detach() for t in flat(call())]
+    assert len(got) == len(want) > 0
+    for k, (g, w) in enumerate(zip(got, want, strict=True)):
+        assert (g.dtype, g.shape) == (w.dtype, w.shape)
+        assert not strides or g.stride() == w.stride()
+        assert torch.equal(g.isnan(), w.isnan()), k
+        assert torch.equal(g.nan_to_num(0.5), w.nan_to_num(0.5)), (k, (g.double() - w.double()).abs().max())
+
+
+def logits(*shape, dtype=torch.float32, scale=4.0, seed=0):
+    generator = torch.Generator().manual_seed(seed + sum(shape))
+    x = torch.randn(shape, generator=generator, dtype=torch.float64) * scale
+    few = x.view(-1)[: len(SPECIALS)]
+    few.copy_(torch.tensor(SPECIALS, dtype=torch.float64)[: few.numel()])
+    return x.to(dtype)
+
+
+def losses(real, fake, *, upstream=1.5, second=True, **options):
+    """Value, statistics, gradients, and second derivatives of one call."""
+
+    def call():
+        r, f = ([t.detach().requires_grad_() for t in (x if isinstance(x, list) else [x])] for x in (real, fake))
+        inputs = [*r, *f]
+        first = r if isinstance(real, list) else r[0]
+        other = f if isinstance(fake, list) else f[0]
+        result = fastgan.discriminator_loss(first, other, **options)
+        stats = options.get("return_stats")
+        value = result[0] if stats else result
+        outputs = list(flat([value]))
+        ups = [torch.full_like(o, upstream).requires_grad_() for o in outputs]
+        grads = torch.autograd.grad(outputs, inputs, ups, create_graph=second)
+        found = [result, grads]
+        if second:
+            vs = [torch.linspace(-1, 2, g.numel(), dtype=torch.float64).view(g.shape).to(g.dtype) for g in grads]
+            found.append(torch.autograd.grad(grads, [*inputs, *ups], vs, allow_unused=True))
+        return found
+
+    return call
+
+
+# ---------------------------------------------------------------------------------- losses
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("loss", fastgan.losses())
+def test_losses(sim, loss, form, dtype):
+    if loss == "ranking" and form:
+        pytest.skip("ranking is relativistic as it stands")
+    for n in (1, 31, 1025, 3000):
+        check_same(losses(logits(n, dtype=dtype), logits(n, dtype=dtype, seed=1), loss=loss, relativistic=form))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("order", simulated.ORDERS)
+@pytest.mark.parametrize("form", FORMS)
+def test_every_launch_shape_and_order(sim, form, order, shape):
+    sim.module.cuda_shape(*shape)
+    sim.set_order(simulated.ORDERS[order], 7)
+    n = 2 * 1024 * 5 + 3  # with these shapes: one block, blocks that do several chunks, one each
+    check_same(losses(logits(n), logits(n, seed=1), relativistic=form, return_stats=True, second=False))
+    check_same(losses(logits(n), logits(n, seed=1), relativistic=form, reduction="none"))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_sums_of_more_than_a_million_elements(sim, form):
+    """Three levels of the tree; of one tensor beside a small one."""
+    big, small = logits(1024 * 1024 + 5), logits(1024 * 1024 + 5, seed=1)
+    if form != "paired":
+        small = small[:7]
+    check_same(losses(big, small, loss="hinge", relativistic=form, return_stats=True, second=False))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", FORMS)
+def test_infinities_and_nan(sim, form, dtype):
+    x = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0, 3.0, -3.0], dtype=dtype)
+    for loss in ("nonsaturating", "hinge", "least_squares", "wasserstein"):
+        check_same(losses(x, x.flip(0), loss=loss, relativistic=form, return_stats=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", FORMS)
+def test_lists_of_tensors_over_several_tables(sim, form, dtype):
+    """More than a table holds: 70 pairs of all sizes, weighted."""
+    sizes = [1 + 37 * k % 1500 for k in range(70)]
+    real = [logits(n, dtype=dtype) for n in sizes]
+    fake = [logits(n, dtype=dtype, seed=9) for n in sizes]
+    weights = [0.5 + k % 3 for k in range(70)]
+    for options in ({"return_stats": True}, {"weights": weights, "reduction": "sum"}, {"reduction": "none"}):
+        check_same(losses(real, fake, relativistic=form, **options))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_weights_in_a_tensor(sim, dtype):
+    real, fake = [logits(n) for n in (5, 1100, 70)], [logits(n, seed=1) for n in (5, 1100, 70)]
+    weights = torch.tensor([0.1, 2.0, 0.7], dtype=dtype)
+    for form in FORMS:
+        check_same(losses(real, fake, relativistic=form, weights=weights, return_stats=True))
+        check_same(losses(real, fake, relativistic=form, weights=weights[::1], reduction="none"))
+    with simulated.serving():
+        r = [x.requires_grad_() for x in real]
+        loss = fastgan.discriminator_loss(r, fake, weights=weights)
+        weights += 1
+        with pytest.raises(RuntimeError, match="weights: modified by an inplace operation"):
+            loss.backward()
+
+
+def layouts(dtype, n=3000):
+    """Tensors of one shape and all layouts: aligned, shifted by an element, strided, permuted, expanded."""
+    base = logits(2 * n + 8, dtype=dtype)
+    yield base[:n].view(4, 5, n // 20)
+    yield base[1 : n + 1].view(4, 5, n // 20)
+    yield base[: 2 * n : 2].view(4, 5, n // 20)
+    yield base[:n].view(n // 20, 5, 4).permute(2, 1, 0)
+    yield base[: n // 20].expand(4, 5, n // 20)
+    yield base[:n].view(5, 4, n // 20).transpose(0, 1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", FORMS)
+def test_layouts(sim, form, dtype):
+    for a, b in itertools.pairwise([*layouts(dtype), next(layouts(dtype))]):
+        check_same(losses(a, b, relativistic=form, return_stats=True))
+        check_same(losses(a, b, relativistic=form, reduction="none"))
+
+
+def test_more_strided_tensors_than_a_table_holds(sim):
+    real = [logits(20, 60).t() for _ in range(9)]
+    fake = [logits(20, 60, seed=1).t() for _ in range(9)]
+    for form in FORMS:
+        check_same(losses(real, fake, relativistic=form))
+
+
+def test_many_dimensions(sim):
+    x = logits(2, 3, 2, 3, 2, 3, 2, 3)[..., ::2].permute(7, 0, 6, 1, 5, 2, 4, 3)
+    with simulated.serving() as kernels:
+        assert kernels.plain(x).is_contiguous()
+    check_same(losses(x, x.flip(0), relativistic="average"), strides=False)  # it is copied
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("pairs", [1, 2, 40])
+def test_centres_that_are_nothing_else(sim, pairs, dtype):
+    """Their gradient is one number everywhere; 40 pairs are more than a table holds."""
+
+    def call(reduction):
+        x = [logits(1 + 700 * k % 2100, dtype=dtype, seed=k).requires_grad_() for k in range(pairs)]
+        y = [logits(1 + 900 * k % 3100, dtype=dtype, seed=k + 99).requires_grad_() for k in range(pairs)]
+        terms = [fastgan.term("softplus", linear=0.25 * k) for k in range(pairs)]
+        result = fastgan.reduce_terms(terms, list(zip(x, y, strict=True)), centred=True, reduction=reduction)
+        total = sum((r * 1.5).sum() for r in flat([result]))
+        first = torch.autograd.grad(total, [*x, *y], create_graph=True)
+        return result, first, torch.autograd.grad(sum(g.sum() for g in first), [*x, *y])
+
+    for reduction in ("mean", "none"):
+        check_same(lambda r=reduction: call(r))
+
+
+def test_terms_of_ones_own(sim):
+    t = [fastgan.term("softplus", linear=0.5), fastgan.term("abs", scale=-2.0, shift=0.1, weight=3.0)]
+
+    def call():
+        x = [logits(n, seed=n).requires_grad_() for n in (1300, 2200)]
+        for reduction in ("mean", "none"):
+            result = fastgan.reduce_terms(t, x, reduction=reduction)
+            yield result
+            yield torch.autograd.grad(sum(r.sum() for r in flat([result])), x)
+
+    check_same(lambda: list(call()))
+
+
+def test_soft_labels_and_margins(sim):
+    r, f = logits(2000), logits(2000, seed=1)
+    check_same(losses(r, f, loss="bce", real_target=0.9, fake_target=0.1))
+    check_same(losses(r, f, loss="hinge", margin=0.3, relativistic="average"))
+    check_same(losses(r, f, loss="least_squares", targets=(-1.0, 0.7, 0.0)))
+
+
+def test_backward_twice_from_different_upstreams(sim):
+    def call():
+        r, f = logits(2500).requires_grad_(), logits(2500, seed=1).requires_grad_()
+        loss = fastgan.discriminator_loss(r, f, relativistic="average")
+        first = torch.autograd.grad(loss * 3, (r, f), retain_graph=True)
+        return first, torch.autograd.grad(loss * -0.1, (r, f), retain_graph=True), torch.autograd.grad(loss, (r, f))
+
+    check_same(call)
+
+
+# ---------------------------------------------------------------------------------- norms and penalties
+
+KINDS = [
+    ("two_sided", {}),
+    ("one_sided", {"target": 0.5}),
+    ("power", {}),
+    ("power", {"power": 1}),
+    ("power", {"power": 6}),
+]
+
+
+def norms(grads, kind="two_sided", *, second=True, **options):
+    """Value, statistics, gradient and second derivatives of norm_penalty."""
+
+    def call():
+        gs = [g.detach().requires_grad_() for g in (grads if isinstance(grads, list) else [grads])]
+        result = fastgan.norm_penalty(gs if isinstance(grads, list) else gs[0], kind, **options)
+        value = result[0] if isinstance(result, tuple) else result
+        up = torch.linspace(0.5, 1.5, value.numel(), dtype=value.dtype).view(value.shape).requires_grad_()
+        first = torch.autograd.grad(value, gs, up, create_graph=second)
+        found = [[t for t in result if isinstance(t, torch.Tensor)] if isinstance(result, tuple) else result, first]
+        if second:
+            vs = [torch.linspace(-1, 2, g.numel(), dtype=torch.float64).view(g.shape).to(g.dtype) for g in first]
+            found.append(torch.autograd.grad(first, [*gs, up], vs))
+        return found
+
+    return call
+
+
+def gradients(*shape, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed + sum(shape))
+    g = torch.randn(shape, generator=generator, dtype=torch.float64) / 20
+    g[:1] = 0  # a row of zeros
+    return g.to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("over", ["sample", "channel", "batch"])
+@pytest.mark.parametrize(("kind", "options"), KINDS)
+def test_penalties(sim, kind, options, over, dtype):
+    for shape in ((4, 3, 5, 7), (2, 5, 30, 31), (3, 40, 2)):
+        g = gradients(*shape, dtype=dtype)
+        check_same(norms(g, kind, over=over, **options))
+        check_same(norms(g, kind, over=over, reduction="none", **options))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("order", simulated.ORDERS)
+def test_penalties_in_every_launch_shape_and_order(sim, order, shape):
+    sim.module.cuda_shape(*shape)
+    sim.set_order(simulated.ORDERS[order], 3)
+    for rows, length in ((3, 9000), (1, 2049), (40, 1300), (200, 3)):
+        check_same(norms(gradients(rows, length), return_stats=True, second=rows < 40))
+
+
+def test_norms_of_a_long_row(sim):
+    """Three levels of the tree within a row, by several blocks."""
+    check_same(norms(gradients(2, 1024 * 1024 + 33), return_stats=True, second=False))
+    check_same(norms(gradients(1024 * 1024 + 33, dtype=torch.bfloat16), over="batch", second=False))
+
+
+def test_more_rows_than_one_launch_adds_up(sim):
+    check_same(norms(gradients(5000, 2), return_stats=True))
+    check_same(norms(gradients(5000, 40), return_stats=True, second=False))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("over", ["sample", "channel", "batch"])
+def test_several_tensors_masks_and_weights(sim, over, dtype):
+    """More tensors than a table holds."""
+    gs = [gradients(3, 2 + k, 6, 50, dtype=dtype, seed=k) for k in range(6)]
+    check_same(norms(gs, over=over))
+    mask = torch.rand(3, 1, 6, 50, generator=torch.Generator().manual_seed(0)) > 0.3
+    options = {"mask": mask} if over == "batch" else {"mask": mask, "weights": torch.tensor([1.0, 0.5, 3.0])}
+    check_same(norms(gs[0], over=over, **options))
+    check_same(norms(gs[1], "power", power=3, over=over, reduction="none", **options))
+
+
+@pytest.mark.parametrize("exponent", [-320, -300, -160, 0, 140, 160, 305])
+@pytest.mark.parametrize("shape", [(3, 5), (3, 50), (2, 5000)])
+def test_doubles_whose_squares_overflow_or_underflow(sim, shape, exponent):
+    g = gradients(*shape, dtype=torch.float64) * 10.0**exponent
+    check_same(norms(g, "power", power=1, second=exponent > -300))
+    wide = gradients(3, 4, 30, dtype=torch.float64) * 10.0**exponent
+    check_same(norms(wide, "power", power=1, over="channel", second=exponent > -300))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_layouts_of_gradients(sim, dtype):
+    g = gradients(3, 5, 14, 15, dtype=dtype)
+    for t in (
+        g.contiguous(memory_format=torch.channels_last),
+        g.flatten()[1:-1049].view(2, 5, 10, 21) if g.numel() > 3150 else g.flatten()[1:2101].view(2, 5, 10, 21),
+        g[:, :, ::2, ::3],
+        g.permute(2, 1, 0, 3),
+        g[:1].expand(4, 5, 14, 15),
+    ):
+        for over in ("sample", "channel", "batch"):
+            check_same(norms(t, over=over, return_stats=True))
+
+
+def test_infinities_and_nan_in_gradients(sim):
+    for bad in (torch.inf, torch.nan):
+        for dtype in DTYPES:
+            g = gradients(4, 300, dtype=dtype)
+            g[2, 77] = bad
+            check_same(norms(g, return_stats=True, second=False))
+            check_same(norms(g[:, 70:80], return_stats=True, second=False))
+
+
+# ---------------------------------------------------------------------------------- points between samples
+
+
+def points(real, fake, need_eps=True):
+    def call():
+        r, f = ([t.detach().requires_grad_() for t in (x if isinstance(x, tuple) else (x,))] for x in (real, fake))
+        wide = torch.float64 if r[0].dtype == torch.float64 else torch.float32
+        eps = torch.linspace(0, 1, len(r[0]), dtype=wide).requires_grad_(need_eps)
+        out = list(flat([fastgan.interpolate(tuple(r), tuple(f), eps)]))
+        ups = [torch.linspace(-1, 2, o.numel(), dtype=torch.float64).view(o.shape).to(o.dtype) for o in out]
+        return out, torch.autograd.grad(out, [*r, *f, *([eps] if need_eps else [])], ups)
+
+    return call
+
+
+@pytest.mark.parametrize("order", simulated.ORDERS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_points(sim, dtype, order):
+    sim.set_order(simulated.ORDERS[order], 5)
+    for shape in ((1, 1), (5, 3), (70, 20), (3, 5000), (4, 3, 33, 35)):
+        real, fake = gradients(*shape, dtype=dtype), gradients(*shape, dtype=dtype, seed=1)
+        real.flatten()[::3] = fake.flatten()[::3]
+        check_same(points(real, fake))
+        check_same(points(real, fake, need_eps=False))
+    many = tuple(gradients(3, 2000 + k, dtype=dtype, seed=k) for k in range(6))
+    check_same(points(many, tuple(m.flip(1) for m in many)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_points_in_all_layouts(sim, dtype):
+    real, fake = gradients(3, 5, 14, 15, dtype=dtype), gradients(3, 5, 14, 15, dtype=dtype, seed=1)
+    check_same(points(real.contiguous(memory_format=torch.channels_last), fake))
+    check_same(points(real[:, :, ::2, ::3], fake[:, :, ::2, 1::3]))
+    check_same(points(real.permute(1, 0, 3, 2), fake.permute(1, 0, 3, 2).contiguous()))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_points_in_every_launch_shape(sim, shape):
+    sim.module.cuda_shape(*shape)
+    check_same(points(gradients(3, 9000), gradients(3, 9000, seed=1)))
+
+
+# ---------------------------------------------------------------------------------- memory and errors
+
+
+def test_counters_are_a_streams_own_and_a_captures_own(sim):
+    """A stream gets counters once; a launch that is captured gets new ones, set to 0 by its graph."""
+    n = 40_000
+    with simulated.serving():
+        for stream, fresh in ((101, 1), (101, 0), (102, 1), (101, 0), (-5, 1), (-5, 1)):
+            sim.stream = stream
+            before = len(sim.counters())
+            fastgan.generator_loss(logits(n))
+            assert len(sim.counters()) - before == fresh
+        few = len(sim.counters())
+        fastgan.generator_loss(logits(100))  # one block needs none
+        assert len(sim.counters()) == few
+
+
+def test_what_the_binding_refuses(sim):
+    module, x, place = sim.module, logits(40_000), sim._where(None)
+    spec = module.Spec([(1, 0, -1, -1, 1.0, 0.0, 0.0, 1.0, 0.0, 0, 0, 0)], [0])
+    result = torch.empty(())
+
+    def forward(tensors=(x,), out=result, reduction=2, where=place, weights=()):
+        module.cuda_forward(spec, tensors, None, out, weights, reduction, None, False, False, where)
+
+    forward()
+    for wrong, error, message in (
+        ({"tensors": (torch.empty(3, device="meta"),)}, ValueError, "null"),
+        ({"tensors": (torch.empty(0),)}, ValueError, "no elements"),
+        ({"tensors": (x.int(),)}, ValueError, "dtype"),
+        ({"tensors": (x, x)}, ValueError, "operands"),
+        ({"out": torch.empty((), dtype=torch.float64)}, ValueError, "dtype"),
+        ({"out": torch.empty(2)}, ValueError, "number of elements"),
+        ({"reduction": 7}, ValueError, "reduction"),
+        ({"weights": torch.ones(4)[::2]}, ValueError, "contiguous"),
+        ({"weights": torch.ones(2, dtype=torch.int64)}, ValueError, "dtype"),
+        ({"where": place[:3]}, ValueError, "device, stream"),
+        ({"where": (0, 1, lambda n: place[2](n + 1)[1:], place[3])}, RuntimeError, "misaligned"),
+    ):
+        with pytest.raises(error, match=message):
+            forward(**wrong)
+    odd = torch.zeros(2, 4, 2, 4, 2, 4, 2, 4)[..., ::2].permute(7, 0, 6, 1, 5, 2, 4, 3)
+    with pytest.raises(ValueError, match="6 dimensions"):
+        forward((odd,))
+    with pytest.raises(ValueError, match="cuda_shape"):
+        module.cuda_shape(9, 0, 0)
+    with pytest.raises(ValueError, match="cuda_shape"):
+        module.cuda_shape(1, -1, 0)
