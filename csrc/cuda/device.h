@@ -13,6 +13,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "place.h"
 
@@ -24,6 +25,7 @@ constexpr int warp = 32, most_warps = 8;  // a block has at most 8 warps
 template <class... Parameters, class... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), int64_t blocks, int threads,
             const Place& place, const Arguments&... arguments) {
+  static_assert((std::is_same_v<std::decay_t<Parameters>, Arguments> && ...));
   if (blocks < 1 || blocks > 0x7fffffff)
     throw std::invalid_argument(std::string(name) + ": the call is too large for one launch");
 #ifdef FASTGAN_SIM
@@ -31,9 +33,10 @@ void launch(const char* name, void (*kernel)(Parameters...), int64_t blocks, int
       cusim::launch(name, kernel, dim3(unsigned(blocks)), dim3(unsigned(threads)), arguments...);
   std::string what = error ? cusim::last_message() : "";
 #else
-  kernel<<<dim3(unsigned(blocks)), dim3(unsigned(threads)), 0, cudaStream_t(place.stream)> > >(
-      arguments...);
-  cudaError_t error = cudaGetLastError();
+  void* list[] = {const_cast<void*>(static_cast<const void*>(&arguments))...};
+  cudaError_t error =
+      cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(unsigned(blocks)),
+                       dim3(unsigned(threads)), list, 0, cudaStream_t(place.stream));
   std::string what = error ? cudaGetErrorString(error) : "";
 #endif
   (void)place;

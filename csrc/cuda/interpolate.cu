@@ -26,8 +26,9 @@ FASTGAN_DEVICE void points_of_chunk(const PointsTable<F>& t, const PartEntry& pa
   F e = t.eps[row], rest = F(1) - e;
   Run real = along_row(part.x, row, c.start), fake = along_row(part.v, row, c.start),
       out = along_row(part.out, row, c.start);
-  const Run* const runs[2] = {&real, &fake};
-  for_each_row<F, eight>(runs, c.lane0, c.n, [&](int at, const Raw<F, eight>(&raw)[2]) {
+  const Run runs[2] = {real, fake};
+  const bool there[2] = {true, true};
+  for_each_row<F, eight>(runs, there, c.lane0, c.n, [&](int at, const Raw<F, eight>(&raw)[2]) {
     F r[eight], f[eight];
     unpack(raw[0], real.dtype, r);
     unpack(raw[1], fake.dtype, f);
@@ -44,8 +45,9 @@ FASTGAN_DEVICE void gradients_of_chunk(const PointsTable<F>& t, const PartEntry&
   Run upstream = along_row(part.mask, row, c.start), real = upstream, fake = upstream;
   if (part.out.data) real = along_row(part.out, row, c.start);
   if (fake_grad.data) fake = along_row(fake_grad, row, c.start);
-  const Run* const runs[1] = {&upstream};
-  for_each_row<F, eight>(runs, c.lane0, c.n, [&](int at, const Raw<F, eight>(&raw)[1]) {
+  const Run runs[1] = {upstream};
+  const bool there[1] = {true};
+  for_each_row<F, eight>(runs, there, c.lane0, c.n, [&](int at, const Raw<F, eight>(&raw)[1]) {
     F u[eight], g[eight];
     unpack(raw[0], upstream.dtype, u);
 #pragma unroll

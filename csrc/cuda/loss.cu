@@ -99,15 +99,16 @@ FASTGAN_DEVICE Run values_of(const Table<F>& table, const OperandEntry& a, const
   return run_of(a.x, DType(a.dtype), table.find(a.x_strides), p.start);
 }
 
-// body(first element of the thread, elements) for each row of a chunk; y may be null.
+// body(first element of the thread, elements) for each row of a chunk, of x and perhaps of y.
 template <class F, class Body>
-FASTGAN_DEVICE void for_each_elements(const Piece& p, const Run& x, const Run* y,
+FASTGAN_DEVICE void for_each_elements(const Piece& p, const Run& x, const Run& y, bool paired,
                                       const Body& body) {
-  const Run* const runs[2] = {&x, y};
-  for_each_row<F, 4>(runs, p.lane0, p.n, [&](int at, const Raw<F, 4>(&raw)[2]) {
+  const Run runs[2] = {x, y};
+  const bool there[2] = {true, paired};
+  for_each_row<F, 4>(runs, there, p.lane0, p.n, [&](int at, const Raw<F, 4>(&raw)[2]) {
     Elements<F> e;
     unpack(raw[0], x.dtype, e.x);
-    if (y) unpack(raw[1], x.dtype, e.y);
+    unpack(raw[1], x.dtype, e.y);
     body(at, e);
   });
 }
@@ -116,16 +117,14 @@ FASTGAN_DEVICE void for_each_elements(const Piece& p, const Run& x, const Run* y
 template <class F, class Body>
 FASTGAN_DEVICE void for_each_argument(const Table<F>& table, const TermEntry<F>& t, const Piece& p,
                                       const Body& body) {
-  Run x = values_of(table, table.operand[t.x], p), y = x;
   bool paired = t.y >= 0, centred = t.centre >= 0;
-  if (paired) y = values_of(table, table.operand[t.y], p);
+  Run x = values_of(table, table.operand[t.x], p),
+      y = values_of(table, table.operand[paired ? t.y : t.x], p);
   Split<F> mean(centred ? table.means[t.centre] : 0.);
-  for_each_elements<F>(p, x, paired ? &y : nullptr, [&](int at, Elements<F>& e) {
+  for_each_elements<F>(p, x, y, paired, [&](int at, Elements<F>& e) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (!paired) e.y[i] = F(0);
+    for (int i = 0; i < 4; ++i)
       e.z[i] = paired ? e.x[i] - e.y[i] : centred ? mean.below(e.x[i]) : e.x[i];
-    }
     body(at, e);
   });
 }
@@ -238,7 +237,8 @@ FASTGAN_DEVICE void take_means(const Table<F>& table, double* partial) {
         Piece p(number, a.n);
         double lane[4];
         clear(lane, p);
-        for_each_elements<F>(p, values_of(table, a, p), nullptr,
+        Run x = values_of(table, a, p);
+        for_each_elements<F>(p, x, x, false,
                              [&](int at, Elements<F>& e) { add(lane, e.x, at, p); });
         double sum = fold(lane);
         if (threadIdx.x % warp == 0) partial[a.first_partial + number] = sum;

@@ -160,45 +160,93 @@ FASTGAN_DEVICE void put_each(const Run& run, int at, int n, Raw<F, count> raw) {
   }
 }
 
+// 16 or 8 bytes of a tensor. Their addresses come out of a table, so that the compiler must be told
+// that they are of global memory; and no kernel reads what it writes.
+template <int words>
+FASTGAN_DEVICE Vec<uint32_t, words> load(const char* p) {
+#ifdef FASTGAN_SIM
+  return *reinterpret_cast<const Vec<uint32_t, words>*>(p);
+#else
+  if constexpr (words == 4) {
+    uint4 w = __ldg(reinterpret_cast<const uint4*>(p));
+    return {w.x, w.y, w.z, w.w};
+  } else {
+    uint2 w = __ldg(reinterpret_cast<const uint2*>(p));
+    return {w.x, w.y};
+  }
+#endif
+}
+
+template <int words>
+FASTGAN_DEVICE void store(char* p, const Vec<uint32_t, words>& v) {
+#ifdef FASTGAN_SIM
+  *reinterpret_cast<Vec<uint32_t, words>*>(p) = v;
+#else
+  size_t to = __cvta_generic_to_global(p);
+  if constexpr (words == 4)
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(v.v[0]), "r"(v.v[1]),
+                 "r"(v.v[2]), "r"(v.v[3]));
+  else asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(to), "r"(v.v[0]), "r"(v.v[1]));
+#endif
+}
+
+// All words of `raw` from or to memory, or the half of them that 16-bit elements use.
+template <int words, int all>
+FASTGAN_DEVICE void load_words(const char* p, Vec<uint32_t, all>& raw) {
+  constexpr int piece = words < 4 ? words : 4;
+#pragma unroll
+  for (int i = 0; i < words; i += piece) {
+    Vec<uint32_t, piece> part = load<piece>(p + 4 * i);
+#pragma unroll
+    for (int k = 0; k < piece; ++k) raw.v[i + k] = part.v[k];
+  }
+}
+
+template <int words, int all>
+FASTGAN_DEVICE void store_words(char* p, const Vec<uint32_t, all>& raw) {
+  constexpr int piece = words < 4 ? words : 4;
+#pragma unroll
+  for (int i = 0; i < words; i += piece) {
+    Vec<uint32_t, piece> part;
+#pragma unroll
+    for (int k = 0; k < piece; ++k) part.v[k] = raw.v[i + k];
+    store<piece>(p + 4 * i, part);
+  }
+}
+
 // `count` elements from `at` on, of a run that has n.
 template <class F, int count>
 FASTGAN_DEVICE Raw<F, count> fetch(const Run& run, int at, int n) {
-  using Half16 = Vec<uint32_t, count / 2>;
   if (!run.vector || at + count > n) return fetch_each<F, count>(run, at, n);
   const char* p = run.data + at * item_size(run.dtype);
-  if (sizeof(F) == 8 || run.dtype == DType::float32)
-    return *reinterpret_cast<const Raw<F, count>*>(p);
-  Half16 half = *reinterpret_cast<const Half16*>(p);
+  constexpr int words = count * int(sizeof(F)) / 4;
   Raw<F, count> raw{};
-#pragma unroll
-  for (int i = 0; i < count / 2; ++i) raw.v[i] = half.v[i];
+  if constexpr (sizeof(F) == 8) load_words<words>(p, raw);
+  else if (run.dtype == DType::float32) load_words<words>(p, raw);
+  else load_words<words / 2>(p, raw);
   return raw;
 }
 
 template <class F, int count>
 FASTGAN_DEVICE void put(const Run& run, int at, int n, const F (&v)[count]) {
-  using Half16 = Vec<uint32_t, count / 2>;
   Raw<F, count> raw = pack(v, run.dtype);
   if (!run.vector || at + count > n) return put_each<F, count>(run, at, n, raw);
   char* p = run.data + at * item_size(run.dtype);
-  if (sizeof(F) == 8 || run.dtype == DType::float32) {
-    *reinterpret_cast<Raw<F, count>*>(p) = raw;
-    return;
-  }
-  Half16 half;
-#pragma unroll
-  for (int i = 0; i < count / 2; ++i) half.v[i] = raw.v[i];
-  *reinterpret_cast<Half16*>(p) = half;
+  constexpr int words = count * int(sizeof(F)) / 4;
+  if constexpr (sizeof(F) == 8) store_words<words>(p, raw);
+  else if (run.dtype == DType::float32) store_words<words>(p, raw);
+  else store_words<words / 2>(p, raw);
 }
 
 template <class F>
 constexpr DType native = sizeof(F) == 8 ? DType::float64 : DType::float32;
 
 // body(first element, elements of each run as they lie there) for this thread's part of the rows of
-// 128 lanes of a chunk; the next row's are on their way meanwhile. Null: a run that is not there.
+// 128 lanes of a chunk; the next row's are on their way meanwhile. Of a run that is not there, 0.
+// (A pointer that may be null would put the runs into memory.)
 template <class F, int count, int runs, class Body>
-FASTGAN_DEVICE void for_each_row(const Run* const (&run)[runs], int lane0, int n,
-                                 const Body& body) {
+FASTGAN_DEVICE void for_each_row(const Run (&run)[runs], const bool (&there)[runs], int lane0,
+                                 int n, const Body& body) {
   constexpr int row = 128;
   Raw<F, count> next[runs] = {};
 #pragma unroll 1
@@ -207,7 +255,7 @@ FASTGAN_DEVICE void for_each_row(const Run* const (&run)[runs], int lane0, int n
 #pragma unroll
     for (int r = 0; r < runs; ++r) {
       now[r] = next[r];
-      if (run[r] && at + row < n) next[r] = fetch<F, count>(*run[r], at + row, n);
+      if (there[r] && at + row < n) next[r] = fetch<F, count>(run[r], at + row, n);
     }
     if (at >= 0) body(at, now);  // else nothing is there yet
   }

@@ -300,8 +300,9 @@ FASTGAN_DEVICE void write_chunk(const PenaltyTable<F>& t, const PartEntry& part,
   Run x = along_row(part.x, row, e.start), out = along_row(part.out, row, e.start), mask = x, v = x;
   if (masked) mask = along_row(part.mask, row, e.start);
   if (t.second) v = along_row(part.v, row, e.start);
-  const Run* const runs[3] = {&x, masked ? &mask : nullptr, t.second ? &v : nullptr};
-  for_each_row<F, eight>(runs, e.lane0, e.n, [&](int at, const Raw<F, eight>(&raw)[3]) {
+  const Run runs[3] = {x, mask, v};
+  const bool there[3] = {true, masked, t.second};
+  for_each_row<F, eight>(runs, there, e.lane0, e.n, [&](int at, const Raw<F, eight>(&raw)[3]) {
     F a[eight], m[eight] = {}, w[eight] = {}, g[eight];
     unpack(raw[0], x.dtype, a);
     if (masked) unpack(raw[1], mask.dtype, m);

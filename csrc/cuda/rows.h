@@ -121,13 +121,9 @@ FASTGAN_DEVICE double sum_of_chunk(const PartEntry& part, int64_t row, const Eig
   double lane[eight];
 #pragma unroll
   for (int i = 0; i < eight; ++i) lane[i] = no_sum<S>(e.n);
-  constexpr int runs = S == squares ? 2 : 3;
-  const Run* run[runs];
-  run[0] = &x;
-  run[1] = masked ? &mask : nullptr;
-  if constexpr (S != squares) run[2] = &v;
-  const Run* const(&fixed)[runs] = run;
-  for_each_row<F, eight>(fixed, e.lane0, e.n, [&](int at, const Raw<F, eight>(&raw)[runs]) {
+  const Run runs[3] = {x, mask, v};
+  const bool there[3] = {true, masked, S != squares};
+  for_each_row<F, eight>(runs, there, e.lane0, e.n, [&](int at, const Raw<F, eight>(&raw)[3]) {
     F a[eight], m[eight] = {}, b[eight] = {};
     unpack(raw[0], x.dtype, a);
     if (masked) unpack(raw[1], mask.dtype, m);
