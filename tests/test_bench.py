@@ -37,3 +37,10 @@ def test_the_report_is_made(tmp_path):
     assert {p.suffix for p in tmp_path.iterdir()} == {".json", ".md", ".png"}
     assert "nonsaturating D" in done.stdout
     assert "says nothing of speed" in done.stdout
+
+
+def test_the_script_for_a_gpu_runs_without_one(tmp_path):
+    command = [sys.executable, str(BENCH / "gpu.py"), "--device", "cpu", "--quick", "--only", "losses"]
+    done = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {".json", ".md"} <= {p.suffix for p in tmp_path.iterdir()}

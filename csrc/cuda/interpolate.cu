@@ -149,12 +149,18 @@ void run(const InterpolateCall& call, const Place& place, bool backward) {
     t.last = begin + size_t(t.sums.parts) == call.parts.size();
     t.by_thread = call.rows > 1 && longest <= short_length;
     if (writes) {
+      PointsTable<F> order = t;
+      for (int k = 0; k < t.sums.parts; ++k) {
+        PartEntry& part = order.sums.part[k];
+        if (backward) straighten({&part.mask, &part.out, &order.fake_grad[k]});
+        else straighten({&part.x, &part.v, &part.out});
+      }
       int threads = place.warps * warp;
       int64_t work = t.by_thread ? call.rows : units * warp,
               blocks = (work + threads - 1) / threads;
       if (blocks > place.most_blocks()) blocks = place.most_blocks();
       launch(backward ? "interpolate_backward" : "interpolate_forward", interpolate_elements<F>,
-             blocks, threads, place, t);
+             blocks, threads, place, order);
     }
     if (!call.eps_grad) continue;
     Shape shape = shape_for(t.sums, place, 0);

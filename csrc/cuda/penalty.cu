@@ -422,6 +422,10 @@ void write_gradients(const PenaltyCall& call, double* dots, const Place& place) 
     PenaltyTable<F> t = table_of<F>(call, begin);
     t.second = dots;
     t.sums.sums = dots;
+    for (int k = 0; k < t.sums.parts; ++k) {
+      PartEntry& part = t.sums.part[k];
+      straighten({&part.x, &part.mask, &part.v, &part.out});
+    }
     Shape shape = by_thread(call.rows, place);
     if (!t.by_thread) {
       int64_t units = 0;

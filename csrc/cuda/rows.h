@@ -5,6 +5,7 @@
 // or whose elements lie apart while those of neighbouring rows do not, have a thread each instead.
 #pragma once
 #include <cstring>
+#include <initializer_list>
 
 #include "../psi.h"
 #include "sums.h"
@@ -33,6 +34,29 @@ inline Lie lie_of(const Grid& grid, DType dtype) {
   lie.rows = strides_of(grid.rows);
   lie.elements = strides_of(grid.elements);
   return lie;
+}
+
+// Where each element has the same place in all of these tensors, and none has gaps, their order
+// does not matter to a pass over elements: it may be that of memory (channels_last images).
+inline void straighten(std::initializer_list<Lie*> lies) {
+  const Strides* first = nullptr;
+  for (Lie* lie : lies) {
+    if (!lie->data) continue;
+    const Strides& s = lie->elements;
+    if (!first) first = &s;
+    if (s.dims == 0 || s.dims != first->dims) return;
+    for (int d = 0; d < s.dims; ++d)
+      if (s.size[d] != first->size[d] || s.stride[d] != first->stride[d]) return;
+  }
+  if (!first) return;
+  int64_t next = 1;
+  for (int found = 0; found < first->dims; ++found) {
+    int d = 0;
+    while (d < first->dims && first->stride[d] != next) ++d;
+    if (d == first->dims) return;
+    next *= first->size[d];
+  }
+  for (Lie* lie : lies) lie->elements.dims = 0;
 }
 
 // A run of a row's elements from `start` on, and one of the same element of neighbouring rows.

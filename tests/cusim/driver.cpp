@@ -124,8 +124,7 @@ std::vector<Block> loss_results(const LossCase& c, const Place* place) {
   std::vector<Block> out;
   for (int pass = 0; pass < 3; ++pass)  // forward; gradients of backward; and of second order
     for (int k = 0; k < 2; ++k)
-      out.emplace_back(pass == 0 ? (k ? 8 * 14 : size)
-                                 : (k ? c.fake_n : c.n) * item_size(c.dtype));
+      out.emplace_back(pass == 0 ? (k ? 8 * 14 : size) : (k ? c.fake_n : c.n) * item_size(c.dtype));
   out.emplace_back(size);
   memset(out[1].memory.get(), 0, 8 * 14);
   Block upstream(size);
@@ -133,7 +132,8 @@ std::vector<Block> loss_results(const LossCase& c, const Place* place) {
   else *upstream.as<float>() = 1.5f;
   Call call;
   call.spec = &spec;
-  call.operands = {{c.dtype, c.n, view_of(real), {}, {}}, {c.dtype, c.fake_n, view_of(fake), {}, {}}};
+  call.operands = {{c.dtype, c.n, view_of(real), {}, {}},
+                   {c.dtype, c.fake_n, view_of(fake), {}, {}}};
   call.reduction = Reduction::mean;
   call.wide = wide;
   call.aux = out[1].as<double>();
@@ -157,10 +157,10 @@ std::vector<Block> loss_results(const LossCase& c, const Place* place) {
 
 void losses() {
   for (DType dtype : {DType::float32, DType::float64, DType::float16, DType::bfloat16})
-    for (const LossCase& c : {LossCase{dtype, 1, 1, true, false, true},
-                              LossCase{dtype, 4099, 1030, false, true, true},
-                              LossCase{dtype, 9001, 700, false, false, false},
-                              LossCase{dtype, 40003, 1, false, true, false}})
+    for (const LossCase& c :
+         {LossCase{dtype, 1, 1, true, false, true}, LossCase{dtype, 4099, 1030, false, true, true},
+          LossCase{dtype, 9001, 700, false, false, false},
+          LossCase{dtype, 40003, 1, false, true, false}})
       for (int warps : {1, 3, 8}) {
         Device device(warps);
         std::vector<Block> want = loss_results(c, nullptr), got = loss_results(c, &device.place);
