@@ -211,6 +211,8 @@ std::shared_ptr<Spec> make_spec(const py::list& terms, const std::vector<int>& r
     spec->terms.push_back(term);
   }
   if (spec->terms.empty()) throw std::invalid_argument("there is no term");
+  for (int j = 0; j < count; ++j)
+    if (!used[j] && !spec->is_centre[j]) throw std::invalid_argument("an operand is in no term");
   return spec;
 }
 

@@ -2,9 +2,6 @@
 // and calls the kernels.
 #include "arguments.h"
 #ifdef FASTGAN_WITH_CUDA
-#include <map>
-#include <mutex>
-
 #include "cuda/place.h"
 #endif
 
@@ -141,7 +138,7 @@ class OnCuda {
   explicit OnCuda(const py::tuple& where) {
     if (where.size() != 4)
       throw std::invalid_argument("device, stream and two functions are needed");
-    device = where[0].cast<int>();
+    int device = where[0].cast<int>();
     auto stream = where[1].cast<uint64_t>();
     empty = where[2];
     zeros = where[3];
@@ -172,7 +169,6 @@ class OnCuda {
 #undef FASTGAN_ON_CUDA
 
  private:
-  int device;
   py::object empty, zeros;
   std::vector<py::object> held;  // until everything is launched: what comes later on the stream may
                                  // have the memory then
@@ -188,24 +184,9 @@ class OnCuda {
   // leaves them at 0. A launch that is captured runs whenever, and wherever, its graph is replayed:
   // it has counters of its own, which the graph sets to 0 before it.
   unsigned* tickets() {
-    static std::mutex mutex;
-    static auto& of_stream = *new std::map<std::pair<int, int64_t>, PyObject*>;
-    constexpr int64_t bytes = ticket_count * int64_t(sizeof(unsigned));
-    int64_t number = cuda::stream_number(place.stream);
-    if (number < 0) return reinterpret_cast<unsigned*>(memory(zeros, bytes));
-    {
-      std::lock_guard<std::mutex> lock(mutex);
-      auto found = of_stream.find({device, number});
-      if (found != of_stream.end())
-        return reinterpret_cast<unsigned*>(
-            uintptr_t(integer(call_method(found->second, data_ptr).ptr())));
-    }
-    uintptr_t p = memory(zeros, bytes);
-    std::lock_guard<std::mutex> lock(mutex);
-    auto [entry, fresh] = of_stream.insert({{device, number}, held.back().ptr()});
-    if (fresh) held.back().inc_ref();
-    else p = uintptr_t(integer(call_method(entry->second, data_ptr).ptr()));
-    return reinterpret_cast<unsigned*>(p);
+    unsigned* own = cuda::counters_of(place.stream);
+    if (own) return own;
+    return reinterpret_cast<unsigned*>(memory(zeros, ticket_count * int64_t(sizeof(unsigned))));
   }
 };
 #endif

@@ -33,7 +33,7 @@ def global_means(tensors: Sequence[Tensor], group: Any) -> list[Tensor]:
     Two collectives in all, and one in backward; every rank must take part in each.
     """
     sums = AllReduceSum.apply(torch.stack([t.double().sum() for t in tensors]), group)
-    counts = sums.new_tensor([t.numel() for t in tensors])
+    counts = torch.stack([sums.new_full((), t.numel()) for t in tensors])  # of a list: a copy that waits
     dist.all_reduce(counts, group=group)
     means = (sums / counts).unbind()
     return [m if t.dtype == torch.float64 else m.float() for m, t in zip(means, tensors, strict=True)]

@@ -36,6 +36,14 @@ def _loss(tensors: list[Tensor], spec: str, reduction: str, stats: bool) -> tupl
     return loss, aux
 
 
+def _as_promised(
+    tensors: Sequence[Tensor], plain: Sequence[Tensor], grads: Sequence[Tensor | None]
+) -> list[Tensor]:
+    """The gradients in the strides of their tensors, which a copy made for the kernels need not have."""
+    triples = [(t, p, g) for t, p, g in zip(tensors, plain, grads, strict=True) if g is not None]
+    return [g if p is t else torch.empty_like(t).copy_(g) for t, p, g in triples]
+
+
 def _loss_backward(
     upstream: Tensor,
     aux: Tensor,
@@ -47,7 +55,7 @@ def _loss_backward(
     kernels = backends.of(tensors[0])
     plain = tuple([kernels.plain(t) for t in tensors])
     grads = kernels.backward(decode(spec), plain, (), reduction, aux, (upstream,), need)
-    return [g for g in grads if g is not None]
+    return _as_promised(tensors, plain, grads)
 
 
 def _loss_second(
@@ -63,7 +71,7 @@ def _loss_second(
     vs = tuple([next(given) if n else None for n in need])
     plain = tuple([kernels.plain(t) for t in tensors])
     up, grads = kernels.second(decode(spec), plain, (), reduction, aux, (upstream,), vs, need)
-    return up[0], [g for g in grads if g is not None]
+    return up[0], _as_promised(tensors, plain, grads)
 
 
 def _fake_loss(tensors: list[Tensor], spec: str, reduction: str, stats: bool) -> tuple[Tensor, Tensor]:

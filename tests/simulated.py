@@ -89,7 +89,8 @@ class Simulated(cuda.Cuda):
         super().__init__(load(library), "cuda_")
         self.stream = 1
         self.specs = {}
-        self.set_order = ctypes.CDLL(str(library))._ZN5cusim9set_orderEim
+        self.shared = ctypes.CDLL(str(library))
+        self.set_order = self.shared._ZN5cusim9set_orderEim
         self.zeroed: list[torch.Tensor] = []
 
     def _where(self, t):

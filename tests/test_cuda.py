@@ -29,8 +29,8 @@ def _as_before(sim):
     sim.module.cuda_shape(0, 0, 0)
     sim.set_order(0, 0)
     sim.stream = 1
-    for room in sim.counters():
-        assert not room.any(), "a launch left its counters as the next must not find them"
+    assert not sim.shared.cusim_counters_left(), "a launch left its counters as the next must not find them"
+    assert not any(room.any() for room in sim.zeroed)
 
 
 def flat(results):
@@ -52,6 +52,8 @@ def check_same(call, strides=True):
         assert not strides or g.stride() == w.stride()
         assert torch.equal(g.isnan(), w.isnan()), k
         assert torch.equal(g.nan_to_num(0.5), w.nan_to_num(0.5)), (k, (g.double() - w.double()).abs().max())
+        zero = (g == 0) & (w == 0)
+        assert torch.equal(g.signbit()[zero], w.signbit()[zero]), k
 
 
 def logits(*shape, dtype=torch.float32, scale=4.0, seed=0):
@@ -280,6 +282,25 @@ def test_penalties(sim, kind, options, over, dtype):
         check_same(norms(g, kind, over=over, reduction="none", **options))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_signs_of_zeros(sim, dtype):
+    x = torch.full((1,), -100.0, dtype=dtype).requires_grad_()
+    c = torch.zeros(1024, dtype=dtype).requires_grad_()
+
+    def call():
+        loss = fastgan.reduce_terms([fastgan.term("softplus")], [(x, c)], centred=True, reduction="sum")
+        first = torch.autograd.grad(loss, (x, c), retain_graph=True)
+        return first, torch.autograd.grad(loss, (x, c), retain_graph=True), torch.autograd.grad(loss * -1, (x, c))
+
+    check_same(call)
+    for channels in (1, 3, 127, 128, 130):
+        g = torch.zeros(2, channels, 3, 3, dtype=dtype)
+        g[:1] = -1
+        for over in ("sample", "channel", "batch"):
+            check_same(norms(g, over=over))
+            check_same(norms(-g[:1], over=over, **({} if over == "batch" else {"weights": torch.tensor([-1.0])})))
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("order", simulated.ORDERS)
 def test_penalties_in_every_launch_shape_and_order(sim, order, shape):
@@ -317,6 +338,11 @@ def test_several_tensors_masks_and_weights(sim, over, dtype):
 def test_doubles_whose_squares_overflow_or_underflow(sim, shape, exponent):
     g = gradients(*shape, dtype=torch.float64) * 10.0**exponent
     check_same(norms(g, "power", power=1, second=exponent > -300))
+    many = [gradients(*shape, dtype=torch.float64, seed=k) * 10.0**exponent for k in range(6)]
+    check_same(norms(many, "power", power=1, second=exponent > -300, return_stats=True))
+    check_same(norms(many, over="batch", second=False))
+    many[0][1, 1] = torch.inf
+    check_same(norms(many, second=False))
     wide = gradients(3, 4, 30, dtype=torch.float64) * 10.0**exponent
     check_same(norms(wide, "power", power=1, over="channel", second=exponent > -300))
 
@@ -391,16 +417,22 @@ def test_points_in_every_launch_shape(sim, shape):
 
 def test_counters_are_a_streams_own_and_a_captures_own(sim):
     """A stream gets counters once; a launch that is captured gets new ones, set to 0 by its graph."""
-    n = 40_000
     with simulated.serving():
-        for stream, fresh in ((101, 1), (101, 0), (102, 1), (101, 0), (-5, 1), (-5, 1)):
+        for stream, streams, captures in (
+            (101, 1, 0),
+            (101, 0, 0),
+            (102, 1, 0),
+            (101, 0, 0),
+            (-5, 0, 1),
+            (-5, 0, 1),
+        ):
             sim.stream = stream
-            before = len(sim.counters())
-            fastgan.generator_loss(logits(n))
-            assert len(sim.counters()) - before == fresh
-        few = len(sim.counters())
+            before = sim.shared.cusim_streams(), len(sim.zeroed)
+            fastgan.generator_loss(logits(40_000))
+            assert (sim.shared.cusim_streams(), len(sim.zeroed)) == (before[0] + streams, before[1] + captures)
+        sim.stream = 103
         fastgan.generator_loss(logits(100))  # one block needs none
-        assert len(sim.counters()) == few
+        assert sim.shared.cusim_streams() == before[0]
 
 
 def test_what_the_binding_refuses(sim):

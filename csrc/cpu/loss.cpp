@@ -335,7 +335,7 @@ void forward(Call& call) {
   if (!reduced) return;
   // A centre without a term has a unit gradient too: 0, to which finish adds its constant.
   if (call.spec->centred) {
-    std::vector<double> zeros(call.operands.size());
+    std::vector<double> zeros(call.operands.size(), -0.);  // -0 + K is K, be it -0
     in_type(call, [&](auto zero) { fill_centres<decltype(zero)>(call, 1, zeros.data()); });
   }
   double loss = 0;

@@ -99,6 +99,8 @@ void for_each_tile_sum(const PenaltyCall& call, const double* scale, double* res
                    int n = int(call.rows - row < tile ? call.rows - row : tile);
                    for (size_t k = 0; k < call.parts.size(); ++k) {
                      tile_dots<F>(call.parts[k], row, n, scale ? scale + row : nullptr, sums);
+                     if (call.parts[k].length < chunk)  // never -0, as chunk_dot() has it
+                       for (int i = 0; i < n; ++i) sums[i] = sums[i] + 0.;
                      for (int i = 0; i < n; ++i)
                        result[row + i] = k == 0 ? sums[i] : result[row + i] + sums[i];
                    }

@@ -43,4 +43,22 @@ void launch(const char* name, void (*kernel)(Parameters...), int64_t blocks, int
   if (error) throw std::runtime_error(std::string("the kernel ") + name + " failed: " + what);
 }
 
+// Loads kernels; why that cannot be, or "".
+template <class... Kernels>
+std::string loadable(Kernels... kernels) {
+#ifndef FASTGAN_SIM
+  for (const void* kernel : {reinterpret_cast<const void*>(kernels)...}) {
+    cudaFuncAttributes attributes;
+    cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+    if (error) cudaGetLastError();
+    if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion)
+      return "the kernels were not built for this device's architecture";
+    if (error) return cudaGetErrorString(error);
+  }
+#else
+  (void)sizeof...(kernels);
+#endif
+  return "";
+}
+
 }  // namespace fastgan

@@ -169,9 +169,18 @@ void run(const InterpolateCall& call, const Place& place, bool backward) {
   }
 }
 
+std::string load_kernels() {
+  return loadable(interpolate_elements<float>, interpolate_elements<double>, interpolate_eps<float>,
+                  interpolate_eps<double>);
+}
+
 }  // namespace
 
 namespace cuda {
+
+std::string interpolate_unusable() {
+  return load_kernels();
+}
 
 void interpolate_forward(InterpolateCall& call, const Place& place) {
   if (call.wide) run<double>(call, place, false);

@@ -421,7 +421,7 @@ FASTGAN_DEVICE void write_gradients(const Table<F>& table, const TermEntry<F>& t
 template <class F>
 FASTGAN_DEVICE void fill_chunk(const Table<F>& table, const TermEntry<F>& t, const Piece& p) {
   Upstream<F> up;
-  const F zero[4] = {0, 0, 0, 0};
+  const F zero[4] = {F(-0.), F(-0.), F(-0.), F(-0.)};  // to which a constant adds without a trace
   up.read(table, t, p, 0);
   for (int at = p.lane0; at < p.n; at += lanes)
     write_gradient(table, table.operand[t.x], p, at, zero, F(1), up);
@@ -670,7 +670,7 @@ void second_in(Call& call, const Place& place) {
   auto pass = [&](bool sums, bool write) {
     Tables<F> tables(call);
     tables.add_terms();
-    if (write) tables.add_fills();
+    if (write && centred) tables.add_fills();
     if (sums && centred) tables.finish(place, {gradient_sum, dot_sum});
     else if (sums) tables.finish(place, {dot_sum});
     else tables.finish(place, {});
@@ -690,9 +690,20 @@ void second_in(Call& call, const Place& place) {
   }
 }
 
+std::string load_kernels() {
+  return loadable(loss_means<float>, loss_means<double>, loss_forward<false, float>,
+                  loss_forward<true, float>, loss_forward<false, double>,
+                  loss_forward<true, double>, loss_backward<float>, loss_backward<double>,
+                  loss_second<float>, loss_second<double>);
+}
+
 }  // namespace
 
 namespace cuda {
+
+std::string loss_unusable() {
+  return load_kernels();
+}
 
 void loss_forward(Call& call, const Place& place) {
   if (call.wide) forward_in<double>(call, place);

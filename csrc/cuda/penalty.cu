@@ -25,7 +25,9 @@ struct PenaltyTable {
   F* result;
   double* statistics;
   const F* upstream;
-  bool elementwise, by_thread, last, finish_here, second;
+  double* most;    // rescue over several tables: the greatest element of each row
+  double* scaled;  // and its sum, scaled
+  bool elementwise, by_thread, last, finish_here, second, rescue_later;
 };
 
 template <class F>
@@ -149,9 +151,9 @@ template <class F>
 FASTGAN_DEVICE void take_statistics(const PenaltyTable<F>& t) {
   int64_t rows = t.sums.rows;
   double n = double(rows), mean = block_tree_sum(t.statistic, rows) / n;
-  double least = __ldcg(t.norms), most = least, above = 0;
+  double least = written(t.norms), most = least, above = 0;
   for (int64_t i = threadIdx.x; i < rows; i += blockDim.x) {
-    double x = __ldcg(t.norms + i), d = x - mean;
+    double x = written(t.norms + i), d = x - mean;
     least = x < least || x != x ? x : least;
     most = x > most || x != x ? x : most;
     above += x > t.target ? 1. : 0.;
@@ -180,6 +182,7 @@ template <class F>
 FASTGAN_DEVICE void finish_all(const PenaltyTable<F>& t) {
   if (t.value) {
     double sum = block_tree_sum(t.value, t.sums.rows);
+    if (t.sums.rows == 1) sum = sum + 0.;  // one value is a chunk all the same: never -0
     if (threadIdx.x == 0) *t.result = F(t.second ? sum : t.scale * sum);
   }
   if (t.statistic) take_statistics(t);
@@ -206,16 +209,17 @@ FASTGAN_DEVICE void sum_by_blocks(const PenaltyTable<F>& t) {
     if (!last_to_come(b > 1 ? sums.tickets + 1 + row : nullptr, b)) continue;
     double before = sums.first ? 0. : sums.sums[row];
     double sum = sum_row(sums, partial, sums.first, before), norm = 0;
+    bool later = S == squares && sizeof(F) == 8 && t.rescue_later && extreme(sum);
     if (S == squares && t.last) {
       norm = root(sum);
-      if (sizeof(F) == 8 && extreme(sum)) {
+      if (sizeof(F) == 8 && extreme(sum) && !later) {
         norm = rescued_norm(sums, row, partial);
         sum = norm * norm;
       }
     }
     if (threadIdx.x > 0) continue;
     sums.sums[row] = sum;
-    if (!t.last) continue;
+    if (!t.last || later) continue;
     if (S == squares) finish_row(t, row, norm, sum);
     else finish_dot(t, row, sum);
   }
@@ -241,6 +245,7 @@ FASTGAN_DEVICE void sum_by_threads(const PenaltyTable<F>& t) {
     }
     double norm = root(sum);
     if (sizeof(F) == 8 && extreme(sum)) {
+      if (t.rescue_later) continue;
       norm = rescued_norm_by_thread(sums, row);
       sum = norm * norm;
     }
@@ -254,6 +259,40 @@ __global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
   if (t.by_thread) sum_by_threads<S>(t);
   else sum_by_blocks<S>(t);
   if (t.last && t.finish_here && last_to_come(t.sums.tickets, gridDim.x)) finish_all(t);
+}
+
+// ---------------------------------------------------------------------------------- rescue, later
+
+// Rows of doubles over more tensors than a table holds, whose squares overflowed or underflowed:
+// table after table for their greatest element, and table after table for their sums, a block a
+// row.
+__global__ void __launch_bounds__(most_warps* warp)
+    penalty_greatest(FASTGAN_GRID_CONSTANT(PenaltyTable<double>) t) {
+  for (int64_t row = blockIdx.x; row < t.sums.rows; row += gridDim.x) {
+    if (!extreme(t.sums.sums[row])) continue;
+    double most = block_maximum(greatest(t.sums, row, int(threadIdx.x), int(blockDim.x)));
+    if (threadIdx.x > 0) continue;
+    t.most[row] = !t.sums.first && t.most[row] > most ? t.most[row] : most;
+  }
+}
+
+__global__ void __launch_bounds__(most_warps* warp)
+    penalty_rescue(FASTGAN_GRID_CONSTANT(PenaltyTable<double>) t) {
+  FASTGAN_SHARED(double, shared, [shared_sums]);
+  double* partial = t.sums.partial ? t.sums.partial + size_t(blockIdx.x) * t.sums.partials : shared;
+  for (int64_t row = blockIdx.x; row < t.sums.rows; row += gridDim.x) {
+    if (!extreme(t.sums.sums[row])) continue;
+    Rescue r(t.most[row]);
+    double norm = t.most[row];
+    if (!r.done) {
+      sum_chunks<squares, double>(t.sums, row, r.scale, partial, 0, 1);
+      __syncthreads();
+      double sum = sum_row(t.sums, partial, t.sums.first, t.sums.first ? 0. : t.scaled[row]);
+      if (threadIdx.x == 0) t.scaled[row] = sum;
+      norm = root(sum) / r.scale;
+    }
+    if (threadIdx.x == 0 && t.last) finish_row(t, row, norm, norm * norm);
+  }
 }
 
 // ---------------------------------------------------------------------------------- gradients
@@ -394,26 +433,56 @@ double* doubles(const Place& place, int64_t n) {
   return reinterpret_cast<double*>(place.scratch(n * int64_t(sizeof(double))));
 }
 
+// The tables of a call, with the memory that they share.
+template <class F, class Run>
+void for_each_table(const PenaltyCall& call, const PenaltyTable<F>& shared, const Run& run) {
+  for (size_t begin = 0; begin < call.parts.size(); begin += most_parts) {
+    PenaltyTable<F> t = table_of<F>(call, begin);
+    t.sums.sums = shared.sums.sums;
+    t.value = shared.value;
+    t.statistic = shared.statistic;
+    t.most = shared.most;
+    t.scaled = shared.scaled;
+    run(t);
+  }
+}
+
+void rescue(const PenaltyCall& call, PenaltyTable<double> shared, const Place& place) {
+  shared.most = doubles(place, call.rows);
+  shared.scaled = doubles(place, call.rows);
+  int64_t blocks = call.rows < place.most_blocks() ? call.rows : place.most_blocks();
+  int threads = place.warps * warp;
+  for_each_table(call, shared, [&](PenaltyTable<double>& t) {
+    launch("penalty_greatest", penalty_greatest, blocks, threads, place, t);
+  });
+  for_each_table(call, shared, [&](PenaltyTable<double>& t) {
+    if (t.sums.partials > shared_sums) t.sums.partial = doubles(place, blocks * t.sums.partials);
+    launch("penalty_rescue", penalty_rescue, blocks, threads, place, t);
+  });
+}
+
 // Sums over all rows, and what is made of them. The sums stay behind at the address returned.
 template <Summand S, class F>
 double* sum_rows(const char* name, const PenaltyCall& call, const Place& place) {
-  double *sums = doubles(place, call.rows), *value = nullptr, *statistic = nullptr;
-  if (call.result) value = doubles(place, level_space(call.rows));
-  if (call.statistics) statistic = doubles(place, level_space(call.rows));
-  for (size_t begin = 0; begin < call.parts.size(); begin += most_parts) {
-    PenaltyTable<F> t = table_of<F>(call, begin);
+  PenaltyTable<F> shared{};
+  shared.sums.sums = doubles(place, call.rows);
+  if (call.result) shared.value = doubles(place, level_space(call.rows));
+  if (call.statistics) shared.statistic = doubles(place, level_space(call.rows));
+  bool later = S == squares && call.wide && call.parts.size() > most_parts;
+  for_each_table(call, shared, [&](PenaltyTable<F>& t) {
     t.second = S == dots;
-    t.sums.sums = sums;
-    t.value = value;
-    t.statistic = statistic;
-    t.finish_here = call.rows <= rows_at_once;
+    t.rescue_later = later;
+    t.finish_here = call.rows <= rows_at_once && !later;
     Shape shape = t.by_thread ? by_thread(call.rows, place) : shape_for(t.sums, place, 1);
     if (shape.blocks > 1) t.sums.tickets = place.tickets();
     launch(name, penalty_sums<S, F>, shape.blocks, shape.threads, place, t);
-    if (t.last && !t.finish_here && (value || statistic))
+    if (!t.last || t.finish_here) return;
+    if constexpr (sizeof(F) == 8)
+      if (later) rescue(call, shared, place);
+    if (t.value || t.statistic)
       launch("penalty_finish", penalty_finish<F>, 1, most_warps * warp, place, t);
-  }
-  return sums;
+  });
+  return shared.sums.sums;
 }
 
 template <class F>
@@ -446,9 +515,20 @@ void second_in(const PenaltyCall& call, const Place& place) {
   write_gradients<F>(call, sum_rows<dots, F>("penalty_second", call, place), place);
 }
 
+std::string load_kernels() {
+  return loadable(penalty_sums<squares, float>, penalty_sums<squares, double>,
+                  penalty_sums<dots, float>, penalty_sums<dots, double>, penalty_greatest,
+                  penalty_rescue, penalty_finish<float>, penalty_finish<double>,
+                  penalty_gradient<float>, penalty_gradient<double>);
+}
+
 }  // namespace
 
 namespace cuda {
+
+std::string penalty_unusable() {
+  return load_kernels();
+}
 
 void penalty_forward(PenaltyCall& call, const Place& place) {
   if (call.wide) forward_in<double>(call, place);

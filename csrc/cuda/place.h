@@ -37,11 +37,16 @@ void penalty_second(PenaltyCall&, const Place&);
 void interpolate_forward(InterpolateCall&, const Place&);
 void interpolate_backward(InterpolateCall&, const Place&);
 
+// Why a family's kernels cannot be loaded on the current device; "" where they were.
+std::string loss_unusable();
+std::string penalty_unusable();
+std::string interpolate_unusable();
+
 // runtime.cu. Why the kernels cannot run on a device ("" where they can), its multiprocessors, and
-// a number for a stream that no other has, -1 while it is being captured.
+// a stream's own counters, all 0; null while the stream is being captured.
 std::string unusable(int device);
 int multiprocessors(int device);
-int64_t stream_number(void* stream);
+unsigned* counters_of(void* stream);
 std::string versions();
 
 }  // namespace cuda

@@ -188,7 +188,7 @@ FASTGAN_DEVICE double sum_of_short_row(const PartEntry& part, int64_t row, doubl
       }
     }
   }
-  if (used == lanes) return sum;
+  if (used == lanes) return S == apart || part.length == chunk ? sum : sum + 0.;
   // Levels that wait, smallest first: what they wait for is 0.
   bool any = false;
 #pragma unroll

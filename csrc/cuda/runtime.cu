@@ -1,5 +1,6 @@
 // What is asked of the CUDA runtime beside launches. It is linked in statically, and shares with
 // torch's only the driver: the context that is current when a call comes, and its streams.
+#include <map>
 #include <mutex>
 #include <string>
 
@@ -9,7 +10,11 @@ namespace fastgan {
 namespace cuda {
 
 namespace {
-__global__ void nothing() {}
+
+void check(cudaError_t error) {
+  if (error) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(error));
+}
+
 }  // namespace
 
 std::string unusable(int device) {
@@ -27,12 +32,10 @@ std::string unusable(int device) {
   }
   if (error != cudaSuccess) return cudaGetErrorString(error);
   if (device >= count) return "there is no CUDA device " + std::to_string(device);
-  cudaFuncAttributes attributes;  // also loads the module, which a capture had better not see
-  error = cudaFuncGetAttributes(&attributes, nothing);
-  cudaGetLastError();
-  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion)
-    return "the kernels were not built for this device's architecture";
-  return error == cudaSuccess ? "" : cudaGetErrorString(error);
+  // Loading the kernels also keeps a capture from having to.
+  for (const std::string& why : {loss_unusable(), penalty_unusable(), interpolate_unusable()})
+    if (!why.empty()) return why;
+  return "";
 }
 
 int multiprocessors(int device) {
@@ -46,15 +49,28 @@ int multiprocessors(int device) {
   return known[slot] = n;
 }
 
-int64_t stream_number(void* stream) {
+// Not from torch's allocator: what it hands out while torch.compile warms up its graphs belongs to
+// these. Allocated once a stream; that no capture elsewhere objects, it is said to be relaxed.
+unsigned* counters_of(void* stream) {
+  static std::mutex mutex;
+  static auto& known = *new std::map<unsigned long long, unsigned*>;
   cudaStreamCaptureStatus status;
-  unsigned long long id;
-  if (cudaStreamIsCapturing(cudaStream_t(stream), &status) != cudaSuccess)
-    throw std::runtime_error("the stream is not usable");
-  if (status != cudaStreamCaptureStatusNone) return -1;
-  if (cudaStreamGetId(cudaStream_t(stream), &id) != cudaSuccess)
-    throw std::runtime_error("the stream is not usable");
-  return int64_t(id & 0x7fffffffffffffff);
+  unsigned long long number;
+  check(cudaStreamIsCapturing(cudaStream_t(stream), &status));
+  if (status != cudaStreamCaptureStatusNone) return nullptr;
+  check(cudaStreamGetId(cudaStream_t(stream), &number));  // a handle may come again, a number not
+  std::lock_guard<std::mutex> lock(mutex);
+  unsigned*& counters = known[number];
+  if (counters) return counters;
+  constexpr size_t bytes = ticket_count * sizeof(unsigned);
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+  check(cudaThreadExchangeStreamCaptureMode(&mode));
+  void* memory = nullptr;
+  cudaError_t error = cudaMalloc(&memory, bytes);
+  if (!error) error = cudaMemsetAsync(memory, 0, bytes, cudaStream_t(stream));
+  check(cudaThreadExchangeStreamCaptureMode(&mode));
+  check(error);
+  return counters = static_cast<unsigned*>(memory);
 }
 
 std::string versions() {

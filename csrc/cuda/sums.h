@@ -35,7 +35,13 @@ FASTGAN_DEVICE double empty_lane(int n) {
   return n == chunk ? -0. : 0.;
 }
 
-// Sum of n <= 1024 doubles by one warp. They may have been written by other blocks.
+// What other threads have written before a barrier, in shared memory or by other blocks: volatile,
+// so that neither an old value in a register nor one in a cache is taken for it.
+FASTGAN_DEVICE double written(const double* p) {
+  return *static_cast<const volatile double*>(p);
+}
+
+// Sum of n <= 1024 doubles by one warp.
 FASTGAN_DEVICE double warp_chunk_sum(const double* v, int n) {
   int lane0 = int(threadIdx.x) % warp * 4;
   double lane[4];
@@ -45,7 +51,7 @@ FASTGAN_DEVICE double warp_chunk_sum(const double* v, int n) {
   for (int at = lane0; at < n; at += lanes)
 #pragma unroll
     for (int k = 0; k < 4; ++k)
-      if (at + k < n) lane[k] = lane[k] + __ldcg(v + at + k);
+      if (at + k < n) lane[k] = lane[k] + written(v + at + k);
   return fold(lane);
 }
 
@@ -78,7 +84,7 @@ FASTGAN_DEVICE double* shrink(double* v, int64_t* n) {
 
 // The last level, by one warp: as tree_sum() has it, a single sum stays as it is.
 FASTGAN_DEVICE double warp_tree_sum(const double* v, int n) {
-  return n == 1 ? __ldcg(v) : warp_chunk_sum(v, n);
+  return n == 1 ? written(v) : warp_chunk_sum(v, n);
 }
 
 // Whether all other blocks that take a ticket here have done so before: the last one sees all that
