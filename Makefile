@@ -13,10 +13,10 @@ $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
 	$(BIN)/python -m pip install -q "$(TORCH)" numpy
-	FASTGAN_NATIVE=1 $(BIN)/python -m pip install -q -e ".[demo,test,bench,lint]"
+	FASTGAN_NATIVE=0 $(BIN)/python -m pip install -q -e ".[demo,test,bench,lint]"
 	touch $@
 
-# The editable install points at the sources; only the native part is built anew, and only if it changed.
+# The editable install points at the sources; the native part is built here, and anew only if it changed.
 BUILD = FASTGAN_NATIVE=1 $(BIN)/python setup.py -q build_ext --inplace
 
 demo: $(VENV)/ready  ## trains a GAN on handwritten digits; LOSS=hinge, LOSS=wgan-gp, PENALTY=r1 and so on

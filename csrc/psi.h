@@ -25,13 +25,18 @@ struct RowFactors {
   double scale, slope, bend;
 };
 
+// A power of two near 1 / n for n > 0, and not outside the normal numbers: n has the biased
+// exponent e.
+FASTGAN_HD double near_reciprocal(double n) {
+  uint64_t e = (bits<uint64_t>(n) >> 52) & 2047;
+  e = e < 1 ? 1 : e > 2045 ? 2045 : e;
+  return bits<double>((2046 - e) << 52);
+}
+
 FASTGAN_HD RowFactors row_factors(Psi psi, double n, double target, int power) {
   if (psi == Psi::power && power == 2) return {1, 2, 0};
   if (n == 0) return {0, 0, 0};
-  // A power of two near 1 / n, and not outside the normal numbers: n has the biased exponent e.
-  uint64_t e = (bits<uint64_t>(n) >> 52) & 2047;
-  e = e < 1 ? 1 : e > 2045 ? 2045 : e;
-  double scale = bits<double>((2046 - e) << 52), near_one = n * scale;
+  double scale = near_reciprocal(n), near_one = n * scale;
   double first, second;  // psi'(n), n * psi''(n) - psi'(n)
   if (psi == Psi::power) {
     double p = power, below = power_of(n, power - 1);

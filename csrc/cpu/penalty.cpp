@@ -146,19 +146,19 @@ double rescued_norm(const PenaltyCall& call, int64_t row) {
     for (int i = 0; i < n; ++i) most = absolute(h[i]) > most ? absolute(h[i]) : most;
   });
   if (most == 0 || most > 0x1.fffffffffffffp1023) return most;
-  RowFactors f = row_factors(Psi::power, most, 0, 1);
+  double scale = near_reciprocal(most);
   std::vector<double> sums;
   double total = 0;
   size_t done = 0;
   each_line([&](int n) {
-    for (int i = 0; i < n; ++i) h[i] = h[i] * f.scale;
+    for (int i = 0; i < n; ++i) h[i] = h[i] * scale;
     sums.push_back(chunk_dot(h, h, n));
   });
   for (const Part& part : call.parts) {
     total += tree_sum(sums.data() + done, chunk_count(part.length));
     done += chunk_count(part.length);
   }
-  return root(total) / f.scale;
+  return root(total) / scale;
 }
 
 // ---------------------------------------------------------------------------------- forward

@@ -50,7 +50,7 @@ struct Rescue {
 
   FASTGAN_DEVICE explicit Rescue(double most)
       : scale(1), done(most == 0 || most > 0x1.fffffffffffffp1023) {
-    if (!done) scale = row_factors(Psi::power, most, 0, 1).scale;
+    if (!done) scale = near_reciprocal(most);
   }
 };
 
@@ -266,7 +266,7 @@ __global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
 // Rows of doubles over more tensors than a table holds, whose squares overflowed or underflowed:
 // table after table for their greatest element, and table after table for their sums, a block a
 // row.
-__global__ void __launch_bounds__(most_warps* warp)
+__global__ void __launch_bounds__(most_warps* warp, 1)
     penalty_greatest(FASTGAN_GRID_CONSTANT(PenaltyTable<double>) t) {
   for (int64_t row = blockIdx.x; row < t.sums.rows; row += gridDim.x) {
     if (!extreme(t.sums.sums[row])) continue;
@@ -276,7 +276,7 @@ __global__ void __launch_bounds__(most_warps* warp)
   }
 }
 
-__global__ void __launch_bounds__(most_warps* warp)
+__global__ void __launch_bounds__(most_warps* warp, 1)
     penalty_rescue(FASTGAN_GRID_CONSTANT(PenaltyTable<double>) t) {
   FASTGAN_SHARED(double, shared, [shared_sums]);
   double* partial = t.sums.partial ? t.sums.partial + size_t(blockIdx.x) * t.sums.partials : shared;
