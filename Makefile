@@ -13,7 +13,7 @@ $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
 	$(BIN)/python -m pip install -q "$(TORCH)" numpy
-	FASTGAN_NATIVE=0 $(BIN)/python -m pip install -q -e ".[demo,test,bench,lint]"
+	FASTGAN_NATIVE=0 FASTGAN_CUDA= $(BIN)/python -m pip install -q -e ".[demo,test,bench,lint]"
 	touch $@
 
 # The editable install points at the sources; the native part is built here, and anew only if it changed.

@@ -551,7 +551,7 @@ __global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
 
 // ---------------------------------------------------------------------------------- launches
 
-// Launches a kernel over a table. `blocks` 1: as one block, whatever there is to do.
+// Launches a kernel over a table; `one_block`: as one block, whatever there is to do.
 template <class F, class Kernel>
 void run(const char* name, Kernel kernel, Table<F>& table, const Place& place,
          bool one_block = false) {
