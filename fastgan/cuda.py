@@ -31,7 +31,8 @@ def unusable(device: int) -> str | None:
         from .info import build_facts
 
         return f"the compiled extension has no CUDA kernels ({build_facts().get('cuda', 'it was built without')})"
-    return native.native.cuda_unusable(device) or None
+    with torch.cuda.device(device):
+        return native.native.cuda_unusable(device) or None
 
 
 def missing() -> str | None:

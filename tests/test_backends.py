@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
 
 import fastgan
-from fastgan import autograd, cpu, reference
+from fastgan import autograd, backends, cpu, cuda, native, reference
 
 
 def python(code, **environment):
@@ -144,3 +145,67 @@ def test_calls_stay_small():
     assert [u.shape for u in call.units] == [r.shape]
     loss.backward(retain_graph=True)
     assert call.units is None
+
+
+class OnDevice:
+    """Stands for a CUDA tensor where there is none."""
+
+    is_cuda, is_cpu = True, False
+    device = "cuda:1"
+
+    def get_device(self):
+        return 1
+
+
+def test_cuda_is_chosen_by_what_the_device_can(monkeypatch):
+    """A device that the kernels cannot use is served by the reference; asked for by name it raises and says why."""
+    tensors = (OnDevice(),)
+    monkeypatch.setattr(cuda, "unusable", lambda device: {1: None, 2: "the NVIDIA driver is too old"}[device])
+    assert backends.choose(tensors, 2) is cuda.KERNELS
+    with fastgan.backend("cuda"):
+        assert backends.choose(tensors, 3) is cuda.KERNELS
+    with (
+        fastgan.backend("cpu"),
+        pytest.raises(RuntimeError, match="cannot serve this call: the tensors are on cuda:1"),
+    ):
+        backends.choose(tensors, 2)
+    with fastgan.backend("reference"):
+        assert backends.choose(tensors, 2) is None
+    monkeypatch.setattr(OnDevice, "get_device", lambda self: 2)
+    assert backends.choose(tensors, 2) is None
+    with fastgan.backend("cuda"), pytest.raises(RuntimeError, match="cannot serve this call: the NVIDIA driver is"):
+        backends.choose(tensors, 2)
+
+
+def test_cuda_launches_on_the_tensors_own_device(monkeypatch):
+    guarded, calls = [], []
+
+    class Guard:
+        def __init__(self, device):
+            guarded.append(device)
+
+        def __enter__(self):
+            monkeypatch.setattr(torch.cuda, "current_device", lambda: guarded[-1])
+
+        def __exit__(self, *_):
+            monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+
+    module = types.SimpleNamespace(
+        cuda_forward=lambda *arguments: calls.append((torch.cuda.current_device(), arguments)),
+        cuda_unusable=lambda device: f"no {torch.cuda.current_device()}",
+    )
+    monkeypatch.setattr(torch.cuda, "device", Guard)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 70 + device, raising=False)
+    kernels = cuda.Cuda(module, "cuda_")
+    kernels._run("forward", OnDevice(), "argument")
+    ((device, (argument, where)),) = calls
+    assert (device, argument, where[:2], guarded) == (1, "argument", (1, 71), [1])
+    monkeypatch.setattr(OnDevice, "get_device", lambda self: 0)
+    kernels._run("forward", OnDevice(), "argument")
+    assert calls[-1][0] == 0
+    assert guarded == [1]
+    monkeypatch.setattr(native, "native", module)
+    assert cuda.unusable.__wrapped__(3) == "no 3"
+    monkeypatch.setattr(torch.version, "hip", "6.0")
+    assert "NVIDIA" in cuda.unusable.__wrapped__(3)
