@@ -29,29 +29,50 @@ CHOSEN: ContextVar[str] = ContextVar(
 )
 
 
-def of(t: Tensor) -> Kernels:
-    """The kernels for a tensor's device."""
-    return cuda.KERNELS if t.is_cuda else cpu.KERNELS
+def _triton() -> Any:
+    """fastgan/triton.py, imported where it is wanted: Triton takes a while."""
+    from . import triton
+
+    return triton
+
+
+def named(name: str) -> Kernels:
+    """The kernels of the backend "cpu", "cuda" or "triton"."""
+    return {"cpu": cpu.KERNELS, "cuda": cuda.KERNELS}.get(name) or _triton().KERNELS
+
+
+def _serving(kind: str, index: int) -> str | None:
+    """Which backend's kernels "auto" has for a device, or None."""
+    if kind == "cpu":
+        return "cpu" if cpu.PREFERRED else None
+    if kind == "cuda" and cuda.unusable(index) is None:
+        return "cuda"
+    return "triton" if _triton().unusable(kind, index) is None else None
 
 
 @torch.compiler.assume_constant_result
-def traced(kind: str, index: int) -> bool:
-    """Whether kernels serve such a device, by the backend in force while a graph is traced; the compiled
-    graph keeps it.
+def traced(kind: str, index: int) -> str | None:
+    """Which backend's kernels serve such a device, by the backend in force while a graph is traced; the
+    compiled graph keeps it. None: the reference, which is traced.
     """
     name = CHOSEN.get()
-    if name not in ("auto", kind):
-        return False
-    return cpu.PREFERRED if kind == "cpu" else kind == "cuda" and cuda.unusable(index) is None
+    if name == "auto":
+        # What the compiler makes of the reference is Triton code too; an operator would only hide it.
+        found = _serving(kind, index)
+        return None if found == "triton" else found
+    if name == "triton":
+        return name if _triton().unusable(kind, index) is None else None
+    return name if name == kind and _serving(kind, index) == name else None
 
 
 class backend:  # noqa: N801 (used as a statement: `with fastgan.backend("cpu"):`)
     """Chooses the kernels for the calls inside a `with` block; FASTGAN_BACKEND does so for a process.
 
     Args:
-        name: "auto" (CPU tensors: cpu, else reference; CUDA tensors: cuda, else reference; others:
-            reference), "cpu", "cuda", "triton" or "reference". One asked for by name that cannot serve a
-            call raises and says why. A graph that torch.compile traces keeps the backend it was traced with.
+        name: "auto" (CPU tensors: cpu, else reference; CUDA tensors: cuda, else triton, else reference; those
+            of other accelerators: triton, else reference), "cpu", "cuda", "triton" or "reference". One asked for
+            by name that cannot serve a call raises and says why. A graph that torch.compile traces keeps the
+            backend it was traced with.
 
     Raises:
         ValueError: an unknown name.
@@ -72,20 +93,26 @@ class backend:  # noqa: N801 (used as a statement: `with fastgan.backend("cpu"):
 def missing(name: str) -> str | None:
     """Why a backend cannot be used at all, or None where it can."""
     if name == "triton":
-        return "this version of fastgan has no triton kernels"
+        return _triton().missing()
     if name == "cuda":
         return cuda.missing()
     return cpu.missing() if name == "cpu" else None
+
+
+def _unusable(name: str, t: Tensor) -> str | None:
+    """Why a backend has no kernels for the device of a tensor, or None where it has."""
+    if name == "triton":
+        return missing(name) or _triton().unusable(t.device.type, t.device.index or 0)
+    if name == "cuda" and t.is_cuda:
+        return cuda.unusable(t.get_device())
+    return missing(name) or (None if name == t.device.type else f"the tensors are on {t.device}")
 
 
 def _refusal(name: str, tensors: Sequence[Tensor], scanned: int) -> str | None:
     """Why the kernels of `name` cannot serve these tensors, or None where they can."""
     if name == "reference":
         return None
-    if name == "cuda" and tensors[0].is_cuda:
-        why = cuda.unusable(tensors[0].get_device())
-    else:
-        why = missing(name)
+    why = _unusable(name, tensors[0])
     if why:
         return why
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
@@ -94,12 +121,8 @@ def _refusal(name: str, tensors: Sequence[Tensor], scanned: int) -> str | None:
         for t in tensors:
             if type(t) not in _PLAIN:
                 return f"a tensor subclass ({type(t).__name__}) needs the reference backend"
-            if not (t.is_cuda if name == "cuda" else t.is_cpu):
-                return f"the tensors are on {t.device}"
             if t.device != tensors[0].device:
                 return f"the tensors are on {tensors[0].device} and {t.device}"
-    elif (name == "cuda") != (scanned >= 2):
-        return f"the tensors are on {tensors[0].device}"
     return None
 
 
@@ -113,10 +136,15 @@ def choose(tensors: Sequence[Tensor], scanned: int = -1) -> Kernels | None:
     """
     name = CHOSEN.get()
     if name == "auto":
-        if scanned >= 2 or (scanned < 0 and tensors[0].is_cuda):
-            return cuda.KERNELS if _refusal("cuda", tensors, scanned) is None else None
-        return cpu.KERNELS if cpu.PREFERRED and _refusal("cpu", tensors, scanned) is None else None
+        first = tensors[0]
+        if first.is_cpu:
+            return cpu.KERNELS if cpu.PREFERRED and _refusal("cpu", tensors, scanned) is None else None
+        if first.is_cuda and _refusal("cuda", tensors, scanned) is None:
+            return cuda.KERNELS
+        if first.is_meta or _refusal("triton", tensors, scanned) is not None:
+            return None
+        return _triton().KERNELS
     why = _refusal(name, tensors, scanned)
     if why:
         raise RuntimeError(f"backend {name!r} cannot serve this call: {why}")
-    return {"cpu": cpu.KERNELS, "cuda": cuda.KERNELS}.get(name)
+    return None if name == "reference" else named(name)

@@ -33,8 +33,8 @@ def info() -> dict[str, Any]:
         "FASTGAN_BACKEND": backends.CHOSEN.get(),
         "auto uses": {
             "CPU tensors": chosen,
-            "CUDA tensors": "cuda" if ready["cuda"] == "ready" else "reference",
-            "other tensors": "reference",
+            "CUDA tensors": next((name for name in ("cuda", "triton") if ready[name] == "ready"), "reference"),
+            "other accelerators' tensors": "triton" if ready["triton"] == "ready" else "reference",
         },
         "instruction set": native.isa() if native else "none",
         "threads": torch.get_num_threads(),

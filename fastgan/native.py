@@ -1,6 +1,7 @@
-"""The compiled extension, and its kernels as tensors in, tensors out; no autograd.
+"""The compiled extension, and kernels as tensors in, tensors out; no autograd.
 
-A `Kernels` offers the same calls on whatever device: fastgan/cpu.py and fastgan/cuda.py say where they run.
+A `Kernels` offers the same calls on whatever device: fastgan/cpu.py, fastgan/cuda.py and fastgan/triton.py say where
+they run.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ else:
         torch.strided,
         (torch.float32, torch.float64, torch.float16, torch.bfloat16),
     )
+# How many numbers LossStats and PenaltyStats are made of.
+LOSS_STATS, NORM_STATS = 8, 5
 _REDUCTIONS = {"none": 0, "sum": 1, "mean": 2}
 Weights = tuple[float, ...] | Tensor
 Operands = tuple[Tensor, ...]
@@ -65,14 +68,14 @@ def plain(t: Tensor) -> Tensor:
 
 def aux_for(spec: Spec, device: torch.device) -> Tensor:
     """Memory for what a forward keeps: means and constants of centres, terms' values, statistics."""
-    size = 2 * len(spec.roles) + len(spec.terms) + native.stat_count
+    size = 2 * len(spec.roles) + len(spec.terms) + LOSS_STATS
     # What a call does not keep is never read; zeros, where they cost no launch, make it look tidy.
     make = torch.zeros if device.type == "cpu" else torch.empty
     return make(size, dtype=torch.float64, device=device)
 
 
 class Kernels(ABC):
-    """The extension's kernels on one kind of device; each call raises if its arguments do not fit together.
+    """The kernels of one backend; each call raises if its arguments do not fit together.
 
     Attributes:
         units: whether a loss's forward writes gradients that `finish` can make the wanted ones; else
@@ -192,7 +195,7 @@ class Kernels(ABC):
         kept = torch.empty(shape, dtype=torch.float64, device=first.device)
         numbers = None
         if stats:
-            numbers = torch.empty(native.norm_stat_count, dtype=torch.float64, device=first.device)
+            numbers = torch.empty(NORM_STATS, dtype=torch.float64, device=first.device)
         self._run(
             "penalty_forward", first, native_spec, arranged, covers, weights, kept, result,
             spec.reduction == "none", numbers,

@@ -15,13 +15,14 @@ from .native import aux_for
 from .terms import Spec, decode
 
 _library = torch.library.Library("fastgan", "DEF")
-_library.define("loss(Tensor[] tensors, str spec, str reduction, bool stats) -> (Tensor, Tensor)")
+_library.define("loss(Tensor[] tensors, str spec, str reduction, bool stats, str backend) -> (Tensor, Tensor)")
 _library.define(
-    "loss_backward(Tensor upstream, Tensor aux, Tensor[] tensors, str spec, str reduction, bool[] need) -> Tensor[]"
+    "loss_backward(Tensor upstream, Tensor aux, Tensor[] tensors, str spec, str reduction, bool[] need,"
+    " str backend) -> Tensor[]"
 )
 _library.define(
     "loss_second(Tensor upstream, Tensor aux, Tensor[] tensors, Tensor[] cotangents, str spec,"
-    " str reduction, bool[] need) -> (Tensor, Tensor[])"
+    " str reduction, bool[] need, str backend) -> (Tensor, Tensor[])"
 )
 
 
@@ -29,8 +30,8 @@ def _chosen(tensors: Sequence[Tensor], need: Sequence[bool]) -> list[Tensor]:
     return [t for t, n in zip(tensors, need, strict=True) if n]
 
 
-def _loss(tensors: list[Tensor], spec: str, reduction: str, stats: bool) -> tuple[Tensor, Tensor]:
-    s, kernels = decode(spec), backends.of(tensors[0])
+def _loss(tensors: list[Tensor], spec: str, reduction: str, stats: bool, backend: str) -> tuple[Tensor, Tensor]:
+    s, kernels = decode(spec), backends.named(backend)
     aux = aux_for(s, tensors[0].device)
     loss = kernels.forward(s, tuple([kernels.plain(t) for t in tensors]), (), reduction, aux, None, stats)
     return loss, aux
@@ -51,8 +52,9 @@ def _loss_backward(
     spec: str,
     reduction: str,
     need: list[bool],
+    backend: str,
 ) -> list[Tensor]:
-    kernels = backends.of(tensors[0])
+    kernels = backends.named(backend)
     plain = tuple([kernels.plain(t) for t in tensors])
     grads = kernels.backward(decode(spec), plain, (), reduction, aux, (upstream,), need)
     return _as_promised(tensors, plain, grads)
@@ -66,15 +68,18 @@ def _loss_second(
     spec: str,
     reduction: str,
     need: list[bool],
+    backend: str,
 ) -> tuple[Tensor, list[Tensor]]:
-    given, kernels = iter(cotangents), backends.of(tensors[0])
+    given, kernels = iter(cotangents), backends.named(backend)
     vs = tuple([next(given) if n else None for n in need])
     plain = tuple([kernels.plain(t) for t in tensors])
     up, grads = kernels.second(decode(spec), plain, (), reduction, aux, (upstream,), vs, need)
     return up[0], _as_promised(tensors, plain, grads)
 
 
-def _fake_loss(tensors: list[Tensor], spec: str, reduction: str, stats: bool) -> tuple[Tensor, Tensor]:
+def _fake_loss(
+    tensors: list[Tensor], spec: str, reduction: str, stats: bool, backend: str
+) -> tuple[Tensor, Tensor]:
     s = decode(spec)
     dtype = torch.float64 if tensors[0].dtype is torch.float64 else torch.float32
     size = 2 * len(s.roles) + len(s.terms) + 8
@@ -88,6 +93,7 @@ def _fake_backward(
     spec: str,
     reduction: str,
     need: list[bool],
+    backend: str,
 ) -> list[Tensor]:
     return [torch.empty_like(t) for t in _chosen(tensors, need)]
 
@@ -100,12 +106,13 @@ def _fake_second(
     spec: str,
     reduction: str,
     need: list[bool],
+    backend: str,
 ) -> tuple[Tensor, list[Tensor]]:
     return torch.empty_like(upstream), [torch.empty_like(t) for t in _chosen(tensors, need)]
 
 
 def _setup_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    tensors, ctx.spec, ctx.reduction, _ = inputs
+    tensors, ctx.spec, ctx.reduction, _, ctx.backend = inputs
     ctx.need = [t.requires_grad for t in tensors]
     ctx.save_for_backward(output[1], *tensors)
     ctx.mark_non_differentiable(output[1])
@@ -113,12 +120,14 @@ def _setup_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]
 
 def _differentiate_loss(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Any, ...]:
     aux, *tensors = ctx.saved_tensors
-    grads = iter(torch.ops.fastgan.loss_backward(upstream, aux, tensors, ctx.spec, ctx.reduction, ctx.need))
-    return [next(grads) if n else None for n in ctx.need], None, None, None
+    grads = iter(torch.ops.fastgan.loss_backward(
+        upstream, aux, tensors, ctx.spec, ctx.reduction, ctx.need, ctx.backend
+    ))
+    return [next(grads) if n else None for n in ctx.need], None, None, None, None
 
 
 def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    upstream, aux, tensors, ctx.spec, ctx.reduction, ctx.need = inputs
+    upstream, aux, tensors, ctx.spec, ctx.reduction, ctx.need, ctx.backend = inputs
     ctx.save_for_backward(upstream, aux, *tensors)
 
 
@@ -127,10 +136,12 @@ def _differentiate_backward(ctx: Any, cotangents: list[Tensor | None]) -> tuple[
     vs = [
         torch.zeros_like(t) if v is None else v for t, v in zip(_chosen(tensors, ctx.need), cotangents, strict=True)
     ]
-    up, grads = torch.ops.fastgan.loss_second(upstream, aux, tensors, vs, ctx.spec, ctx.reduction, ctx.need)
+    up, grads = torch.ops.fastgan.loss_second(
+        upstream, aux, tensors, vs, ctx.spec, ctx.reduction, ctx.need, ctx.backend
+    )
     given = iter(grads)
     found = [next(given) if n else None for n in ctx.need]
-    return up, None, found, None, None, None
+    return up, None, found, None, None, None, None
 
 
 for _name, _run, _fake in (
@@ -140,6 +151,7 @@ for _name, _run, _fake in (
 ):
     _library.impl(_name, _run, "CPU")
     _library.impl(_name, _run, "CUDA")
+    _library.impl(_name, _run, "XPU")
     torch.library.register_fake(f"fastgan::{_name}", _fake, lib=_library)
 torch.library.register_autograd("fastgan::loss", _differentiate_loss, setup_context=_setup_loss, lib=_library)
 torch.library.register_autograd(
@@ -161,8 +173,8 @@ def evaluate(
     """
     device = tensors[0].device
     same = all(t.device == device for t in tensors)
-    native = same and backends.traced(device.type, device.index or 0)
-    if not native or reduction == "none" or isinstance(weights, Tensor):
+    backend = backends.traced(device.type, device.index or 0) if same else None
+    if backend is None or reduction == "none" or isinstance(weights, Tensor):
         return autograd.by_reference(spec, tensors, weights, reduction, stats)
-    loss, aux = torch.ops.fastgan.loss(list(tensors), spec.encode(weights), reduction, stats)
+    loss, aux = torch.ops.fastgan.loss(list(tensors), spec.encode(weights), reduction, stats, backend)
     return loss, aux[2 * len(spec.roles) :] if stats else None

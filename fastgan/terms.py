@@ -80,16 +80,18 @@ class Spec:
         terms: the bound terms; an operand is x or y of at most one of them.
         roles: NO_ROLE, REAL or FAKE for each operand.
         centred: whether any term is centred.
-        native: the compiled extension's form, made by fastgan.cpu at first use.
+        native: the compiled extension's form, made at first use.
+        plans: what fastgan.triton keeps from call to call.
     """
 
-    __slots__ = ("centred", "native", "roles", "terms")
+    __slots__ = ("centred", "native", "plans", "roles", "terms")
 
     def __init__(self, terms: tuple[Bound, ...], roles: tuple[int, ...]) -> None:
         self.terms = terms
         self.roles = roles
         self.centred = any(b.centre >= 0 for b in terms)
         self.native: Any = None
+        self.plans: Any = None
 
     def encode(self, weights: Sequence[float] | None = None) -> str:
         """As text, members' weights multiplied in: for the registered operators; `decode` reads it."""

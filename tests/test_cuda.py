@@ -10,12 +10,12 @@ import torch
 
 import fastgan
 from tests import simulated
+from tests.calls import flat, gradients, layouts, logits, losses, norms, points, same
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 FORMS = [None, "paired", "average"]
 # Warps a block, blocks a multiprocessor, multiprocessors; zeros: as on a device.
 SHAPES = [(0, 0, 0), (1, 1, 1), (3, 1, 2), (8, 1, 1), (8, 16, 132)]
-SPECIALS = [0.0, -0.0, 1e-30, -1e-30, 17.5, -17.5, 1e4, -1e4, 6e4, -6e4]
 
 
 @pytest.fixture(scope="module")
@@ -33,58 +33,12 @@ def _as_before(sim):
     assert not any(room.any() for room in sim.zeroed)
 
 
-def flat(results):
-    for r in results:
-        if isinstance(r, torch.Tensor):
-            yield r
-        elif isinstance(r, (tuple, list)):
-            yield from flat(r)
-
-
 def check_same(call, strides=True):
     """`call()` on the CPU kernels and on the simulated ones, bit by bit (NaN as NaN)."""
     want = [t.detach().clone() for t in flat(call())]
     with simulated.serving():
         got = [t.detach() for t in flat(call())]
-    assert len(got) == len(want) > 0
-    for k, (g, w) in enumerate(zip(got, want, strict=True)):
-        assert (g.dtype, g.shape) == (w.dtype, w.shape)
-        assert not strides or g.stride() == w.stride()
-        assert torch.equal(g.isnan(), w.isnan()), k
-        assert torch.equal(g.nan_to_num(0.5), w.nan_to_num(0.5)), (k, (g.double() - w.double()).abs().max())
-        zero = (g == 0) & (w == 0)
-        assert torch.equal(g.signbit()[zero], w.signbit()[zero]), k
-
-
-def logits(*shape, dtype=torch.float32, scale=4.0, seed=0):
-    generator = torch.Generator().manual_seed(seed + sum(shape))
-    x = torch.randn(shape, generator=generator, dtype=torch.float64) * scale
-    few = x.view(-1)[: len(SPECIALS)]
-    few.copy_(torch.tensor(SPECIALS, dtype=torch.float64)[: few.numel()])
-    return x.to(dtype)
-
-
-def losses(real, fake, *, upstream=1.5, second=True, **options):
-    """Value, statistics, gradients, and second derivatives of one call."""
-
-    def call():
-        r, f = ([t.detach().requires_grad_() for t in (x if isinstance(x, list) else [x])] for x in (real, fake))
-        inputs = [*r, *f]
-        first = r if isinstance(real, list) else r[0]
-        other = f if isinstance(fake, list) else f[0]
-        result = fastgan.discriminator_loss(first, other, **options)
-        stats = options.get("return_stats")
-        value = result[0] if stats else result
-        outputs = list(flat([value]))
-        ups = [torch.full_like(o, upstream).requires_grad_() for o in outputs]
-        grads = torch.autograd.grad(outputs, inputs, ups, create_graph=second)
-        found = [result, grads]
-        if second:
-            vs = [torch.linspace(-1, 2, g.numel(), dtype=torch.float64).view(g.shape).to(g.dtype) for g in grads]
-            found.append(torch.autograd.grad(grads, [*inputs, *ups], vs, allow_unused=True))
-        return found
-
-    return call
+    same(got, want, strides)
 
 
 # ---------------------------------------------------------------------------------- losses
@@ -153,17 +107,6 @@ def test_weights_in_a_tensor(sim, dtype):
         weights += 1
         with pytest.raises(RuntimeError, match="weights: modified by an inplace operation"):
             loss.backward()
-
-
-def layouts(dtype, n=3000):
-    """Tensors of one shape and all layouts: aligned, shifted by an element, strided, permuted, expanded."""
-    base = logits(2 * n + 8, dtype=dtype)
-    yield base[:n].view(4, 5, n // 20)
-    yield base[1 : n + 1].view(4, 5, n // 20)
-    yield base[: 2 * n : 2].view(4, 5, n // 20)
-    yield base[:n].view(n // 20, 5, 4).permute(2, 1, 0)
-    yield base[: n // 20].expand(4, 5, n // 20)
-    yield base[:n].view(5, 4, n // 20).transpose(0, 1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -245,31 +188,6 @@ KINDS = [
     ("power", {"power": 1}),
     ("power", {"power": 6}),
 ]
-
-
-def norms(grads, kind="two_sided", *, second=True, **options):
-    """Value, statistics, gradient and second derivatives of norm_penalty."""
-
-    def call():
-        gs = [g.detach().requires_grad_() for g in (grads if isinstance(grads, list) else [grads])]
-        result = fastgan.norm_penalty(gs if isinstance(grads, list) else gs[0], kind, **options)
-        value = result[0] if isinstance(result, tuple) else result
-        up = torch.linspace(0.5, 1.5, value.numel(), dtype=value.dtype).view(value.shape).requires_grad_()
-        first = torch.autograd.grad(value, gs, up, create_graph=second)
-        found = [[t for t in result if isinstance(t, torch.Tensor)] if isinstance(result, tuple) else result, first]
-        if second:
-            vs = [torch.linspace(-1, 2, g.numel(), dtype=torch.float64).view(g.shape).to(g.dtype) for g in first]
-            found.append(torch.autograd.grad(first, [*gs, up], vs))
-        return found
-
-    return call
-
-
-def gradients(*shape, dtype=torch.float32, seed=0):
-    generator = torch.Generator().manual_seed(seed + sum(shape))
-    g = torch.randn(shape, generator=generator, dtype=torch.float64) / 20
-    g[:1] = 0  # a row of zeros
-    return g.to(dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -371,18 +289,6 @@ def test_infinities_and_nan_in_gradients(sim):
 
 
 # ---------------------------------------------------------------------------------- points between samples
-
-
-def points(real, fake, need_eps=True):
-    def call():
-        r, f = ([t.detach().requires_grad_() for t in (x if isinstance(x, tuple) else (x,))] for x in (real, fake))
-        wide = torch.float64 if r[0].dtype == torch.float64 else torch.float32
-        eps = torch.linspace(0, 1, len(r[0]), dtype=wide).requires_grad_(need_eps)
-        out = list(flat([fastgan.interpolate(tuple(r), tuple(f), eps)]))
-        ups = [torch.linspace(-1, 2, o.numel(), dtype=torch.float64).view(o.shape).to(o.dtype) for o in out]
-        return out, torch.autograd.grad(out, [*r, *f, *([eps] if need_eps else [])], ups)
-
-    return call
 
 
 @pytest.mark.parametrize("order", simulated.ORDERS)

@@ -1,0 +1,563 @@
+"""The kernels of the losses: the calls of csrc/terms.h, with the roundings of csrc/cpu/loss.cpp.
+
+A call's terms come as three tuples of integers: addresses (ADDRESSES of them a term), constants (FIELDS a term)
+and memory. `loss_sums` takes the sums that a call needs over all chunks of all terms, `loss_finish` adds them
+up; a call that is small enough (ONE) is a single program that does both. `loss_elements` writes whatever there
+is one of an element.
+"""
+
+import triton
+import triton.language as tl
+
+from .launch import kernel
+from .math import double
+from .memory import ONLY_FLOAT64, column, doubles, read, select, write
+from .phi import evaluate
+from .tree import CHUNK, add_rows, empty_lanes, fold, minus_zero, pick, top, totals
+
+# Of a term, in `addresses`: operands, their gradients, their cotangents, an unreduced result and upstream.
+# OF_CENTRE, of the operand that is the centre, lies where a reduced call has no result.
+X, Y, G_X, G_Y, V_X, V_Y, OUT, UPSTREAM = (tl.constexpr(k) for k in range(8))
+OF_CENTRE = OUT
+ADDRESSES = tl.constexpr(8)
+# In `constants`. A unit is what a program has; CHUNKS counts the chunks before the term's.
+(
+    N, UNIT, CHUNKS, KIND, DTYPE, SCALE, SHIFT, LINEAR, WEIGHT, MEMBER, CENTRE, CENTRE_N, CENTRE_X, LAST_OF_CENTRE,
+    CENTRE_DTYPE, NUMBER_X, NUMBER_Y, IS_CENTRE_X, IS_CENTRE_Y, SIDE, THRESHOLD, ROLE, ROLE_X, ROLE_Y, NUMBER,
+) = (tl.constexpr(k) for k in range(25))  # fmt: skip
+FIELDS = tl.constexpr(25)
+# In `memory`: addresses, but for the number of partial sums of each kind.
+RESULT, SCALAR, MEANS, CONSTANTS, VALUES, STATISTICS, V_MEANS, PARTIAL, PARTIALS, WEIGHTS, CARRY = (
+    tl.constexpr(k) for k in range(11)
+)
+MEMORY = tl.constexpr(11)
+# Kinds of partial sums. VALUE is of what the call sums first: values, or an operand where means are taken.
+VALUE, GRADIENT, DOT, SUM_X, SUM_Y, SIGN_X, SIGN_Y, RIGHT = (tl.constexpr(k) for k in range(8))
+FILL = tl.constexpr(12)  # a KIND: x is a centre and nothing else, and its gradient is one number
+# What a call is about.
+FORWARD, BACKWARD, SECOND, MEAN = (tl.constexpr(k) for k in range(4))
+
+
+@triton.jit
+def _term_of(unit, constants, TERMS: tl.constexpr):
+    k = tl.zeros((), tl.int32)
+    for i in tl.static_range(1, TERMS):
+        k = tl.where(unit >= constants[i * FIELDS + UNIT], i, k)
+    return k
+
+
+@triton.jit
+def _weight(weights, member, DTYPE_OF: tl.constexpr):
+    """A member's weight in a tensor, as float64."""
+    member = member.to(tl.int32)
+    one = member * 0
+    return tl.reshape(read(weights, member, one, one + 1, 0, 1 << DTYPE_OF, False), member.shape).to(tl.float64)
+
+
+@triton.jit
+def _coefficient(weight, member, n, memory, WEIGHTED: tl.constexpr, MEAN_OF: tl.constexpr):
+    """A term's weight, over n for a mean; `weight` has both where no weight lies on the device."""
+    c = double(weight)
+    if WEIGHTED >= 0:
+        c = c * _weight(memory[WEIGHTS], member, WEIGHTED)
+        if MEAN_OF:
+            c = c / n.to(tl.float64)
+    return c
+
+
+@triton.jit
+def _below(x, mean):
+    """x less a float64 constant whose part below the last bit of x's type counts as well."""
+    hi = mean.to(x.dtype)
+    lo = tl.where(mean - mean == 0, (mean - hi.to(tl.float64)).to(x.dtype), hi * 0)
+    lo = tl.where(mean - mean == 0, lo, tl.zeros((), x.dtype))
+    return (x - hi) - lo
+
+
+@triton.jit
+def _mean_at(address, index):
+    return tl.load(doubles(address) + index, volatile=True)
+
+
+@triton.jit
+def _cotangent(
+    v_x, v_y, centre, start, at, left, dtype, memory, PAIRED: tl.constexpr, CENTRED: tl.constexpr,
+    DTYPES: tl.constexpr, ALIGNED: tl.constexpr,
+):  # fmt: skip
+    """v_x - v_y, or v_x less the mean of the centre's."""
+    if DTYPES == ONLY_FLOAT64:
+        w = tl.zeros(at.shape, tl.float64)
+    else:
+        w = tl.zeros(at.shape, tl.float32)
+    if v_x != 0:
+        w = read(v_x, start, at, left, dtype, DTYPES, ALIGNED)
+    if PAIRED:
+        if v_y != 0:
+            w = w - read(v_y, start, at, left, dtype, DTYPES, ALIGNED)
+    if CENTRED:
+        if centre >= 0:
+            w = _below(w, _mean_at(memory[V_MEANS], centre))
+    return w
+
+
+@triton.jit
+def _signs(x):
+    return (x > 0).to(tl.float64) - (x < 0).to(tl.float64)
+
+
+@triton.jit
+def _own_mean(address, n, dtype, DTYPES: tl.constexpr, ALIGNED: tl.constexpr, T: tl.constexpr):
+    """The mean of an operand of at most T chunks."""
+    c = tl.arange(0, T)
+    at = tl.arange(0, 8)[:, None, None] * 128 + c[None, :, None] * CHUNK + tl.arange(0, 128)[None, None, :]
+    left = n.to(tl.int32)
+    x = read(address, 0, at, left, dtype, DTYPES, ALIGNED)
+    s = fold(add_rows(empty_lanes((c + 1) * CHUNK <= left, 128), x, at < left))
+    return top(s, (left + (CHUNK - 1)) // CHUNK) / n.to(tl.float64)
+
+
+@triton.jit
+def _keep(memory, KIND_OF: tl.constexpr, first, chunk, chunks, s):
+    at = memory[PARTIALS].to(tl.int64) * KIND_OF + first + chunk
+    tl.store(doubles(memory[PARTIAL]) + at, s, mask=chunk < chunks)
+
+
+@triton.jit
+def _unit(
+    unit, addresses, constants, memory, TERMS: tl.constexpr, KINDS: tl.constexpr, DTYPES: tl.constexpr,
+    ALIGNED: tl.constexpr, WHAT: tl.constexpr, PAIRED: tl.constexpr, CENTRED: tl.constexpr, SLOPES: tl.constexpr,
+    STATS: tl.constexpr, ELEMENTWISE: tl.constexpr, WEIGHTED: tl.constexpr, MEAN_OF: tl.constexpr,
+    ONE: tl.constexpr, T: tl.constexpr, E: tl.constexpr,
+):  # fmt: skip
+    """The sums of T chunks of a term, each (T,), in the order of their kinds."""
+    k = _term_of(unit, constants, TERMS)
+    n = select(constants, k, N, FIELDS, TERMS)
+    dtype = select(constants, k, DTYPE, FIELDS, TERMS)
+    kind = select(constants, k, KIND, FIELDS, TERMS)
+    scale = double(select(constants, k, SCALE, FIELDS, TERMS))
+    shift = double(select(constants, k, SHIFT, FIELDS, TERMS))
+    linear = double(select(constants, k, LINEAR, FIELDS, TERMS))
+    weight = select(constants, k, WEIGHT, FIELDS, TERMS)
+    member = select(constants, k, MEMBER, FIELDS, TERMS)
+    coefficient = _coefficient(weight, member, n, memory, WEIGHTED, MEAN_OF)
+    centre = select(constants, k, CENTRE, FIELDS, TERMS)
+    address_x = select(addresses, k, X, ADDRESSES, TERMS)
+    address_y = select(addresses, k, Y, ADDRESSES, TERMS)
+    mean = tl.zeros((), tl.float64)
+    if CENTRED:
+        if centre >= 0:
+            if ONE and WHAT == FORWARD:
+                its_n = select(constants, k, CENTRE_N, FIELDS, TERMS)
+                its_dtype = select(constants, k, CENTRE_DTYPE, FIELDS, TERMS)
+                mean = _own_mean(select(addresses, k, OF_CENTRE, ADDRESSES, TERMS), its_n, its_dtype, DTYPES, ALIGNED, T)
+                tl.store(doubles(memory[MEANS]) + centre, mean)
+            else:
+                mean = _mean_at(memory[MEANS], centre)
+
+    start = (unit - select(constants, k, UNIT, FIELDS, TERMS)) * (T * CHUNK)
+    left = tl.minimum(n - start, T * CHUNK).to(tl.int32)
+    c = tl.arange(0, T)
+    whole = (c + 1) * CHUNK <= left
+    value = empty_lanes(whole, 128)
+    gradient = value
+    dot = value
+    sum_x = value
+    sum_y = value
+    sign_x = value
+    sign_y = value
+    right = value
+    for row in range(0, 8, E):
+        lanes = c[None, :, None] * CHUNK + (tl.arange(0, E)[:, None, None] + row) * 128
+        at = lanes + tl.arange(0, 128)[None, None, :]
+        there = at < left
+        x = read(address_x, start, at, left, dtype, DTYPES, ALIGNED)
+        y = x
+        z = x
+        if PAIRED:
+            if address_y != 0:
+                y = read(address_y, start, at, left, dtype, DTYPES, ALIGNED)
+                z = x - y
+        if CENTRED:
+            if centre >= 0:
+                z = _below(x, mean)
+        if WHAT == MEAN:
+            value = add_rows(value, x, there)
+        else:
+            v, u, d = evaluate(
+                kind, z, scale, shift, linear, coefficient, KINDS, WHAT == FORWARD, SLOPES or WHAT == SECOND,
+                WHAT == SECOND,
+            )  # fmt: skip
+            if WHAT == FORWARD:
+                value = add_rows(value, v, there)
+            if WHAT == SECOND:
+                w = _cotangent(
+                    select(addresses, k, V_X, ADDRESSES, TERMS), select(addresses, k, V_Y, ADDRESSES, TERMS), centre,
+                    start, at, left, dtype, memory, PAIRED, CENTRED, DTYPES, ALIGNED,
+                )  # fmt: skip
+                dot = add_rows(dot, u * w, there)
+                u = d * w
+            if SLOPES:
+                if ELEMENTWISE:
+                    address = select(addresses, k, UPSTREAM, ADDRESSES, TERMS)
+                    if DTYPES == ONLY_FLOAT64:
+                        u = read(address, start, at, left, 1, 2, False) * u
+                    else:
+                        u = read(address, start, at, left, 0, 1, False) * u
+                gradient = add_rows(gradient, u, there)
+        if STATS:
+            side = select(constants, k, SIDE, FIELDS, TERMS).to(z.dtype)
+            threshold = double(select(constants, k, THRESHOLD, FIELDS, TERMS)).to(z.dtype)
+            sum_x = add_rows(sum_x, x, there)
+            sign_x = add_rows(sign_x, _signs(x), there)
+            right = add_rows(right, (side * (z - threshold) > 0).to(tl.float64), there)
+            if PAIRED:
+                sum_y = add_rows(sum_y, y, there)
+                sign_y = add_rows(sign_y, _signs(y), there)
+    return fold(value), fold(gradient), fold(dot), fold(sum_x), fold(sum_y), fold(sign_x), fold(sign_y), fold(right)
+
+
+@triton.jit
+def _add_role(role, wanted: tl.constexpr, sum_of, sign_of, n_of, right_of, counted_of, total, sign, n, right, counts):
+    """An operand's numbers added to those of its role."""
+    its = role == wanted
+    sum_of = tl.where(its, sum_of + total, sum_of)
+    sign_of = tl.where(its, sign_of + sign, sign_of)
+    n_of = tl.where(its, n_of + n, n_of)
+    right_of = tl.where(its & counts, right_of + right, right_of)
+    counted_of = tl.where(its & counts, counted_of + n, counted_of)
+    return sum_of, sign_of, n_of, right_of, counted_of
+
+
+@triton.jit
+def _statistics(
+    role: tl.constexpr, value, sum_x, sum_y, sign_x, sign_y, right, constants, memory, TERMS: tl.constexpr,
+    PAIRED: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr,
+):  # fmt: skip
+    """Loss, mean, sign and accuracy of the operands of a role, 1 or 2; handed on from table to table."""
+    zero = tl.zeros((), tl.float64)
+    loss = zero
+    mean = zero
+    sign = zero
+    n_of = zero
+    right_of = zero
+    counted = zero
+    carry = doubles(memory[CARRY]) + (1 + 6 * (role - 1))
+    if not FIRST:
+        loss = tl.load(carry)
+        mean = tl.load(carry + 1)
+        sign = tl.load(carry + 2)
+        n_of = tl.load(carry + 3)
+        right_of = tl.load(carry + 4)
+        counted = tl.load(carry + 5)
+    for k in tl.static_range(TERMS):
+        n = constants[k * FIELDS + N].to(tl.int64).to(tl.float64)
+        counts = constants[k * FIELDS + SIDE] != 0
+        its = constants[k * FIELDS + ROLE] == role
+        loss = tl.where(its, loss + pick(value, k), loss)
+        r = pick(right, k)
+        mean, sign, n_of, right_of, counted = _add_role(
+            constants[k * FIELDS + ROLE_X], role, mean, sign, n_of, right_of, counted, pick(sum_x, k), pick(sign_x, k),
+            n, r, counts,
+        )  # fmt: skip
+        if PAIRED:
+            paired = constants[k * FIELDS + NUMBER_Y] >= 0
+            role_y = tl.where(paired, constants[k * FIELDS + ROLE_Y], 0)
+            mean, sign, n_of, right_of, counted = _add_role(
+                role_y, role, mean, sign, n_of, right_of, counted, pick(sum_y, k), pick(sign_y, k), n, r, counts
+            )
+    if LAST:
+        out = doubles(memory[STATISTICS]) + (role - 1)
+        tl.store(out, loss)
+        tl.store(out + 2, mean / n_of)
+        tl.store(out + 4, sign / n_of)
+        tl.store(out + 6, right_of / counted)
+    else:
+        tl.store(carry, loss)
+        tl.store(carry + 1, mean)
+        tl.store(carry + 2, sign)
+        tl.store(carry + 3, n_of)
+        tl.store(carry + 4, right_of)
+        tl.store(carry + 5, counted)
+
+
+@triton.jit
+def _constants_of_centres(
+    gradient, constants, memory, TERMS: tl.constexpr, FIRST: tl.constexpr, OPERANDS: tl.constexpr
+):
+    """Of each centre, -(1/n) times the sum of its terms' gradients, in the order of the terms."""
+    operand = tl.arange(0, OPERANDS)
+    here = tl.zeros((OPERANDS,), tl.int32)
+    k_of = tl.zeros((OPERANDS,), tl.float64)
+    n_of = tl.full((OPERANDS,), 1.0, tl.float64)
+    for k in tl.static_range(TERMS):
+        here = tl.where(operand == constants[k * FIELDS + CENTRE], 1, here)
+    p = doubles(memory[CONSTANTS]) + operand
+    if not FIRST:
+        seen = here * 0
+        for k in tl.static_range(TERMS):
+            seen = tl.where(operand == constants[k * FIELDS + CENTRE_X], 1, seen)
+        k_of = tl.load(p, mask=seen > 0, other=0.0)
+    for k in tl.static_range(TERMS):
+        its = operand == constants[k * FIELDS + CENTRE]
+        k_of = tl.where(its, k_of - pick(gradient, k), k_of)
+        last = its & (constants[k * FIELDS + LAST_OF_CENTRE] != 0)
+        n_of = tl.where(last, constants[k * FIELDS + CENTRE_N].to(tl.int64).to(tl.float64), n_of)
+    tl.store(p, k_of / n_of, mask=here > 0)
+
+
+@triton.jit
+def _finish(
+    value, gradient, dot, sum_x, sum_y, sign_x, sign_y, right, constants, memory, TERMS: tl.constexpr,
+    WHAT: tl.constexpr, WIDE: tl.constexpr, PAIRED: tl.constexpr, SLOPES: tl.constexpr, STATS: tl.constexpr,
+    KEEP: tl.constexpr, WEIGHTED: tl.constexpr, MEAN_OF: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr,
+    OPERANDS: tl.constexpr,
+):  # fmt: skip
+    """From the totals of a table's terms, (W,) each, to results; by one program, in the order of the terms."""
+    W: tl.constexpr = value.shape[0]
+    n = column(constants, N, FIELDS, TERMS, W)
+    at = tl.arange(0, W)
+    if WHAT == MEAN:
+        centre = column(constants, CENTRE, FIELDS, TERMS, W)
+        mean = tl.where(column(constants, NUMBER, FIELDS, TERMS, W) > 0, value / n.to(tl.float64), 0.0)
+        tl.store(doubles(memory[MEANS]) + centre, mean, mask=at < TERMS)
+    else:
+        if SLOPES:
+            _constants_of_centres(gradient, constants, memory, TERMS, FIRST, OPERANDS)
+        summed = dot
+        if WHAT == FORWARD:
+            weight = column(constants, WEIGHT, FIELDS, TERMS, W)
+            member = column(constants, MEMBER, FIELDS, TERMS, W)
+            summed = _coefficient(weight, member, n, memory, WEIGHTED, MEAN_OF) * value
+            if KEEP:
+                number = column(constants, NUMBER, FIELDS, TERMS, W)
+                tl.store(doubles(memory[VALUES]) + number, summed, mask=at < TERMS)
+            if STATS:
+                _statistics(
+                    1, summed, sum_x, sum_y, sign_x, sign_y, right, constants, memory, TERMS, PAIRED, FIRST, LAST
+                )
+                _statistics(
+                    2, summed, sum_x, sum_y, sign_x, sign_y, right, constants, memory, TERMS, PAIRED, FIRST, LAST
+                )
+        total = tl.zeros((), tl.float64)
+        if not FIRST:
+            total = tl.load(doubles(memory[CARRY]))
+        for k in tl.static_range(TERMS):
+            total = total + pick(summed, k)
+        if not LAST:
+            tl.store(doubles(memory[CARRY]), total)
+        elif WHAT == FORWARD or WHAT == SECOND:
+            result = memory[RESULT].to(tl.int64)
+            if result != 0:
+                if WIDE:
+                    tl.store(doubles(result), total)
+                else:
+                    tl.store(result.to(tl.pointer_type(tl.float32)), total.to(tl.float32))
+
+
+@kernel
+def loss_sums(
+    addresses, constants, memory, TERMS: tl.constexpr, KINDS: tl.constexpr, DTYPES: tl.constexpr,
+    ALIGNED: tl.constexpr, WHAT: tl.constexpr, PAIRED: tl.constexpr, CENTRED: tl.constexpr, SLOPES: tl.constexpr,
+    STATS: tl.constexpr, KEEP: tl.constexpr, ELEMENTWISE: tl.constexpr, WEIGHTED: tl.constexpr,
+    MEAN_OF: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr, OPERANDS: tl.constexpr, ONE: tl.constexpr,
+    T: tl.constexpr, E: tl.constexpr,
+):  # fmt: skip
+    """Sums over the chunks of all terms of a table; ONE: and all that is made of them.
+
+    WHAT: FORWARD sums values, SECOND products with cotangents, MEAN operands. SLOPES: also the gradients that
+    centres' constants are made of (BACKWARD and SECOND: times their upstream). STATS: also what LossStats
+    tells. T chunks a program, E rows at a time.
+    """
+    if ONE:
+        W: tl.constexpr = triton.next_power_of_2(TERMS)
+        at = tl.arange(0, W)
+        value = tl.zeros((W,), tl.float64)
+        gradient = value
+        dot = value
+        sum_x = value
+        sum_y = value
+        sign_x = value
+        sign_y = value
+        right = value
+        for k in range(TERMS):
+            a, b, c, d, e, f, g, h = _unit(
+                k, addresses, constants, memory, TERMS, KINDS, DTYPES, ALIGNED, WHAT, PAIRED, CENTRED, SLOPES, STATS,
+                ELEMENTWISE, WEIGHTED, MEAN_OF, ONE, T, E,
+            )  # fmt: skip
+            chunks = (select(constants, k, N, FIELDS, TERMS) + (CHUNK - 1)) // CHUNK
+            value = tl.where(at == k, top(a, chunks), value)
+            if SLOPES:
+                gradient = tl.where(at == k, top(b, chunks), gradient)
+            if WHAT == SECOND:
+                dot = tl.where(at == k, top(c, chunks), dot)
+            if STATS:
+                sum_x = tl.where(at == k, top(d, chunks), sum_x)
+                sign_x = tl.where(at == k, top(f, chunks), sign_x)
+                right = tl.where(at == k, top(h, chunks), right)
+                if PAIRED:
+                    sum_y = tl.where(at == k, top(e, chunks), sum_y)
+                    sign_y = tl.where(at == k, top(g, chunks), sign_y)
+        _finish(
+            value, gradient, dot, sum_x, sum_y, sign_x, sign_y, right, constants, memory, TERMS, WHAT, DTYPES == 2,
+            PAIRED, SLOPES, STATS, KEEP, WEIGHTED, MEAN_OF, FIRST, LAST, OPERANDS,
+        )  # fmt: skip
+    else:
+        unit = tl.program_id(0).to(tl.int64)
+        a, b, c, d, e, f, g, h = _unit(
+            unit, addresses, constants, memory, TERMS, KINDS, DTYPES, ALIGNED, WHAT, PAIRED, CENTRED, SLOPES, STATS,
+            ELEMENTWISE, WEIGHTED, MEAN_OF, ONE, T, E,
+        )  # fmt: skip
+        k = _term_of(unit, constants, TERMS)
+        chunk = (unit - select(constants, k, UNIT, FIELDS, TERMS)) * T + tl.arange(0, T)
+        chunks = (select(constants, k, N, FIELDS, TERMS) + (CHUNK - 1)) // CHUNK
+        first = select(constants, k, CHUNKS, FIELDS, TERMS)
+        if WHAT == FORWARD or WHAT == MEAN:
+            _keep(memory, VALUE, first, chunk, chunks, a)
+        if SLOPES:
+            _keep(memory, GRADIENT, first, chunk, chunks, b)
+        if WHAT == SECOND:
+            _keep(memory, DOT, first, chunk, chunks, c)
+        if STATS:
+            _keep(memory, SUM_X, first, chunk, chunks, d)
+            _keep(memory, SIGN_X, first, chunk, chunks, f)
+            _keep(memory, RIGHT, first, chunk, chunks, h)
+            if PAIRED:
+                _keep(memory, SUM_Y, first, chunk, chunks, e)
+                _keep(memory, SIGN_Y, first, chunk, chunks, g)
+
+
+@triton.jit
+def _total_of(memory, KIND_OF: tl.constexpr, first, chunks, K: tl.constexpr):
+    return totals(memory[PARTIAL], first + memory[PARTIALS].to(tl.int64) * KIND_OF, chunks, 0.0, K, False)
+
+
+@kernel
+def loss_finish(
+    constants, memory, TERMS: tl.constexpr, WHAT: tl.constexpr, WIDE: tl.constexpr, PAIRED: tl.constexpr,
+    SLOPES: tl.constexpr, STATS: tl.constexpr, KEEP: tl.constexpr, WEIGHTED: tl.constexpr, MEAN_OF: tl.constexpr,
+    FIRST: tl.constexpr, LAST: tl.constexpr, OPERANDS: tl.constexpr, K: tl.constexpr,
+):  # fmt: skip
+    """Adds up what `loss_sums` has left, and makes results of it; one program."""
+    W: tl.constexpr = triton.next_power_of_2(TERMS)
+    first = column(constants, CHUNKS, FIELDS, TERMS, W)
+    chunks = (column(constants, N, FIELDS, TERMS, W) + (CHUNK - 1)) // CHUNK
+    value = tl.zeros((W,), tl.float64)
+    gradient = value
+    dot = value
+    sum_x = value
+    sum_y = value
+    sign_x = value
+    sign_y = value
+    right = value
+    if WHAT == MEAN:
+        # Of an operand without cotangent there is no sum, and its mean is 0.
+        chunks = tl.where(column(constants, NUMBER, FIELDS, TERMS, W) > 0, chunks, 0)
+    if WHAT == FORWARD or WHAT == MEAN:
+        value = _total_of(memory, VALUE, first, chunks, K)
+    if SLOPES:
+        gradient = _total_of(memory, GRADIENT, first, chunks, K)
+    if WHAT == SECOND:
+        dot = _total_of(memory, DOT, first, chunks, K)
+    if STATS:
+        sum_x = _total_of(memory, SUM_X, first, chunks, K)
+        sign_x = _total_of(memory, SIGN_X, first, chunks, K)
+        right = _total_of(memory, RIGHT, first, chunks, K)
+        if PAIRED:
+            sum_y = _total_of(memory, SUM_Y, first, chunks, K)
+            sign_y = _total_of(memory, SIGN_Y, first, chunks, K)
+    _finish(
+        value, gradient, dot, sum_x, sum_y, sign_x, sign_y, right, constants, memory, TERMS, WHAT, WIDE, PAIRED, SLOPES,
+        STATS, KEEP, WEIGHTED, MEAN_OF, FIRST, LAST, OPERANDS,
+    )  # fmt: skip
+
+
+@triton.jit
+def _write_gradient(
+    g, number, is_centre, start, at, left, unit, upstream, dtype, memory, CENTRED: tl.constexpr,
+    ELEMENTWISE: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr,
+):  # fmt: skip
+    """Upstream * (unit + K), or upstream_i * unit_i + K, where somebody wants it."""
+    if g != 0:
+        if CENTRED:
+            k = unit
+            if is_centre != 0:
+                k = tl.broadcast_to(_mean_at(memory[CONSTANTS], number).to(unit.dtype), unit.shape)
+            if ELEMENTWISE:
+                out = upstream * unit
+                out = tl.where(is_centre != 0, out + k, out)
+            else:
+                out = upstream * tl.where(is_centre != 0, unit + k, unit)
+        else:
+            out = upstream * unit
+        write(g, start, at, left, out, dtype, DTYPES, ALIGNED)
+
+
+@kernel
+def loss_elements(
+    addresses, constants, memory, TERMS: tl.constexpr, KINDS: tl.constexpr, DTYPES: tl.constexpr,
+    ALIGNED: tl.constexpr, WHAT: tl.constexpr, PAIRED: tl.constexpr, CENTRED: tl.constexpr,
+    ELEMENTWISE: tl.constexpr, WEIGHTED: tl.constexpr, MEAN_OF: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """FORWARD: unreduced values; BACKWARD: gradients; SECOND: gradients of the gradients, and of the upstream."""
+    unit = tl.program_id(0).to(tl.int64)
+    k = _term_of(unit, constants, TERMS)
+    n = select(constants, k, N, FIELDS, TERMS)
+    dtype = select(constants, k, DTYPE, FIELDS, TERMS)
+    kind = select(constants, k, KIND, FIELDS, TERMS)
+    centre = select(constants, k, CENTRE, FIELDS, TERMS)
+    address_y = select(addresses, k, Y, ADDRESSES, TERMS)
+    start = (unit - select(constants, k, UNIT, FIELDS, TERMS)) * BLOCK
+    left = tl.minimum(n - start, BLOCK).to(tl.int32)
+    at = tl.arange(0, BLOCK)
+    z = read(select(addresses, k, X, ADDRESSES, TERMS), start, at, left, dtype, DTYPES, ALIGNED)
+    if PAIRED:
+        if address_y != 0:
+            z = z - read(address_y, start, at, left, dtype, DTYPES, ALIGNED)
+    if CENTRED:
+        if centre >= 0:
+            z = _below(z, _mean_at(memory[MEANS], centre))
+    weight = select(constants, k, WEIGHT, FIELDS, TERMS)
+    member = select(constants, k, MEMBER, FIELDS, TERMS)
+    coefficient = _coefficient(weight, member, n, memory, WEIGHTED, MEAN_OF)
+    scale = double(select(constants, k, SCALE, FIELDS, TERMS))
+    shift = double(select(constants, k, SHIFT, FIELDS, TERMS))
+    linear = double(select(constants, k, LINEAR, FIELDS, TERMS))
+    value, unit_gradient, curvature = evaluate(
+        kind, z, scale, shift, linear, coefficient, KINDS, WHAT == FORWARD, WHAT != FORWARD, WHAT == SECOND
+    )
+    OWN: tl.constexpr = 1 if DTYPES == 2 else 0  # the dtype of the arithmetic
+    out = select(addresses, k, OUT, ADDRESSES, TERMS)
+    if WHAT == FORWARD:
+        write(out, start, at, left, coefficient.to(z.dtype) * value, OWN, 1 << OWN, ALIGNED)
+    else:
+        if WHAT == SECOND:
+            w = _cotangent(
+                select(addresses, k, V_X, ADDRESSES, TERMS), select(addresses, k, V_Y, ADDRESSES, TERMS), centre,
+                start, at, left, dtype, memory, PAIRED, CENTRED, DTYPES, ALIGNED,
+            )  # fmt: skip
+            if out != 0:
+                write(out, start, at, left, unit_gradient * w, OWN, 1 << OWN, ALIGNED)
+            unit_gradient = curvature * w
+        if CENTRED:
+            none = tl.full(z.shape, -0x80000000, tl.int32).to(tl.float32, bitcast=True).to(z.dtype)
+            unit_gradient = tl.where(kind == FILL, none, unit_gradient)
+        if ELEMENTWISE:
+            upstream = tl.full(z.shape, 1.0, z.dtype)
+            if kind != FILL:
+                address = select(addresses, k, UPSTREAM, ADDRESSES, TERMS)
+                upstream = read(address, start, at, left, OWN, 1 << OWN, ALIGNED)
+        elif OWN == 1:
+            upstream = tl.load(memory[SCALAR].to(tl.int64).to(tl.pointer_type(tl.float64)))
+        else:
+            upstream = tl.load(memory[SCALAR].to(tl.int64).to(tl.pointer_type(tl.float32)))
+        _write_gradient(
+            select(addresses, k, G_X, ADDRESSES, TERMS), select(constants, k, NUMBER_X, FIELDS, TERMS),
+            select(constants, k, IS_CENTRE_X, FIELDS, TERMS), start, at, left, unit_gradient, upstream, dtype, memory,
+            CENTRED, ELEMENTWISE, DTYPES, ALIGNED,
+        )  # fmt: skip
+        if PAIRED:
+            _write_gradient(
+                select(addresses, k, G_Y, ADDRESSES, TERMS), select(constants, k, NUMBER_Y, FIELDS, TERMS),
+                select(constants, k, IS_CENTRE_Y, FIELDS, TERMS), start, at, left, unit_gradient * -1.0, upstream, dtype,
+                memory, CENTRED, ELEMENTWISE, DTYPES, ALIGNED,
+            )  # fmt: skip

@@ -1,0 +1,219 @@
+"""Element maths: csrc/math.h and csrc/scalar.h in Triton, step by step, and so with the same bits.
+
+Every multiply-add is `tl.fma`, and kernels are compiled with enable_fp_fusion=False. Conditions are selects
+on ordinary comparisons: `tl.maximum` drops NaN on some devices. Division is `tl.div_rn`; that of float64
+rounds correctly as it is.
+"""
+
+import triton
+import triton.language as tl
+
+
+def _constants(*hexadecimal: str) -> tl.constexpr:
+    return tl.constexpr(tuple(float.fromhex(h) for h in hexadecimal))
+
+
+# (e^r - 1 - r) / r^2 on |r| <= ln(2)/2, highest power first.
+EXP_TAIL_32 = _constants(
+    "0x1.9a6ae4p-13", "0x1.6d4fp-10", "0x1.1115c8p-7", "0x1.5554e6p-5", "0x1.555552p-3", "0x1p-1"
+)  # fmt: skip
+EXP_TAIL_64 = _constants(
+    "0x1.1ed986d1f5259p-29", "0x1.af6e5b2b81035p-26", "0x1.27e540c3e9a9p-22", "0x1.71ddee867a44ep-19",
+    "0x1.a01a0176e937cp-16", "0x1.a01a01b43e0efp-13", "0x1.6c16c16c1fa9dp-10", "0x1.111111110ea06p-7",
+    "0x1.5555555555541p-5", "0x1.555555555555cp-3", "0x1p-1",
+)  # fmt: skip
+# (ln(1 + u) - u + u^2 / 2) / u^3 on [-1/4, 1/2].
+LOG1P_TAIL_32 = _constants(
+    "-0x1.6c1ba6p-5", "0x1.aa0f5p-4", "-0x1.0d684p-3", "0x1.28ad52p-3", "-0x1.54f68cp-3", "0x1.9967bap-3",
+    "-0x1.000026p-2", "0x1.5555a8p-2",
+)  # fmt: skip
+LOG1P_TAIL_64 = _constants(
+    "0x1.88b97329faa47p-8", "-0x1.80b1b1c05eda2p-6", "0x1.639ef76f563bdp-5", "-0x1.b6d620d37a43dp-5",
+    "0x1.c3cc2a9b79f14p-5", "-0x1.c96cb0f064e93p-5", "0x1.dfc01e1b7b992p-5", "-0x1.ff47fc414f7ffp-5",
+    "0x1.1118a9a80ddd6p-4", "-0x1.2499e41c0976bp-4", "0x1.3b1420d814e26p-4", "-0x1.5555050e4d2dap-4",
+    "0x1.745d0d2bf7f5ep-4", "-0x1.99999b6604b1p-4", "0x1.c71c721898878p-4", "-0x1.fffffffa929c6p-4",
+    "0x1.24924923f32d5p-3", "-0x1.5555555559196p-3", "0x1.999999999ab7p-3", "-0x1.fffffffffffe5p-3",
+    "0x1.555555555555p-2",
+)  # fmt: skip
+# Constants of one floating type, in this order.
+CUTOFF = tl.constexpr(0)  # exp rounds to 0 from here down
+MAGIC = tl.constexpr(1)  # adding it rounds to an integer
+LOG2E = tl.constexpr(2)
+LN2_HI = tl.constexpr(3)  # few bits: n * LN2_HI is exact
+LN2_LO = tl.constexpr(4)
+LOG2_HI = tl.constexpr(5)  # ln(2), to twice the precision
+LOG2_LO = tl.constexpr(6)
+REAL_32 = _constants(
+    "-0x1.ap6", "0x1.8p23", "0x1.715476p0", "0x1.62e4p-1", "0x1.7f7d1cp-20", "0x1.62e43p-1", "-0x1.05c61p-29"
+)  # fmt: skip
+REAL_64 = _constants(
+    "-0x1.75p9", "0x1.8p52", "0x1.71547652b82fep0", "0x1.62e42fefap-1", "0x1.cf79abc9e3b3ap-40",
+    "0x1.62e42fefa39efp-1", "0x1.abc9e3b39803fp-56",
+)  # fmt: skip
+
+
+@triton.jit
+def const(value: tl.constexpr, like):
+    """`value` as a block like another: a bare number might go through float32."""
+    return tl.full(like.shape, value, like.dtype)
+
+
+@triton.jit
+def real(index: tl.constexpr, like):
+    """A constant of `like`'s floating type."""
+    if like.dtype == tl.float64:
+        return const(REAL_64[index], like)
+    else:
+        return const(REAL_32[index], like)
+
+
+@triton.jit
+def _horner(x, coefficients: tl.constexpr, count: tl.constexpr):
+    p = const(coefficients[0], x)
+    for k in tl.static_range(1, count):
+        p = tl.fma(p, x, const(coefficients[k], x))
+    return p
+
+
+@triton.jit
+def exp_tail(r):
+    if r.dtype == tl.float64:
+        return _horner(r, EXP_TAIL_64, 11)
+    else:
+        return _horner(r, EXP_TAIL_32, 6)
+
+
+@triton.jit
+def log1p_tail(u):
+    if u.dtype == tl.float64:
+        return _horner(u, LOG1P_TAIL_64, 21)
+    else:
+        return _horner(u, LOG1P_TAIL_32, 8)
+
+
+@triton.jit
+def divide(a, b):
+    """IEEE division."""
+    if a.dtype == tl.float64:
+        return a / b
+    else:
+        return tl.div_rn(a, b)
+
+
+@triton.jit
+def absolute(x):
+    """|x|, by its sign bit."""
+    if x.dtype == tl.float64:
+        return (x.to(tl.int64, bitcast=True) & 0x7FFFFFFFFFFFFFFF).to(tl.float64, bitcast=True)
+    else:
+        return (x.to(tl.int32, bitcast=True) & 0x7FFFFFFF).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def negative(x):
+    """-|x|; a minus sign would be 0 - x, which is 0 for 0."""
+    if x.dtype == tl.float64:
+        return (x.to(tl.int64, bitcast=True) | -0x8000000000000000).to(tl.float64, bitcast=True)
+    else:
+        return (x.to(tl.int32, bitcast=True) | -0x80000000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def exp_nonpositive(x):
+    """exp(x) for x <= 0, -inf and NaN included, as a number and the error of its rounding."""
+    x = tl.where(real(CUTOFF, x) > x, real(CUTOFF, x), x)  # NaN stays
+    magic = real(MAGIC, x)
+    shifted = tl.fma(x, real(LOG2E, x), magic)
+    n = shifted - magic
+    r = tl.fma(n, -real(LN2_LO, x), tl.fma(n, -real(LN2_HI, x), x))
+    p = tl.fma(r * r, exp_tail(r), r)
+    one = const(1.0, x)
+    hi = one + p
+    lo = p - (hi - one)
+    # 2^n as a product, since it may be denormal.
+    if x.dtype == tl.float64:
+        m = shifted.to(tl.int64, bitcast=True) - magic.to(tl.int64, bitcast=True) + 2 * 1023
+        half = m >> 1
+        power = (half << 52).to(tl.float64, bitcast=True) * ((m - half) << 52).to(tl.float64, bitcast=True)
+    else:
+        m = shifted.to(tl.int32, bitcast=True) - magic.to(tl.int32, bitcast=True) + 2 * 127
+        half = m >> 1
+        power = (half << 23).to(tl.float32, bitcast=True) * ((m - half) << 23).to(tl.float32, bitcast=True)
+    return hi * power, lo * power
+
+
+@triton.jit
+def softplus_sum(z, m, u, u_lo):
+    """m + ln(1 + u), where m is softplus(z)'s other summand and u + u_lo = e^-|z|."""
+    zero = const(0.0, z)
+    one = const(1.0, z)
+    half = const(0.5, z)
+    upper = u >= half
+    v = tl.where(upper, tl.fma(half, u, -half), u)
+    base = tl.where(upper, real(LOG2_HI, z), zero)
+    base_lo = tl.where(upper, real(LOG2_LO, z), zero)
+    first = base + v
+    first_lo = v - (first - base)
+    slope = tl.fma(-half, u, one)
+    small = tl.fma(u_lo, slope, base_lo) + first_lo
+    rest = tl.fma(v * v, tl.fma(v, log1p_tail(v), -half), small)
+    total = m + first
+    shadow = total - m
+    error = (m - (total - shadow)) + (first - shadow)
+    return tl.where(absolute(z) > -real(CUTOFF, z), m, total + (rest + error))
+
+
+@triton.jit
+def sigmoid(z, u, u_lo):
+    """1 / (1 + e^-z), the derivative of softplus."""
+    one = const(1.0, z)
+    t = one + u
+    t_lo = (u - (t - one)) + u_lo
+    q = divide(one, t)
+    r = u * q
+    below = tl.fma(tl.fma(-r, t, u) + tl.fma(-r, t_lo, u_lo), q, r)
+    return tl.where(z >= const(0.0, z), one - below, below)
+
+
+@triton.jit
+def sigmoid_slope(u, u_lo):
+    """sigmoid(z) sigmoid(-z), the second derivative of softplus."""
+    one = const(1.0, u)
+    t = one + u
+    t_lo = (u - (t - one)) + u_lo
+    q = divide(one, t)
+    q_lo = tl.fma(-q, t_lo, tl.fma(-q, t, one)) * q
+    r = u * q
+    r_lo = tl.fma(u, q, -r) + tl.fma(u, q_lo, u_lo * q)
+    h = r * q
+    return h + (tl.fma(r, q, -h) + tl.fma(r, q_lo, r_lo * q))
+
+
+@triton.jit
+def double(bits):
+    """The float64 whose bits a 64-bit integer has: numbers reach kernels as those."""
+    return bits.to(tl.int64).to(tl.float64, bitcast=True)
+
+
+@triton.jit
+def widen_bfloat16(bits):
+    """float32 from the 16 bits of a bfloat16."""
+    return (bits.to(tl.int32) << 16).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def narrow_bfloat16(x):
+    """The 16 bits of the bfloat16 next to a float32, ties to even, NaN kept."""
+    u = x.to(tl.int32, bitcast=True)
+    rounded = (u + 0x7FFF + ((u >> 16) & 1)) >> 16
+    return tl.where(x != x, 0x7FC0, rounded).to(tl.int16)
+
+
+@triton.jit
+def to_odd(x):
+    """A float64 as a float32 such that narrowing that to 16 bits is as rounding the float64 once."""
+    f = x.to(tl.float32)
+    u = f.to(tl.int32, bitcast=True)
+    back = f.to(tl.float64)
+    u = tl.where(absolute(back) > absolute(x), u - 1, u)
+    return tl.where(back == x, u, u | 1).to(tl.float32, bitcast=True)

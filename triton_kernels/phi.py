@@ -1,0 +1,134 @@
+"""The six functions that every loss is made of, as in csrc/phi.h: phi(scale * z + shift) + linear * z.
+
+A `kind` is 2 * phi + (linear != 0), with phi as numbered in fastgan/terms.py. A kernel is compiled for the
+kinds that its call has (a bit of KINDS each); where they are several, every program branches to its own.
+"""
+
+import triton
+import triton.language as tl
+
+from .math import absolute, const, exp_nonpositive, negative, sigmoid, sigmoid_slope, softplus_sum
+
+KIND_COUNT = tl.constexpr(12)
+
+
+@triton.jit
+def phi_slope(kind: tl.constexpr, a, u, u_lo):
+    """phi'(a), NaN where a is."""
+    zero = const(0.0, a)
+    one = const(1.0, a)
+    if kind // 2 == 1:
+        return sigmoid(a, u, u_lo)
+    elif kind // 2 == 2:
+        return tl.where(a > zero, one, tl.where(a <= zero, zero, a))
+    elif kind // 2 == 3:
+        return a + a
+    elif kind // 2 == 4:
+        return tl.where(zero > a, zero, a + a)
+    elif kind // 2 == 5:
+        return tl.where(a > zero, one, tl.where(a < zero, -one, a))
+    else:
+        return one
+
+
+@triton.jit
+def phi_curvature(kind: tl.constexpr, a, u, u_lo):
+    """phi''(a), 0 at a kink."""
+    zero = const(0.0, a)
+    two = const(2.0, a)
+    if kind // 2 == 1:
+        return sigmoid_slope(u, u_lo)
+    elif kind // 2 == 3:
+        return two
+    elif kind // 2 == 4:
+        return tl.where(a > zero, two, tl.where(a <= zero, zero, a))
+    else:
+        return zero
+
+
+@triton.jit
+def phi_value(kind: tl.constexpr, z, a, shift, linear, total, u, u_lo):
+    """The term; `total` is scale + linear."""
+    zero = const(0.0, z)
+    rest = zero
+    if kind % 2 == 1:
+        rest = linear * z
+    if kind // 2 == 1:
+        m = tl.where(zero > a, zero, a)
+        if kind % 2 == 1:
+            # max(a, 0) + linear * z in one rounding.
+            m = tl.where(a > zero, tl.where(total == zero, shift, tl.fma(total, z, shift)), rest)
+        return softplus_sum(a, m, u, u_lo)
+    elif kind // 2 == 2:
+        return tl.where(zero > a, zero, a) + rest
+    elif kind // 2 == 3:
+        return tl.fma(a, a, rest)
+    elif kind // 2 == 4:
+        r = tl.where(zero > a, zero, a)
+        return tl.fma(r, r, rest)
+    elif kind // 2 == 5:
+        return absolute(a) + rest
+    elif kind % 2 == 1:
+        return tl.where(total == zero, zero, total * z) + shift
+    else:
+        return a
+
+
+@triton.jit
+def _splat(number, like):
+    """A float64 number, rounded once, as a block."""
+    return tl.broadcast_to(number.to(like.dtype), like.shape)
+
+
+@triton.jit
+def _evaluate_kind(
+    kind: tl.constexpr, z, scale, shift, linear, coefficient, VALUE: tl.constexpr, SLOPE: tl.constexpr,
+    CURVATURE: tl.constexpr,
+):  # fmt: skip
+    k_shift = _splat(shift, z)
+    a = tl.fma(_splat(scale, z), z, k_shift)
+    u = a
+    u_lo = a
+    if kind // 2 == 1:
+        u, u_lo = exp_nonpositive(negative(a))
+    value = a
+    gradient = a
+    curvature = a
+    if VALUE:
+        value = phi_value(kind, z, a, k_shift, _splat(linear, z), _splat(scale + linear, z), u, u_lo)
+    if SLOPE:
+        gradient = _splat(coefficient * scale, z)
+        slope = phi_slope(kind, a, u, u_lo)
+        if kind % 2 == 1:
+            gradient = tl.fma(gradient, slope, _splat(coefficient * linear, z))
+        else:
+            gradient = gradient * slope
+    if CURVATURE:
+        curvature = _splat(coefficient * scale * scale, z) * phi_curvature(kind, a, u, u_lo)
+    return value, gradient, curvature
+
+
+@triton.jit
+def evaluate(
+    kind, z, scale, shift, linear, coefficient, KINDS: tl.constexpr, VALUE: tl.constexpr, SLOPE: tl.constexpr,
+    CURVATURE: tl.constexpr,
+):  # fmt: skip
+    """A term's value, `coefficient` times its derivative in z, and times the second one.
+
+    z is the argument, float32 or float64; the numbers are float64, and a constant made of them is rounded
+    once. What is not asked for is not computed.
+    """
+    value = z
+    gradient = z
+    curvature = z
+    for k in tl.static_range(KIND_COUNT):
+        if KINDS == 1 << k:
+            value, gradient, curvature = _evaluate_kind(
+                k, z, scale, shift, linear, coefficient, VALUE, SLOPE, CURVATURE
+            )
+        elif (KINDS >> k) % 2 == 1:
+            if kind == k:
+                value, gradient, curvature = _evaluate_kind(
+                    k, z, scale, shift, linear, coefficient, VALUE, SLOPE, CURVATURE
+                )
+    return value, gradient, curvature
