@@ -105,6 +105,15 @@ def _cdiv(n: int, d: int) -> int:
     return -(-n // d)
 
 
+def _level_space(n: int) -> int:
+    """Room for so many sums, and for the levels of the tree above them."""
+    space = n
+    while n > CHUNK:
+        n = _cdiv(n, CHUNK)
+        space += n
+    return space
+
+
 def _address(t: Tensor | None) -> int:
     if t is None:
         return 0
@@ -212,7 +221,7 @@ def _tables(rows_of: Iterator[tuple[tuple[int | None, int, int, int], list[int]]
             row[loss.UNIT.value], row[loss.CHUNKS.value] = programs, partials
             n = row[loss.N.value]
             programs += _cdiv(n, unit)
-            partials += _cdiv(n, CHUNK)
+            partials += _level_space(_cdiv(n, CHUNK))
             kinds |= 1 << row[loss.KIND.value]
             bound.append(operands)
             constants += row
@@ -345,20 +354,19 @@ class _LossCall:
                     count, table.kinds, self.dtypes, _aligned(addresses), what, self.paired, centred, slopes, stats,
                     self.keep, bool(up), *shared, one, t, rows_at_once,
                 ),
-                t,
+                min(t, 8),
             )  # fmt: skip
             if not one:
                 self._finish(table, what, slopes, stats, shared)
 
     def _finish(self, table: Table, what: int, slopes: bool, stats: bool, shared: tuple[Any, ...]) -> None:
         count = len(table.bound)
-        at_once = max(1, 16 // _up(count))
         launch.launch(
             loss.loss_finish,
             1,
             (table.constants, tuple(self.memory)),
-            (count, what, self.wide, self.paired, slopes, stats, self.keep, *shared, at_once),
-            8,
+            (count, what, self.wide, self.paired, slopes, stats, self.keep, *shared, 4),
+            4 if count <= 4 else 8,
         )
 
     def means(self, operands: Gradients, where: str) -> None:
@@ -390,8 +398,8 @@ class _LossCall:
                 loss.loss_finish,
                 1,
                 (table.constants, tuple(memory)),
-                (count, _MEAN, self.wide, False, False, False, False, *shared, max(1, 16 // _up(count))),
-                8,
+                (count, _MEAN, self.wide, False, False, False, False, *shared, 4),
+                4 if count <= 4 else 8,
             )
 
     def elements(self, what: int, g: Gradients, v: Gradients, out: Gradients, up: Gradients) -> None:
@@ -567,7 +575,7 @@ class _RowCall:
         of_rows = 8 if longest > 128 else 1
         heavy = self.across or self.masked or self.wide or what != _SQUARES
         at_once = min(of_rows, self.kernels.rows_at_once(heavy))
-        t = 4096 // (lanes * at_once)
+        t = self.kernels.tile // (lanes * at_once) if heavy or of_rows == 1 else 4
         targets, pending = [], []
         for k, p in enumerate(self.parts):
             chunks = _cdiv(p.length, CHUNK)
@@ -608,16 +616,16 @@ class _RowCall:
         t = _up(_cdiv(self.rows, CHUNK)) if one else 4
         self.set(result=_address(result))
         if not one and not unreduced:
-            self.set(partial=self.scratch(_cdiv(self.rows, CHUNK)))
+            self.set(partial=self.scratch(_level_space(_cdiv(self.rows, CHUNK))))
         launch.launch(
             penalty.penalty_rows,
             1 if one else _cdiv(self.rows, t * CHUNK),
             (tuple(self.memory),),
-            (what, self.psi, self.power, self.wide, weighted, unreduced, one, t),
-            t,
+            (what, self.psi, self.power, self.wide, weighted, unreduced, one, t, self.kernels.rows_at_once(True)),
+            min(t, 8),
         )
         if not one and not unreduced:
-            launch.launch(penalty.penalty_total, 1, (tuple(self.memory),), (what, self.wide, 8), 8)
+            launch.launch(penalty.penalty_total, 1, (tuple(self.memory),), (what, self.wide, 4), 4)
 
     def items(self, part: Part) -> tuple[int, int]:
         """Rows and elements of each that a program has."""
@@ -645,7 +653,9 @@ class _RowCall:
 class Triton(Kernels):
     """On the current stream of the tensors' device; under TRITON_INTERPRET=1 on the CPU."""
 
-    block = 1024
+    # Elements of a program, and how many of them it works on at a time: a thread has few. The interpreter wants many.
+    block = 16384 if _import_error is None and launch.INTERPRETED else 1024
+    tile = 4096 if _import_error is None and launch.INTERPRETED else 1024
 
     def __init__(self) -> None:
         super().__init__(None, "")
@@ -773,10 +783,12 @@ class Triton(Kernels):
         if call.wide:
             call.set(greatest_of=call.sums(_GREATEST))
             call.set(scaled_of=call.sums(_SCALED))
+        if numbers is not None:
+            call.set(of_norms=call.scratch(_level_space(call.rows)))
         call.finish(_SQUARES, result, unreduced, weights is not None)
         if numbers is not None:
             call.set(statistics=_address(numbers))
-            launch.launch(penalty.penalty_statistics, 1, (tuple(call.memory),), (8, 4), 8)
+            launch.launch(penalty.penalty_statistics, 1, (tuple(call.memory),), (4,), 4)
 
     def _penalty_backward(
         self, codes: tuple[Any, ...], tensors: Operands, masks: Gradients | None, weights: Tensor | None, kept: Tensor,

@@ -369,7 +369,7 @@ def loss_sums(
     tells. T chunks a program, E rows at a time.
     """
     if ONE:
-        W: tl.constexpr = triton.next_power_of_2(TERMS)
+        W: tl.constexpr = triton.next_power_of_2(max(TERMS, 2))
         at = tl.arange(0, W)
         value = tl.zeros((W,), tl.float64)
         gradient = value
@@ -427,47 +427,34 @@ def loss_sums(
 
 
 @triton.jit
-def _total_of(memory, KIND_OF: tl.constexpr, first, chunks, K: tl.constexpr):
-    return totals(memory[PARTIAL], first + memory[PARTIALS].to(tl.int64) * KIND_OF, chunks, 0.0, K, False)
+def _row(block, index: tl.constexpr):
+    """Row `index` of a block (8, W) of float64."""
+    return tl.sum(tl.where(tl.arange(0, 8)[:, None] == index, block, minus_zero(block)), axis=0)
 
 
 @kernel
 def loss_finish(
     constants, memory, TERMS: tl.constexpr, WHAT: tl.constexpr, WIDE: tl.constexpr, PAIRED: tl.constexpr,
     SLOPES: tl.constexpr, STATS: tl.constexpr, KEEP: tl.constexpr, WEIGHTED: tl.constexpr, MEAN_OF: tl.constexpr,
-    FIRST: tl.constexpr, LAST: tl.constexpr, OPERANDS: tl.constexpr, K: tl.constexpr,
+    FIRST: tl.constexpr, LAST: tl.constexpr, OPERANDS: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     """Adds up what `loss_sums` has left, and makes results of it; one program."""
-    W: tl.constexpr = triton.next_power_of_2(TERMS)
+    W: tl.constexpr = triton.next_power_of_2(max(TERMS, 2))
     first = column(constants, CHUNKS, FIELDS, TERMS, W)
     chunks = (column(constants, N, FIELDS, TERMS, W) + (CHUNK - 1)) // CHUNK
-    value = tl.zeros((W,), tl.float64)
-    gradient = value
-    dot = value
-    sum_x = value
-    sum_y = value
-    sign_x = value
-    sign_y = value
-    right = value
     if WHAT == MEAN:
         # Of an operand without cotangent there is no sum, and its mean is 0.
         chunks = tl.where(column(constants, NUMBER, FIELDS, TERMS, W) > 0, chunks, 0)
-    if WHAT == FORWARD or WHAT == MEAN:
-        value = _total_of(memory, VALUE, first, chunks, K)
-    if SLOPES:
-        gradient = _total_of(memory, GRADIENT, first, chunks, K)
-    if WHAT == SECOND:
-        dot = _total_of(memory, DOT, first, chunks, K)
-    if STATS:
-        sum_x = _total_of(memory, SUM_X, first, chunks, K)
-        sign_x = _total_of(memory, SIGN_X, first, chunks, K)
-        right = _total_of(memory, RIGHT, first, chunks, K)
-        if PAIRED:
-            sum_y = _total_of(memory, SUM_Y, first, chunks, K)
-            sign_y = _total_of(memory, SIGN_Y, first, chunks, K)
+    begin: tl.constexpr = 0 if WHAT == FORWARD or WHAT == MEAN else 1 if SLOPES else 2
+    end: tl.constexpr = 8 if STATS else 3 if WHAT == SECOND else 2 if SLOPES else 1
+    found = tl.zeros((8, W), tl.float64)
+    for kind in range(begin, end):
+        one_kind = totals(memory[PARTIAL], first + memory[PARTIALS].to(tl.int64) * kind, chunks, T)
+        found = tl.where(tl.arange(0, 8)[:, None] == kind, one_kind[None, :], found)
     _finish(
-        value, gradient, dot, sum_x, sum_y, sign_x, sign_y, right, constants, memory, TERMS, WHAT, WIDE, PAIRED, SLOPES,
-        STATS, KEEP, WEIGHTED, MEAN_OF, FIRST, LAST, OPERANDS,
+        _row(found, VALUE), _row(found, GRADIENT), _row(found, DOT), _row(found, SUM_X), _row(found, SUM_Y),
+        _row(found, SIGN_X), _row(found, SIGN_Y), _row(found, RIGHT), constants, memory, TERMS, WHAT, WIDE, PAIRED,
+        SLOPES, STATS, KEEP, WEIGHTED, MEAN_OF, FIRST, LAST, OPERANDS,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from .rows import (
     LENGTH,
     MASK,
     NORMS,
+    OF_NORMS,
     ONE_SIDED,
     OUT,
     OUT_2,
@@ -46,7 +47,7 @@ from .rows import (
     row_factors,
     spread,
 )
-from .tree import CHUNK, add_rows, empty_lanes, fold, top, totals
+from .tree import CHUNK, add_rows, empty_lanes, fold, top, total
 
 
 @triton.jit
@@ -108,7 +109,7 @@ def _norms(row, there, memory, WIDE: tl.constexpr):
 @kernel
 def penalty_rows(
     memory, WHAT: tl.constexpr, PSI: tl.constexpr, POWER: tl.constexpr, WIDE: tl.constexpr, WEIGHTED: tl.constexpr,
-    UNREDUCED: tl.constexpr, ONE: tl.constexpr, T: tl.constexpr,
+    UNREDUCED: tl.constexpr, ONE: tl.constexpr, T: tl.constexpr, E: tl.constexpr,
 ):  # fmt: skip
     """From the sums over rows: norms and penalties (SQUARES), the upstream's gradient (DOTS), or that of eps
     (APART). Each program has T chunks of rows; ONE has all of them, and the penalty too.
@@ -116,78 +117,87 @@ def penalty_rows(
     rows = memory[ROWS].to(tl.int64)
     first = tl.program_id(0).to(tl.int64) * (T * CHUNK)
     c = tl.arange(0, T)
-    row = first + c[None, :, None] * CHUNK + places(8, T, 128, False)
-    there = row < rows
-    if WHAT == APART:
-        _store(memory[RESULT], row, over_parts(memory[SQUARES_OF], row, there, memory, False), there, WIDE)
-    else:
-        target = double(memory[TARGET])
-        weight = _weights(row, there, memory, WEIGHTED)
-        coefficient = double(memory[SCALE]) * weight
-        if WHAT == DOTS:
-            dot = over_parts(memory[SQUARES_OF], row, there, memory, False)
-            norm = tl.load(doubles(memory[NORMS]) + row, mask=there, other=1.0)
-            scale, slope, bend = row_factors(norm, target, PSI, POWER)
-            value = coefficient * (slope * dot)
-            unreduced = value
+    lane = empty_lanes(first + (c + 1) * CHUNK <= rows, 128)
+    target = double(memory[TARGET])
+    for part in range(0, 8, E):
+        row = first + c[None, :, None] * CHUNK + places(E, T, 128, False) + part * 128
+        there = row < rows
+        if WHAT == APART:
+            _store(memory[RESULT], row, over_parts(memory[SQUARES_OF], row, there, memory, False), there, WIDE)
         else:
-            norm, square = _norms(row, there, memory, WIDE)
-            tl.store(doubles(memory[NORMS]) + row, norm, mask=there)
-            value = _psi(norm, square, target, PSI, POWER)
-            unreduced = coefficient * value
-            value = weight * value
-        if UNREDUCED:
-            _store(memory[RESULT], row, unreduced, there, WIDE)
-        else:
-            left = rows - first
-            s = fold(add_rows(empty_lanes((c + 1) * CHUNK <= left, 128), value, there))
-            if ONE:
-                total = top(s, (rows + (CHUNK - 1)) // CHUNK)
-                if WHAT != DOTS:
-                    total = double(memory[SCALE]) * total
-                _store(memory[RESULT], 0, total, rows > 0, WIDE)
+            weight = _weights(row, there, memory, WEIGHTED)
+            coefficient = double(memory[SCALE]) * weight
+            if WHAT == DOTS:
+                dot = over_parts(memory[SQUARES_OF], row, there, memory, False)
+                norm = tl.load(doubles(memory[NORMS]) + row, mask=there, other=1.0)
+                scale, slope, bend = row_factors(norm, target, PSI, POWER)
+                value = coefficient * (slope * dot)
+                unreduced = value
             else:
-                chunk = tl.program_id(0).to(tl.int64) * T + c
-                tl.store(doubles(memory[PARTIAL]) + chunk, s, mask=chunk * CHUNK < rows)
+                norm, square = _norms(row, there, memory, WIDE)
+                tl.store(doubles(memory[NORMS]) + row, norm, mask=there)
+                if memory[OF_NORMS].to(tl.int64) != 0:
+                    tl.store(doubles(memory[OF_NORMS]) + row, norm, mask=there)
+                value = _psi(norm, square, target, PSI, POWER)
+                unreduced = coefficient * value
+                value = weight * value
+            if UNREDUCED:
+                _store(memory[RESULT], row, unreduced, there, WIDE)
+            else:
+                lane = add_rows(lane, value, there)
+    if WHAT != APART and not UNREDUCED:
+        s = fold(lane)
+        if ONE:
+            summed = top(s, (rows + (CHUNK - 1)) // CHUNK)
+            if WHAT != DOTS:
+                summed = double(memory[SCALE]) * summed
+            _store(memory[RESULT], 0, summed, rows > 0, WIDE)
+        else:
+            chunk = tl.program_id(0).to(tl.int64) * T + c
+            tl.store(doubles(memory[PARTIAL]) + chunk, s, mask=chunk * CHUNK < rows)
 
 
 @kernel
-def penalty_total(memory, WHAT: tl.constexpr, WIDE: tl.constexpr, K: tl.constexpr):
+def penalty_total(memory, WHAT: tl.constexpr, WIDE: tl.constexpr, T: tl.constexpr):
     """The penalty, from the sums that several programs of `penalty_rows` have left; one program."""
     chunks = (memory[ROWS].to(tl.int64) + (CHUNK - 1)) // CHUNK
-    one = tl.zeros((1,), tl.int64)
-    total = totals(memory[PARTIAL], one, one + chunks, 0.0, K, False)
+    summed = total(memory[PARTIAL], chunks, T)
     if WHAT != DOTS:
-        total = double(memory[SCALE]) * total
-    _store(memory[RESULT], one, total, one == 0, WIDE)
+        summed = double(memory[SCALE]) * summed
+    _store(memory[RESULT], 0, summed, chunks > 0, WIDE)
 
 
 @kernel
-def penalty_statistics(memory, K: tl.constexpr, T: tl.constexpr):
-    """Mean, deviation, least, greatest, and share above the target, of all norms; one program."""
+def penalty_statistics(memory, T: tl.constexpr):
+    """Mean, deviation, least, greatest, and share above the target, of all norms; one program.
+
+    OF_NORMS has a copy of them, which is written over."""
     rows = memory[ROWS].to(tl.int64)
-    one = tl.zeros((1,), tl.int64)
     count = rows.to(tl.float64)
-    mean = totals(memory[NORMS], one, one + rows, 0.0, K, False) / count
-    variance = totals(memory[NORMS], one, one + rows, tl.sum(mean, axis=0), K, True) / count
+    mean = total(memory[OF_NORMS], rows, T) / count
     infinity = float("inf")
-    least = tl.full((T * 1024,), infinity, tl.float64)
-    most = tl.full((T * 1024,), -infinity, tl.float64)
-    above = tl.zeros((T * 1024,), tl.float64)
-    nan = tl.zeros((T * 1024,), tl.int32)
+    least = tl.full((512,), infinity, tl.float64)
+    most = tl.full((512,), -infinity, tl.float64)
+    above = tl.zeros((512,), tl.float64)
+    nan = tl.zeros((512,), tl.int32)
     target = double(memory[TARGET])
-    for first in range(0, rows, T * 1024):
-        at = first + tl.arange(0, T * 1024)
+    tl.debug_barrier()
+    for first in range(0, rows, 512):
+        at = first + tl.arange(0, 512)
         x = tl.load(doubles(memory[NORMS]) + at, mask=at < rows, other=0.0)
         there = (at < rows) & (x == x)
         nan = tl.where(x == x, nan, 1)
         least = tl.where(there & (x < least), x, least)
         most = tl.where(there & (x > most), x, most)
         above = above + (there & (x > target)).to(tl.float64)
+        d = x - mean
+        tl.store(doubles(memory[OF_NORMS]) + at, d * d, mask=at < rows)
+    tl.debug_barrier()
+    variance = total(memory[OF_NORMS], rows, T) / count
     bad = tl.max(nan, axis=0) > 0
     p = doubles(memory[STATISTICS])
-    tl.store(p, tl.sum(mean, axis=0))
-    tl.store(p + 1, tl.sum(tl.sqrt(variance), axis=0))
+    tl.store(p, mean)
+    tl.store(p + 1, tl.sqrt(variance))
     tl.store(p + 2, tl.where(bad, float("nan"), tl.min(least, axis=0)))
     tl.store(p + 3, tl.where(bad, float("nan"), tl.max(most, axis=0)))
     tl.store(p + 4, tl.sum(above, axis=0) / count)

@@ -23,9 +23,9 @@ FIELDS = tl.constexpr(4)
 # In `memory`: numbers, float64 numbers by their bits, and addresses.
 (
     ROWS, PARTS, NORMS, SQUARES_OF, GREATEST_OF, SCALED_OF, TARGET, SCALE, WEIGHTS, ROWS_PER_WEIGHT, UPSTREAM, RESULT,
-    PARTIAL, STATISTICS, EPS,
-) = (tl.constexpr(k) for k in range(15))  # fmt: skip
-MEMORY = tl.constexpr(15)
+    PARTIAL, STATISTICS, EPS, OF_NORMS,
+) = (tl.constexpr(k) for k in range(16))  # fmt: skip
+MEMORY = tl.constexpr(16)
 # What is summed: squares of mask * x, the same of extreme rows scaled, products of v with mask * x * scale, or of
 # `mask` with x - v (the gradient of an interpolation's eps). Or the greatest mask * x of extreme rows.
 SQUARES, SCALED, DOTS, APART, GREATEST = (tl.constexpr(k) for k in range(5))

@@ -1,7 +1,7 @@
 """The fixed tree of every sum, as in csrc/cpu/tree.h: chunks of 1,024 elements, each 8 rows of 128 lanes.
 
-A lane adds its rows in order, and neighbouring lanes are added in pairs. Each addition is written out:
-`tl.sum` over more than two numbers has an order of its own. Blocks are (8, T, 128): a thread has all rows of
+A lane adds its rows in order, and neighbouring lanes are added in pairs. Each addition is written out, or is
+a `tl.sum` of two: over more numbers that has an order of its own. Blocks are (8, T, 128): a thread has all rows of
 its lanes, and a warp a whole chunk.
 """
 
@@ -44,8 +44,8 @@ def fold(lane):
     v = lane
     for k in tl.static_range(7):
         if (L >> k) > 1:
-            a, b = tl.split(tl.reshape(v, (T, L >> (k + 1), 2)))
-            v = a + b
+            # Of two numbers there is one order; and neighbours meet by shuffles, without a change of layout.
+            v = tl.sum(tl.reshape(v, (T, L >> (k + 1), 2)), axis=2)
     return tl.reshape(v, (T,))
 
 
@@ -84,62 +84,51 @@ def top(v, count):
 
 
 @triton.jit
-def _transformed(v, mean, SQUARES: tl.constexpr):
-    if SQUARES:
-        d = v - mean
-        return d * d
-    else:
-        return v
-
-
-@triton.jit
-def _chunks_at(address, first, n, c, mean, T: tl.constexpr, SQUARES: tl.constexpr):
+def _chunks_at(address, first, n, c, T: tl.constexpr):
     """Sums of the chunks numbered c (T,) of lists of n (T,) numbers that begin at `first` (T,)."""
-    at = tl.arange(0, 8)[:, None, None] * 128 + tl.arange(0, 128)[None, None, :]
     left = n - c * CHUNK
-    there = at < left[None, :, None]
-    # Others have written this memory, perhaps in this launch: nothing of it may be in a cache.
-    v = tl.load(doubles(address) + (first + c * CHUNK)[None, :, None] + at, mask=there, other=0.0, volatile=True)
-    return fold(add_rows(empty_lanes(left >= CHUNK, 128), _transformed(v, mean, SQUARES), there))
+    lane = empty_lanes(left >= CHUNK, 128)
+    for row in range(8):
+        at = tl.arange(0, 128)[None, None, :] + row * 128
+        there = at < left[None, :, None]
+        # Others have written this memory, perhaps in this launch: nothing of it may come from a cache.
+        p = doubles(address) + (first + c * CHUNK)[None, :, None] + at
+        lane = add_rows(lane, tl.load(p, mask=there, other=0.0, volatile=True), there)
+    return fold(lane)
 
 
 @triton.jit
-def totals(address, first, n, mean, K: tl.constexpr, SQUARES: tl.constexpr):
-    """The sums, over the tree, of several lists of float64: W of n numbers each that begin at `first`, both (W,).
+def totals(address, first, n, T: tl.constexpr):
+    """The sums over the tree of several lists of float64: W of n numbers each that begin at `first`, both (W,).
 
-    SQUARES: of the squares of what they have above `mean`. K chunks of each list are summed at a time. Their sums go to the lanes of the next level as they come, and
-    those of 1,024 chunks to the level after. A single number stays as it is, as it does in tree.h.
+    A list's levels are written behind it, T chunks at a time, by the whole program: there must be room. A
+    single number stays as it is, as it does in tree.h, and the sum of none is 0.
     """
     W: tl.constexpr = n.shape[0]
-    T: tl.constexpr = W * K
-    which = tl.arange(0, K)
-    lane = tl.arange(0, 128)
-    chunks = (n + (CHUNK - 1)) // CHUNK
-    groups = (chunks + (CHUNK - 1)) // CHUNK
-    own_first = tl.reshape(tl.broadcast_to(first[:, None], (W, K)), (T,))
-    own_n = tl.reshape(tl.broadcast_to(n[:, None], (W, K)), (T,))
-    own_chunks = (own_n + (CHUNK - 1)) // CHUNK
-    number = tl.reshape(tl.broadcast_to(which[None, :], (W, K)), (T,)).to(tl.int64)
-    most = tl.max(chunks, axis=0)
-    upper = empty_lanes(groups >= CHUNK, 128)
-    result = tl.load(doubles(address) + first, mask=n > 0, other=0.0, volatile=True)
-    result = tl.where(n > 0, _transformed(result, mean, SQUARES), result)
-    for g in range(0, (most + (CHUNK - 1)) // CHUNK):
-        acc = empty_lanes(own_chunks - g * CHUNK >= CHUNK, 128)
-        for c in range(g * CHUNK, tl.minimum(most, (g + 1) * CHUNK), K):
-            own = number + c
-            s = _chunks_at(address, own_first, own_n, own, mean, T, SQUARES)
-            here = (lane[None, :] == (own % 128)[:, None]) & (own < own_chunks)[:, None]
-            acc = tl.where(here, acc + s[:, None], acc)
-            if c == 0:
-                one = tl.where(number == 0, s, minus_zero(s))
-                one = tl.sum(tl.reshape(one, (W, K)), axis=1)
-                result = tl.where((chunks == 1) & (n > 1), one, result)
-        # A lane's sums were all taken by the same one of the K.
-        acc = tl.reshape(acc, (W, K, 128))
-        acc = tl.sum(tl.where((lane % K)[None, None, :] == which[None, :, None], acc, minus_zero(acc)), axis=1)
-        s = fold(acc)
-        result = tl.where((groups == 1) & (chunks > 1), s, result)
-        here = (lane[None, :] == g % 128) & (g < groups)[:, None]
-        upper = tl.where(here, upper + s[:, None], upper)
-    return tl.where(groups > 1, fold(upper), result)
+    at = tl.arange(0, W)
+    single = n == 1
+    most = tl.max(n, axis=0)
+    while most > CHUNK:
+        for k in range(W):
+            its_first = tl.sum(tl.where(at == k, first, 0), axis=0)
+            its_n = tl.sum(tl.where(at == k, n, 0), axis=0)
+            if its_n > CHUNK:
+                count = (its_n + (CHUNK - 1)) // CHUNK
+                for c in range(0, count, T):
+                    own = c + tl.arange(0, T).to(tl.int64)
+                    s = _chunks_at(address, its_first + own * 0, its_n + own * 0, own, T)
+                    tl.store(doubles(address) + its_first + its_n + own, s, mask=own < count)
+        tl.debug_barrier()
+        grown = n > CHUNK
+        first = tl.where(grown, first + n, first)
+        n = tl.where(grown, (n + (CHUNK - 1)) // CHUNK, n)
+        most = tl.max(n, axis=0)
+    alone = tl.load(doubles(address) + first, mask=single, other=0.0, volatile=True)
+    return tl.where(single, alone, _chunks_at(address, first, n, n * 0, W))
+
+
+@triton.jit
+def total(address, n, T: tl.constexpr):
+    """The sum over the tree of n float64 at an address, with room for its levels behind them."""
+    two = tl.arange(0, 2)
+    return pick(totals(address, two.to(tl.int64) * 0, tl.where(two == 0, n, 0), T), 0)
