@@ -41,13 +41,11 @@ def named(name: str) -> Kernels:
     return {"cpu": cpu.KERNELS, "cuda": cuda.KERNELS}.get(name) or _triton().KERNELS
 
 
-def _serving(kind: str, index: int) -> str | None:
-    """Which backend's kernels "auto" has for a device, or None."""
+def _compiled(kind: str, index: int) -> str | None:
+    """The backend with compiled kernels for a device, or None."""
     if kind == "cpu":
         return "cpu" if cpu.PREFERRED else None
-    if kind == "cuda" and cuda.unusable(index) is None:
-        return "cuda"
-    return "triton" if _triton().unusable(kind, index) is None else None
+    return "cuda" if kind == "cuda" and cuda.unusable(index) is None else None
 
 
 @torch.compiler.assume_constant_result
@@ -56,13 +54,14 @@ def traced(kind: str, index: int) -> str | None:
     compiled graph keeps it. None: the reference, which is traced.
     """
     name = CHOSEN.get()
-    if name == "auto":
-        # What the compiler makes of the reference is Triton code too; an operator would only hide it.
-        found = _serving(kind, index)
-        return None if found == "triton" else found
     if name == "triton":
-        return name if _triton().unusable(kind, index) is None else None
-    return name if name == kind and _serving(kind, index) == name else None
+        why = _triton().unusable(kind, index)
+        if why:
+            raise RuntimeError(f"backend 'triton' cannot serve this call: {why}")
+        return name
+    # Of "auto" without compiled kernels the compiler traces the reference: what it makes of that is Triton code too,
+    # and an operator would only hide it.
+    return _compiled(kind, index) if name in ("auto", kind) else None
 
 
 class backend:  # noqa: N801 (used as a statement: `with fastgan.backend("cpu"):`)
@@ -102,7 +101,8 @@ def missing(name: str) -> str | None:
 def _unusable(name: str, t: Tensor) -> str | None:
     """Why a backend has no kernels for the device of a tensor, or None where it has."""
     if name == "triton":
-        return missing(name) or _triton().unusable(t.device.type, t.device.index or 0)
+        why = _triton().unusable(t.device.type, t.device.index or 0)
+        return why and t.is_cpu and missing(name) or why
     if name == "cuda" and t.is_cuda:
         return cuda.unusable(t.get_device())
     return missing(name) or (None if name == t.device.type else f"the tensors are on {t.device}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ def build_facts() -> dict[str, str]:
 
 def info() -> dict[str, Any]:
     """Versions, build facts, and for each backend "ready" or why it is not."""
+    # Under its interpreter Triton serves CPU tensors only.
+    triton_on_devices = backends.missing("triton") is None and os.environ.get("TRITON_INTERPRET") != "1"
     ready = {name: backends.missing(name) or "ready" for name in backends.NAMES if name != "auto"}
     chosen = "cpu" if cpu.PREFERRED else "reference"
     return {
@@ -33,8 +36,8 @@ def info() -> dict[str, Any]:
         "FASTGAN_BACKEND": backends.CHOSEN.get(),
         "auto uses": {
             "CPU tensors": chosen,
-            "CUDA tensors": next((name for name in ("cuda", "triton") if ready[name] == "ready"), "reference"),
-            "other accelerators' tensors": "triton" if ready["triton"] == "ready" else "reference",
+            "CUDA tensors": "cuda" if ready["cuda"] == "ready" else "triton" if triton_on_devices else "reference",
+            "other accelerators' tensors": "triton" if triton_on_devices else "reference",
         },
         "instruction set": native.isa() if native else "none",
         "threads": torch.get_num_threads(),

@@ -37,12 +37,15 @@ def _loss(tensors: list[Tensor], spec: str, reduction: str, stats: bool, backend
     return loss, aux
 
 
-def _as_promised(
-    tensors: Sequence[Tensor], plain: Sequence[Tensor], grads: Sequence[Tensor | None]
-) -> list[Tensor]:
-    """The gradients in the strides of their tensors, which a copy made for the kernels need not have."""
-    triples = [(t, p, g) for t, p, g in zip(tensors, plain, grads, strict=True) if g is not None]
-    return [g if p is t else torch.empty_like(t).copy_(g) for t, p, g in triples]
+def _promised(t: Tensor) -> tuple[int, ...]:
+    """The strides that the fake versions below give a gradient."""
+    return t.stride() if t.is_contiguous() else torch.empty_like(t, device="meta").stride()
+
+
+def _as_promised(tensors: Sequence[Tensor], grads: Sequence[Tensor | None]) -> list[Tensor]:
+    """The gradients in the strides of their tensors, which those of a copy made for the kernels need not have."""
+    pairs = [(t, g) for t, g in zip(tensors, grads, strict=True) if g is not None]
+    return [g if _promised(t) == g.stride() else torch.empty_like(t).copy_(g) for t, g in pairs]
 
 
 def _loss_backward(
@@ -57,7 +60,7 @@ def _loss_backward(
     kernels = backends.named(backend)
     plain = tuple([kernels.plain(t) for t in tensors])
     grads = kernels.backward(decode(spec), plain, (), reduction, aux, (upstream,), need)
-    return _as_promised(tensors, plain, grads)
+    return _as_promised(tensors, grads)
 
 
 def _loss_second(
@@ -74,7 +77,7 @@ def _loss_second(
     vs = tuple([next(given) if n else None for n in need])
     plain = tuple([kernels.plain(t) for t in tensors])
     up, grads = kernels.second(decode(spec), plain, (), reduction, aux, (upstream,), vs, need)
-    return up[0], _as_promised(tensors, plain, grads)
+    return up[0], _as_promised(tensors, grads)
 
 
 def _fake_loss(

@@ -19,16 +19,25 @@ from .native import Gradients, Kernels, Operands, Weights
 from .rows import KINDS
 from .terms import PHIS, Spec
 
+OLDEST = (3, 6)
+
+
+def _check_version() -> None:
+    import triton
+
+    if tuple(int(v) for v in triton.__version__.split(".")[:2]) < OLDEST:
+        raise ImportError(f"Triton {triton.__version__} is older than {OLDEST[0]}.{OLDEST[1]}")
+
+
 try:
+    _check_version()
     from .triton_kernels import launch, loss, penalty, rows
 
     _import_error = None
-except ImportError as error:
+except Exception as error:  # whatever an unknown package of this name does
     _import_error = str(error)
 
-OLDEST = (3, 6)
-TERMS = 16  # in one launch; a longer list takes several
-PARTS = 8
+TERMS, PARTS = 16, 8  # in one launch; a longer list takes several
 CHUNK = 1024
 SLOTS = 8
 ONE_TERM, ONE_CALL = 16, 32  # chunks of a term, and of a call, that a single program takes
@@ -41,37 +50,48 @@ _SQUARES, _SCALED, _DOTS, _APART, _GREATEST = range(5)
 # ---------------------------------------------------------------------------------- where they run
 
 
+def parameter_bytes(kind: str) -> int:
+    """How large a kernel's parameters may be on a kind of device."""
+    if kind == "xpu":
+        return 2048 - 64
+    return 4096 - 64 if torch.version.hip else 4352 - 24
+
+
+def most_terms(kind: str) -> int:
+    """How many terms a launch can be told of."""
+    a_term = 8 * (loss.FIELDS.value + loss.ADDRESSES.value)
+    return min(TERMS, (parameter_bytes(kind) - 8 * loss.MEMORY.value) // a_term)
+
+
 @cache
 def unusable(kind: str, index: int) -> str | None:
     """Why the kernels cannot run on a device, or None where they can."""
     if _import_error:
         return f"Triton is not there ({_import_error}); it is an extra: pip install fastgan[triton]"
-    import triton
-
-    version = tuple(int(v) for v in triton.__version__.split(".")[:2])
-    if version < OLDEST:
-        return f"Triton {triton.__version__} is older than {OLDEST[0]}.{OLDEST[1]}"
     if launch.INTERPRETED:
         return None if kind == "cpu" else "TRITON_INTERPRET=1 serves CPU tensors only"
     if kind == "cpu":
         return "the tensors are on the CPU (there they run under TRITON_INTERPRET=1 only)"
-    module = torch.get_device_module(kind)
-    if kind == "xpu" and not module.get_device_properties(index).has_fp64:
-        return "the device has no float64, in which sums are taken"
     try:
+        import triton
+
+        module = torch.get_device_module(kind)
+        if kind == "xpu" and not module.get_device_properties(index).has_fp64:
+            return "the device has no float64, in which sums are taken"
         with module.device(index):
             found = triton.runtime.driver.active.get_active_torch_device()
             if found.type != kind:
                 return f"Triton's devices are {found.type}"
-            return _trial()
+            return _trial(kind)
     except Exception as error:  # a missing compiler, a driver too old: the reference serves then
         return f"Triton cannot run: {str(error).strip() or type(error).__name__}"
 
 
-def _trial() -> str | None:
-    """Compiles and loads the smallest kernel, which needs all that the others need."""
-    launch.load(rows.shrink, (0, 0, 0, 0), (False, 1), 1)
-    return None
+def _trial(kind: str) -> None:
+    """Compiles and loads a kernel with as many parameters as any."""
+    terms = most_terms(kind)
+    arguments = tuple([(0,) * n for n in (terms * loss.ADDRESSES.value, terms * loss.FIELDS.value, loss.MEMORY.value)])
+    launch.load(loss.loss_elements, arguments, (terms, 1, 1, True, 1, False, False, False, -1, False, 1024), 4)
 
 
 def missing() -> str | None:
@@ -82,11 +102,6 @@ def missing() -> str | None:
         return "there is no accelerator (without one they run under TRITON_INTERPRET=1 only)"
     device = torch.accelerator.current_accelerator()
     return unusable(device.type, torch.accelerator.current_device_index()) if device else "there is no accelerator"
-
-
-def serves(t: Tensor) -> str | None:
-    """`unusable` of the device of a tensor."""
-    return unusable(t.device.type, t.device.index or 0)
 
 
 # ---------------------------------------------------------------------------------- numbers
@@ -183,7 +198,6 @@ def _term_rows(
                 n=n[b.x], kind=2 * PHIS.index(phi) + (linear != 0), dtype=codes[b.x], scale=_bits(scale),
                 shift=_bits(shift), linear=_bits(linear), weight=_bits(weight), member=b.member, centre=centre,
                 centre_n=n[centre] if centre >= 0 else 1, centre_dtype=codes[centre] if centre >= 0 else 0,
-                centre_x=centre if centre >= 0 and centre in centres[:number] else -1,
                 last_of_centre=int(centre >= 0 and centre not in centres[number + 1 :]), number_x=b.x, number_y=b.y,
                 is_centre_x=int(b.x in centres), is_centre_y=int(b.y in centres), side=b.side,
                 threshold=_bits(b.threshold), role=b.role, role_x=spec.roles[b.x],
@@ -211,13 +225,17 @@ def _centre_rows(
         yield (None, j, -1, -1), _row(n=n[j], dtype=codes[j], centre=j, number=int(there[j]), number_y=-1)
 
 
-def _tables(rows_of: Iterator[tuple[tuple[int | None, int, int, int], list[int]]], unit: int) -> list[Table]:
-    """Tables of up to TERMS rows; a program has `unit` elements."""
+def _tables(
+    rows_of: Iterator[tuple[tuple[int | None, int, int, int], list[int]]], unit: int, most: int
+) -> list[Table]:
+    """Tables of up to `most` rows; a program has `unit` elements."""
     found = list(rows_of)
     tables = []
-    for begin in range(0, len(found), TERMS):
+    for begin in range(0, len(found), most):
         bound, constants, kinds, programs, partials = [], [], 0, 0, 0
-        for operands, row in found[begin : begin + TERMS]:
+        earlier = {operands[3] for operands, _ in found[:begin]}
+        for operands, row in found[begin : begin + most]:
+            row[loss.CENTRE_X.value] = operands[3] if operands[3] in earlier else -1
             row[loss.UNIT.value], row[loss.CHUNKS.value] = programs, partials
             n = row[loss.N.value]
             programs += _cdiv(n, unit)
@@ -253,6 +271,7 @@ class _LossCall:
             self.set(weights=_address(weights))
         else:
             self.weights = weights
+        self.most = most_terms(tensors[0].device.type)
         self.operands = _up(len(tensors)) if spec.centred else 1
         self.paired = any([b.y >= 0 for b in spec.terms])
         self.held: list[Tensor] = []  # until all is launched: what comes later on the stream may have it then
@@ -274,7 +293,8 @@ class _LossCall:
 
     def tables(self, what: str, unit: int, there: tuple[bool, ...] = ()) -> list[Table]:
         """The tables of all terms ("terms"; "all": and of centres that are nothing else) or of the "means"."""
-        key = (what, unit, tuple(self.n), tuple(self.codes), self.weights, self.weighted >= 0, self.mean, there)
+        weights = tuple([_bits(w) for w in self.weights])  # 0.0 and -0.0 are one key, but not one weight
+        key = (what, unit, self.most, tuple(self.n), tuple(self.codes), weights, self.weighted >= 0, self.mean, there)
         plans = self.kernels.plans_of(self.spec)
         found = plans.get(key)
         if found is None:
@@ -283,11 +303,11 @@ class _LossCall:
 
     def _make(self, what: str, unit: int, there: tuple[bool, ...]) -> list[Table]:
         if what == "means":
-            return _tables(_centre_rows(self.spec, self.n, self.codes, there), unit)
+            return _tables(_centre_rows(self.spec, self.n, self.codes, there), unit, self.most)
         made = list(_term_rows(self.spec, self.n, self.codes, self.weights, self.mean, self.weighted >= 0))
         if what == "all":
             made += _fill_rows(self.spec, self.n, self.codes)
-        return _tables(iter(made), unit)
+        return _tables(iter(made), unit, self.most)
 
     def addresses(
         self, table: Table, x: Gradients, g: Gradients, v: Gradients, out: Gradients, up: Gradients, centres: bool
@@ -494,7 +514,7 @@ class _RowTable(NamedTuple):
     constants: tuple[int, ...]
     layout: tuple[int, ...]
     dims: tuple[int, int]
-    aligned: bool
+    access: int
     programs: int
     count: int
 
@@ -535,24 +555,27 @@ class _RowCall:
         self, units: Callable[[Part], int], sums: Sequence[int], any_order: bool, wanted: Sequence[bool]
     ) -> Iterator[_RowTable]:
         """Tables of up to PARTS of the wanted parts; units(part) programs each."""
-        chosen = [k for k, w in enumerate(wanted) if w]
-        for begin in range(0, len(chosen), PARTS):
-            yield self._table(chosen[begin : begin + PARTS], units, sums, any_order)
+        lies = [(k, _layout(p, self.outer, any_order)) for k, p in enumerate(self.parts) if wanted[k]]
+        dr = max([1, *[len(lie.row_sizes) for _, lie in lies]])
+        de = max([0, *[len(lie.sizes) for _, lie in lies]])
+        a_part = 8 * (rows.ADDRESSES.value + rows.FIELDS.value + (dr + de) * (1 + rows.ADDRESSES.value))
+        room = parameter_bytes(self.device.type) - 8 * rows.MEMORY.value
+        most = max(1, min(PARTS, room // a_part))
+        for begin in range(0, len(lies), most):
+            yield self._table(lies[begin : begin + most], (dr, de), units, sums)
 
     def _table(
-        self, chosen: list[int], units: Callable[[Part], int], sums: Sequence[int], any_order: bool
+        self, lies: list[tuple[int, Layout]], dims: tuple[int, int], units: Callable[[Part], int], sums: Sequence[int]
     ) -> _RowTable:
-        parts = [self.parts[k] for k in chosen]
-        lies = [_layout(p, self.outer, any_order) for p in parts]
-        dr = max([1, *[len(lie.row_sizes) for lie in lies]])
-        de = max([len(lie.sizes) for lie in lies])
+        dr, de = dims
         addresses: list[int] = []
         constants: list[int] = []
         layout: list[int] = []
         programs = 0
         whole = 2 if self.wide else 8  # elements, of which 16 bytes are a divisor whatever the dtype
         aligned = de == 0
-        for k, p, lie in zip(chosen, parts, lies, strict=True):
+        for k, lie in lies:
+            p = self.parts[k]
             addresses += [_address(t) for t in p.tensors]
             constants += [p.length, programs, sums[k] if sums else 0, _CODES[p.dtype]]
             programs += units(p)
@@ -563,9 +586,10 @@ class _RowCall:
             for row_stride, stride in zip(lie.row_strides, steps, strict=True):
                 layout += _padded(row_stride, dr, 0) + _padded(stride, de, 0)
                 aligned = aligned and not any([s % whole for s in row_stride])
-        aligned = aligned and _aligned(addresses)
-        dims = (dr, de)
-        return _RowTable(tuple(addresses), tuple(constants), tuple(layout), dims, aligned, programs, len(parts))
+        access = rows.ALIGNED_ACCESS.value if aligned and _aligned(addresses) else 0
+        if max([self.parts[k].length for k, _ in lies]) >= 2**31:
+            access = access or rows.LONG_ROWS.value
+        return _RowTable(tuple(addresses), tuple(constants), tuple(layout), dims, access, programs, len(lies))
 
     def sums(self, what: int) -> int:
         """The sums over rows of each part, one part after another: their address."""
@@ -591,7 +615,7 @@ class _RowCall:
                 table.programs,
                 (table.addresses, table.constants, table.layout, tuple(self.memory)),
                 (
-                    table.count, what, self.psi, self.power, self.masked, *table.dims, self.dtypes, table.aligned,
+                    table.count, what, self.psi, self.power, self.masked, *table.dims, self.dtypes, table.access,
                     self.across, of_rows, at_once, t, lanes,
                 ),
                 4,
@@ -814,7 +838,7 @@ class Triton(Kernels):
             penalty.penalty_gradient,
             lambda table, t, elements: (
                 table.count, what, call.psi, call.power, call.masked, weighted, elementwise, *table.dims, call.dtypes,
-                table.aligned, call.across, t, elements,
+                table.access, call.across, t, elements,
             ),
         )  # fmt: skip
 
@@ -836,7 +860,7 @@ class Triton(Kernels):
         call.gradients(
             penalty.interpolate,
             lambda table, t, elements: (
-                table.count, backward, *table.dims, call.dtypes, table.aligned, t, elements
+                table.count, backward, *table.dims, call.dtypes, table.access, t, elements
             ),
         )  # fmt: skip
 

@@ -750,19 +750,20 @@ def pairs_step(count, name, form=None):
         (2, 8, "least_squares", None),
     ],
 )
-def test_launches_of_a_step(most, count, name, form, monkeypatch):
-    """Forward and backward; the averages' means need a pass of their own."""
-    assert launches_of(pairs_step(count, name, form), monkeypatch) <= most
+def test_launches_of_a_step(kernels, most, count, name, form, monkeypatch):
+    """Forward and backward; the averages' means need a pass of their own, and Triton's sums over many chunks."""
+    assert launches_of(pairs_step(count, name, form), monkeypatch) <= most + (kernels == "triton" and count > 1)
 
 
 @needs_gpu
-def test_launches_of_other_calls(monkeypatch):
+def test_launches_of_other_calls(kernels, monkeypatch):
     r, f = (t.detach().reshape(10, -1) for t in pair_on_device())
     eps, leaf, one = torch.rand(10, device=DEVICE), f.clone().requires_grad_(), torch.ones((), device=DEVICE)
+    more = kernels == "triton"  # it adds up the sums of many chunks by a launch of its own
     assert launches_of(lambda: fastgan.interpolate(r, f, eps), monkeypatch) == 1
-    assert launches_of(lambda: torch.autograd.grad(fastgan.generator_loss(leaf), leaf, one), monkeypatch) <= 2
+    assert launches_of(lambda: torch.autograd.grad(fastgan.generator_loss(leaf), leaf, one), monkeypatch) <= 2 + more
     with torch.no_grad():
-        assert launches_of(lambda: fastgan.discriminator_loss(r, f, return_stats=False), monkeypatch) == 1
+        assert launches_of(lambda: fastgan.discriminator_loss(r, f, return_stats=False), monkeypatch) <= 1 + more
 
 
 # ---------------------------------------------------------------------------------- torch.compile

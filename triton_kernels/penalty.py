@@ -174,26 +174,30 @@ def penalty_statistics(memory, T: tl.constexpr):
     OF_NORMS has a copy of them, which is written over."""
     rows = memory[ROWS].to(tl.int64)
     count = rows.to(tl.float64)
-    mean = total(memory[OF_NORMS], rows, T) / count
     infinity = float("inf")
     least = tl.full((512,), infinity, tl.float64)
     most = tl.full((512,), -infinity, tl.float64)
     above = tl.zeros((512,), tl.float64)
     nan = tl.zeros((512,), tl.int32)
     target = double(memory[TARGET])
-    tl.debug_barrier()
-    for first in range(0, rows, 512):
-        at = first + tl.arange(0, 512)
-        x = tl.load(doubles(memory[NORMS]) + at, mask=at < rows, other=0.0)
-        there = (at < rows) & (x == x)
-        nan = tl.where(x == x, nan, 1)
-        least = tl.where(there & (x < least), x, least)
-        most = tl.where(there & (x > most), x, most)
-        above = above + (there & (x > target)).to(tl.float64)
-        d = x - mean
-        tl.store(doubles(memory[OF_NORMS]) + at, d * d, mask=at < rows)
-    tl.debug_barrier()
-    variance = total(memory[OF_NORMS], rows, T) / count
+    mean = count
+    variance = count
+    for step in range(2):
+        variance = total(memory[OF_NORMS], rows, T) / count
+        tl.debug_barrier()
+        if step == 0:
+            mean = variance
+            for first in range(0, rows, 512):
+                at = first + tl.arange(0, 512)
+                x = tl.load(doubles(memory[NORMS]) + at, mask=at < rows, other=0.0)
+                there = (at < rows) & (x == x)
+                nan = tl.where(x == x, nan, 1)
+                least = tl.where(there & (x < least), x, least)
+                most = tl.where(there & (x > most), x, most)
+                above = above + (there & (x > target)).to(tl.float64)
+                d = x - mean
+                tl.store(doubles(memory[OF_NORMS]) + at, d * d, mask=at < rows)
+            tl.debug_barrier()
     bad = tl.max(nan, axis=0) > 0
     p = doubles(memory[STATISTICS])
     tl.store(p, mean)
@@ -225,7 +229,7 @@ def _items(unit, constants, memory, COUNT: tl.constexpr, T: tl.constexpr, L: tl.
 def penalty_gradient(
     addresses, constants, layout, memory, COUNT: tl.constexpr, WHAT: tl.constexpr, PSI: tl.constexpr,
     POWER: tl.constexpr, MASKED: tl.constexpr, WEIGHTED: tl.constexpr, ELEMENTWISE: tl.constexpr, DR: tl.constexpr,
-    DE: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr, ACROSS: tl.constexpr, T: tl.constexpr,
+    DE: tl.constexpr, DTYPES: tl.constexpr, ACCESS: tl.constexpr, ACROSS: tl.constexpr, T: tl.constexpr,
     L: tl.constexpr,
 ):  # fmt: skip
     """Gradients, or (DOTS) the gradients of <v, gradient>: T rows and L of their elements a program.
@@ -252,17 +256,17 @@ def penalty_gradient(
         second = second * scale
 
     at = places(1, T, L, ACROSS)
-    h = get(X, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ALIGNED, ACROSS)
+    h = get(X, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ACCESS, ACROSS)
     h = h.to(tl.float64)
     if MASKED:
         mask = get(
-            MASK, part, row, element, at, left, OWN, addresses, layout, COUNT, DR, DE, 1 << OWN, ALIGNED, ACROSS
+            MASK, part, row, element, at, left, OWN, addresses, layout, COUNT, DR, DE, 1 << OWN, ACCESS, ACROSS
         ).to(tl.float64)
         h = h * mask
     if WIDE:
         h = h * spread(scale, ACROSS)
     if WHAT == DOTS:
-        w = get(V, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ALIGNED, ACROSS)
+        w = get(V, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ACCESS, ACROSS)
         w = w.to(tl.float64)
         if MASKED:
             w = w * mask
@@ -276,13 +280,13 @@ def penalty_gradient(
     if not WIDE:
         # Of 16 bits, so that the rounding to them is the only one.
         g = tl.where(dtype >= 2, to_odd(g), g.to(tl.float32))
-    put(OUT, g, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ALIGNED, ACROSS)
+    put(OUT, g, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ACCESS, ACROSS)
 
 
 @kernel
 def interpolate(
     addresses, constants, layout, memory, COUNT: tl.constexpr, BACKWARD: tl.constexpr, DR: tl.constexpr,
-    DE: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr, T: tl.constexpr, L: tl.constexpr,
+    DE: tl.constexpr, DTYPES: tl.constexpr, ACCESS: tl.constexpr, T: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
     """Points between samples (csrc/cpu/interpolate.cpp), or the gradients of both."""
     unit = tl.program_id(0).to(tl.int64)
@@ -293,12 +297,12 @@ def interpolate(
     zero = tl.zeros(at.shape, eps.dtype)
     e = spread(eps, False) + zero
     if BACKWARD:
-        u = get(MASK, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ALIGNED, False)
-        put(OUT, e * u, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ALIGNED, False)
+        u = get(MASK, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ACCESS, False)
+        put(OUT, e * u, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ACCESS, False)
         out = spread(rest, False) * u
-        put(OUT_2, out, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ALIGNED, False)
+        put(OUT_2, out, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ACCESS, False)
     else:
-        r = get(X, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ALIGNED, False)
-        f = get(V, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ALIGNED, False)
+        r = get(X, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ACCESS, False)
+        f = get(V, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ACCESS, False)
         out = tl.where(r == f, r, tl.fma(e, r, spread(rest, False) * f))
-        put(OUT, out, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ALIGNED, False)
+        put(OUT, out, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ACCESS, False)

@@ -29,6 +29,9 @@ MEMORY = tl.constexpr(16)
 # What is summed: squares of mask * x, the same of extreme rows scaled, products of v with mask * x * scale, or of
 # `mask` with x - v (the gradient of an interpolation's eps). Or the greatest mask * x of extreme rows.
 SQUARES, SCALED, DOTS, APART, GREATEST = (tl.constexpr(k) for k in range(5))
+# ACCESS: all rows of all tensors begin at 16 bytes; or rows have 2^31 elements and more, so that indices take 64 bits.
+ALIGNED_ACCESS = tl.constexpr(1)
+LONG_ROWS = tl.constexpr(2)
 TWO_SIDED, ONE_SIDED, POWER_OF = (tl.constexpr(k) for k in range(3))
 
 
@@ -94,7 +97,7 @@ def row_factors(n, target, PSI: tl.constexpr, POWER: tl.constexpr):
             second = tl.full(n.shape, POWER * (POWER - 2), tl.float64) * below
         else:
             first = 2.0 * (n - target)
-            second = zero + 2.0 * target
+            second = tl.broadcast_to(2.0 * target, n.shape)
             if PSI == ONE_SIDED:
                 first = tl.where(n <= target, zero, first)
                 second = tl.where(n <= target, zero, second)
@@ -129,14 +132,13 @@ def _offset_in(
     A part's layout: DR sizes of rows, DE of elements, then for each of its tensors DR strides and DE.
     """
     OWN: tl.constexpr = (DR + DE) * (1 + ADDRESSES)
+    STRIDES: tl.constexpr = (DR + DE) * (1 + WHICH)
     total = index.to(tl.int64) * 0
     for i in tl.static_range(COUNT):
-        base: tl.constexpr = i * OWN
-        strides: tl.constexpr = base + (DR + DE) * (1 + WHICH)
         if OF_ROW:
-            here = _offset(index, layout, base, strides, DR)
+            here = _offset(index, layout, i * OWN, i * OWN + STRIDES, DR)
         else:
-            here = _offset(index, layout, base + DR, strides + DR, DE)
+            here = _offset(index, layout, i * OWN + DR, i * OWN + STRIDES + DR, DE)
         if COUNT == 1:
             total = here
         else:
@@ -167,51 +169,54 @@ def places(E: tl.constexpr, T: tl.constexpr, L: tl.constexpr, ACROSS: tl.constex
 @triton.jit
 def _start(
     WHICH: tl.constexpr, part, row, element, at, layout, COUNT: tl.constexpr, DR: tl.constexpr, DE: tl.constexpr,
-    DTYPES: tl.constexpr, ALIGNED: tl.constexpr, ACROSS: tl.constexpr,
+    DTYPES: tl.constexpr, ACCESS: tl.constexpr, ACROSS: tl.constexpr,
 ):  # fmt: skip
     """What `at` must be added to: it counts from the element (T,) of the row (T,) on, along the row."""
     start = _offset_in(part, row, layout, COUNT, WHICH, DR, DE, True)
     if DE == 0:
         start = start + element
-        if ALIGNED:
+        if ACCESS == ALIGNED_ACCESS:
             start = tl.multiple_of(start, 2 if DTYPES == 2 else 8)
         return spread(start, ACROSS)
     else:
-        index = spread(element.to(at.dtype), ACROSS) + at
+        if ACCESS == LONG_ROWS:
+            index = spread(element, ACROSS) + at
+        else:
+            index = spread(element.to(at.dtype), ACROSS) + at
         return spread(start, ACROSS) + _offset_in(part, index, layout, COUNT, WHICH, DR, DE, False) - at
 
 
 @triton.jit
 def get(
     WHICH: tl.constexpr, part, row, element, at, left, dtype, addresses, layout, COUNT: tl.constexpr,
-    DR: tl.constexpr, DE: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr, ACROSS: tl.constexpr,
+    DR: tl.constexpr, DE: tl.constexpr, DTYPES: tl.constexpr, ACCESS: tl.constexpr, ACROSS: tl.constexpr,
 ):  # fmt: skip
     """Elements of tensor WHICH of a part, in the shape of `at`; 0 where `left` (T,) has none."""
-    start = _start(WHICH, part, row, element, at, layout, COUNT, DR, DE, DTYPES, ALIGNED, ACROSS)
+    start = _start(WHICH, part, row, element, at, layout, COUNT, DR, DE, DTYPES, ACCESS, ACROSS)
     address = select(addresses, part, WHICH, ADDRESSES, COUNT)
-    return read(address, start, at, spread(left, ACROSS), dtype, DTYPES, ALIGNED)
+    return read(address, start, at, spread(left, ACROSS), dtype, DTYPES, ACCESS == ALIGNED_ACCESS)
 
 
 @triton.jit
 def put(
     WHICH: tl.constexpr, v, part, row, element, at, left, dtype, addresses, layout, COUNT: tl.constexpr,
-    DR: tl.constexpr, DE: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr, ACROSS: tl.constexpr,
+    DR: tl.constexpr, DE: tl.constexpr, DTYPES: tl.constexpr, ACCESS: tl.constexpr, ACROSS: tl.constexpr,
 ):  # fmt: skip
     """The reverse of `get`, where there is such a tensor."""
     address = select(addresses, part, WHICH, ADDRESSES, COUNT)
     if address != 0:
-        start = _start(WHICH, part, row, element, at, layout, COUNT, DR, DE, DTYPES, ALIGNED, ACROSS)
-        write(address, start, at, spread(left, ACROSS), v, dtype, DTYPES, ALIGNED)
+        start = _start(WHICH, part, row, element, at, layout, COUNT, DR, DE, DTYPES, ACCESS, ACROSS)
+        write(address, start, at, spread(left, ACROSS), v, dtype, DTYPES, ACCESS == ALIGNED_ACCESS)
 
 
 @triton.jit
 def _doubles_of(
     WHICH: tl.constexpr, part, row, element, at, left, dtype, addresses, layout, COUNT: tl.constexpr,
-    DR: tl.constexpr, DE: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr, ACROSS: tl.constexpr,
+    DR: tl.constexpr, DE: tl.constexpr, DTYPES: tl.constexpr, ACCESS: tl.constexpr, ACROSS: tl.constexpr,
 ):  # fmt: skip
     """`get` in float64, (E, T, L) in any case."""
     v = get(
-        WHICH, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ALIGNED, ACROSS
+        WHICH, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ACCESS, ACROSS
     ).to(tl.float64)
     if ACROSS:
         return tl.permute(v, (0, 2, 1))
@@ -266,7 +271,7 @@ def _scale_of(row, there, memory, WHAT: tl.constexpr, PSI: tl.constexpr, POWER: 
 @triton.jit
 def _sum_items(
     part, row, element, left, scale, dtype, addresses, layout, WHAT: tl.constexpr, COUNT: tl.constexpr,
-    MASKED: tl.constexpr, DR: tl.constexpr, DE: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr,
+    MASKED: tl.constexpr, DR: tl.constexpr, DE: tl.constexpr, DTYPES: tl.constexpr, ACCESS: tl.constexpr,
     ACROSS: tl.constexpr, OF_ROWS: tl.constexpr, E: tl.constexpr, T: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
     """The sums of T chunks, (T,)."""
@@ -279,17 +284,17 @@ def _sum_items(
     for first in range(0, OF_ROWS, E):
         at = places(E, T, L, ACROSS) + first * 128
         x = _doubles_of(
-            X, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ALIGNED, ACROSS
+            X, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ACCESS, ACROSS
         )
         if MASKED:
             OWN: tl.constexpr = 1 if DTYPES == 2 else 0
             mask = _doubles_of(
                 MASK, part, row, element, at, left, dtype if WHAT == APART else OWN, addresses, layout, COUNT, DR, DE,
-                DTYPES if WHAT == APART else 1 << OWN, ALIGNED, ACROSS,
+                DTYPES if WHAT == APART else 1 << OWN, ACCESS, ACROSS,
             )  # fmt: skip
         if WHAT == DOTS or WHAT == APART:
             v = _doubles_of(
-                V, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ALIGNED, ACROSS
+                V, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ACCESS, ACROSS
             )
         if WHAT == APART:
             there = places(E, T, L, False) + first * 128 < left[None, :, None]
@@ -320,7 +325,7 @@ def _sum_items(
 def row_sums(
     addresses, constants, layout, memory, COUNT: tl.constexpr, WHAT: tl.constexpr, PSI: tl.constexpr,
     POWER: tl.constexpr, MASKED: tl.constexpr, DR: tl.constexpr, DE: tl.constexpr, DTYPES: tl.constexpr,
-    ALIGNED: tl.constexpr, ACROSS: tl.constexpr, OF_ROWS: tl.constexpr, E: tl.constexpr, T: tl.constexpr,
+    ACCESS: tl.constexpr, ACROSS: tl.constexpr, OF_ROWS: tl.constexpr, E: tl.constexpr, T: tl.constexpr,
     L: tl.constexpr,
 ):  # fmt: skip
     """The sums of all chunks of all rows, a part's one row after another; T chunks a program."""
@@ -341,14 +346,14 @@ def row_sums(
         if tl.max((extreme(square) & there).to(tl.int32), axis=0) > 0:
             scale = _scale_of(row, there, memory, WHAT, PSI, POWER)
             s = _sum_items(
-                part, row, element, left, scale, dtype, addresses, layout, WHAT, COUNT, MASKED, DR, DE, DTYPES, ALIGNED,
+                part, row, element, left, scale, dtype, addresses, layout, WHAT, COUNT, MASKED, DR, DE, DTYPES, ACCESS,
                 ACROSS, OF_ROWS, E, T, L,
             )  # fmt: skip
             tl.store(out, s, mask=there)
     else:
         scale = _scale_of(row, there, memory, WHAT, PSI, POWER)
         s = _sum_items(
-            part, row, element, left, scale, dtype, addresses, layout, WHAT, COUNT, MASKED, DR, DE, DTYPES, ALIGNED,
+            part, row, element, left, scale, dtype, addresses, layout, WHAT, COUNT, MASKED, DR, DE, DTYPES, ACCESS,
             ACROSS, OF_ROWS, E, T, L,
         )  # fmt: skip
         tl.store(out, s, mask=there)
