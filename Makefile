@@ -23,9 +23,12 @@ demo: $(VENV)/ready  ## trains a GAN on handwritten digits; LOSS=hinge, LOSS=wga
 	$(BUILD)
 	$(BIN)/python examples/digits.py --loss $(LOSS) --penalty $(PENALTY)
 
+# The Triton kernels run in Triton's interpreter, which wants a process of its own: beside the rest, and told of at the end.
 test: $(VENV)/ready  ## the whole test suite
 	$(BUILD)
-	$(BIN)/python -m pytest tests
+	@mkdir -p build; TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_triton.py > build/triton.log 2>&1 & interpreted=$$!; \
+	$(BIN)/python -m pytest tests; failed=$$?; \
+	wait $$interpreted || failed=$$?; tail -n 60 build/triton.log; exit $$failed
 
 lint: $(VENV)/ready  ## ruff, clang-format and mypy
 	$(BIN)/ruff check .

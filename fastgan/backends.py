@@ -59,7 +59,7 @@ def traced(kind: str, index: int) -> str | None:
         if why:
             raise RuntimeError(f"backend 'triton' cannot serve this call: {why}")
         return name
-    # Of "auto" without compiled kernels the compiler traces the reference: what it makes of that is Triton code too,
+    # Of "auto" without compiled kernels the reference is traced: what the compiler makes of it is Triton code too,
     # and an operator would only hide it.
     return _compiled(kind, index) if name in ("auto", kind) else None
 
@@ -102,7 +102,7 @@ def _unusable(name: str, t: Tensor) -> str | None:
     """Why a backend has no kernels for the device of a tensor, or None where it has."""
     if name == "triton":
         why = _triton().unusable(t.device.type, t.device.index or 0)
-        return why and t.is_cpu and missing(name) or why
+        return (why and t.is_cpu and missing(name)) or why
     if name == "cuda" and t.is_cuda:
         return cuda.unusable(t.get_device())
     return missing(name) or (None if name == t.device.type else f"the tensors are on {t.device}")

@@ -1,7 +1,7 @@
 """The compiled extension, and kernels as tensors in, tensors out; no autograd.
 
-A `Kernels` offers the same calls on whatever device: fastgan/cpu.py, fastgan/cuda.py and fastgan/triton.py say where
-they run.
+A `Kernels` offers the same calls on whatever device: fastgan/cpu.py, fastgan/cuda.py and fastgan/triton.py say
+where they run.
 """
 
 from __future__ import annotations

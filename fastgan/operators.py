@@ -123,9 +123,9 @@ def _setup_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]
 
 def _differentiate_loss(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Any, ...]:
     aux, *tensors = ctx.saved_tensors
-    grads = iter(torch.ops.fastgan.loss_backward(
-        upstream, aux, tensors, ctx.spec, ctx.reduction, ctx.need, ctx.backend
-    ))
+    grads = iter(
+        torch.ops.fastgan.loss_backward(upstream, aux, tensors, ctx.spec, ctx.reduction, ctx.need, ctx.backend)
+    )
     return [next(grads) if n else None for n in ctx.need], None, None, None, None
 
 

@@ -150,8 +150,8 @@ def test_calls_stay_small():
 class OnDevice:
     """Stands for a CUDA tensor where there is none."""
 
-    is_cuda, is_cpu = True, False
-    device = "cuda:1"
+    is_cuda, is_cpu, is_meta = True, False, False
+    device = torch.device("cuda:1")
 
     def get_device(self):
         return 1

@@ -761,7 +761,9 @@ def test_launches_of_other_calls(kernels, monkeypatch):
     eps, leaf, one = torch.rand(10, device=DEVICE), f.clone().requires_grad_(), torch.ones((), device=DEVICE)
     more = kernels == "triton"  # it adds up the sums of many chunks by a launch of its own
     assert launches_of(lambda: fastgan.interpolate(r, f, eps), monkeypatch) == 1
-    assert launches_of(lambda: torch.autograd.grad(fastgan.generator_loss(leaf), leaf, one), monkeypatch) <= 2 + more
+    assert (
+        launches_of(lambda: torch.autograd.grad(fastgan.generator_loss(leaf), leaf, one), monkeypatch) <= 2 + more
+    )
     with torch.no_grad():
         assert launches_of(lambda: fastgan.discriminator_loss(r, f, return_stats=False), monkeypatch) <= 1 + more
 

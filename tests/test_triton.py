@@ -4,6 +4,7 @@ In a process of its own: TRITON_INTERPRET=1 python -m pytest tests/test_triton.p
 comparison is exact, NaN as NaN. What the interpreter has wrong is mended in tests/interpreted.py.
 """
 
+import itertools
 import os
 
 import pytest
@@ -20,6 +21,8 @@ if native.native is None:
     pytest.skip("compares with the compiled kernels, which are not there", allow_module_level=True)
 
 from fastgan import triton as ft
+from fastgan import triton_losses as losses_of
+from fastgan import triton_rows as rows_of
 from tests import interpreted, ulp
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of infinities
@@ -45,7 +48,7 @@ def as_on_a_device(monkeypatch):
 
 @pytest.fixture
 def no_single_program(monkeypatch):
-    monkeypatch.setattr(ft, "ONE_CALL", 0)
+    monkeypatch.setattr(losses_of, "ONE_CALL", 0)
 
 
 def test_the_interpreter_has_a_true_fma():
@@ -87,7 +90,9 @@ def test_every_phi_with_a_linear_part(phi, dtype):
     def call():
         for scale, linear in ((1.0, -0.25), (-1.0, 0.9), (2.0, -2.0)):
             t = x.clone().requires_grad_()
-            (value,) = fastgan.reduce_terms([fastgan.term(phi, scale=scale, shift=0.3, linear=linear)], [t], reduction="none")
+            (value,) = fastgan.reduce_terms(
+                [fastgan.term(phi, scale=scale, shift=0.3, linear=linear)], [t], reduction="none"
+            )
             yield value
             yield torch.autograd.grad(value, t, torch.ones_like(value))
 
@@ -118,7 +123,7 @@ def test_sizes(form, n):
 @pytest.mark.parametrize("form", FORMS)
 def test_launch_shapes_of_a_device(form, single, monkeypatch):
     if not single:
-        monkeypatch.setattr(ft, "ONE_CALL", 0)
+        monkeypatch.setattr(losses_of, "ONE_CALL", 0)
     for n, dtype in ((3, torch.float32), (2500, torch.bfloat16)):
         r, f = logits(n, dtype=dtype), logits(n, dtype=dtype, seed=1)
         check_same(losses(r, f, relativistic=form, return_stats=True, second=not single))
@@ -126,13 +131,13 @@ def test_launch_shapes_of_a_device(form, single, monkeypatch):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_four_chunks_a_program(form, monkeypatch):
-    monkeypatch.setattr(ft._LossCall, "chunks_at_once", lambda self, tables: 4)
+    monkeypatch.setattr(losses_of.LossCall, "chunks_at_once", lambda self, tables: 4)
     check_same(losses(logits(40_000), logits(40_000, seed=1), loss="hinge", relativistic=form, return_stats=True))
 
 
 def test_sums_of_more_than_a_million_elements(monkeypatch):
     """Three levels of the tree; of one tensor beside a small one."""
-    monkeypatch.setattr(ft._LossCall, "chunks_at_once", lambda self, tables: 32)
+    monkeypatch.setattr(losses_of.LossCall, "chunks_at_once", lambda self, tables: 32)
     big = logits(1024 * 1024 + 5)
     check_same(losses(big, big[:7], loss="hinge", return_stats=True, second=False))
 
@@ -171,7 +176,11 @@ def test_dtypes_side_by_side(form):
     real = [logits(1100, dtype=d) for d in (torch.float32, torch.bfloat16, torch.float16)]
     fake = [logits(1100, dtype=d, seed=1) for d in (torch.float32, torch.bfloat16, torch.float16)]
     check_same(losses(real, fake, relativistic=form, return_stats=True))
-    t = [fastgan.term("softplus", linear=0.5), fastgan.term("abs", scale=-2.0, shift=0.1, weight=3.0), fastgan.term("relu")]
+    t = [
+        fastgan.term("softplus", linear=0.5),
+        fastgan.term("abs", scale=-2.0, shift=0.1, weight=3.0),
+        fastgan.term("relu"),
+    ]
 
     def call():
         x = [v.clone().requires_grad_() for v in real]
@@ -186,7 +195,7 @@ def test_dtypes_side_by_side(form):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_layouts(dtype):
     made = list(layouts(dtype, 1200))
-    for a, b in zip(made, made[1:], strict=False):
+    for a, b in itertools.pairwise(made):
         check_same(losses(a, b, relativistic="paired", return_stats=True))
 
 
@@ -391,6 +400,66 @@ def test_a_compiled_graph_keeps_the_backend(monkeypatch):
     (g,) = torch.autograd.grad(loss, x)
     assert calls == ["forward", "backward"]
     same([g], torch.autograd.grad(fastgan.generator_loss(x), x))
+
+
+def test_a_compiled_graph_gets_the_strides_that_it_was_promised():
+    """Where the kernels made a copy, too; inductor relies on it."""
+    compiled = torch.compile(fastgan.generator_loss, fullgraph=True, backend="inductor")
+    x = logits(4, 3, 5, 6).contiguous(memory_format=torch.channels_last).requires_grad_()
+    with fastgan.backend("triton"):
+        loss = compiled(x)
+        (g,) = torch.autograd.grad(loss, x)
+    same([g], torch.autograd.grad(fastgan.generator_loss(x), x))
+
+
+def test_a_graph_of_tensors_elsewhere_is_not_served():
+    compiled = torch.compile(fastgan.generator_loss, fullgraph=True, backend="eager")
+    assert compiled(torch.empty(4, device="meta")).device.type == "meta"
+
+
+def test_zeros_of_either_sign_among_the_weights():
+    pair = [logits(5), logits(5, seed=1)], [logits(5, seed=2), logits(5, seed=3)]
+    for weight in (0.0, -0.0):
+        check_same(losses(*pair, loss="hinge", weights=[weight, 1.0]))
+    check_same(norms(gradients(3, 5), target=-0.0))
+
+
+def test_a_centre_of_several_terms_in_a_later_table():
+    """Which no public function asks for."""
+    from fastgan import autograd
+    from fastgan.terms import Bound, Spec, Term
+
+    terms = [Bound(Term("softplus"), k) for k in range(16)]
+    terms += [Bound(Term("softplus", weight=k - 15.0), k, centre=18, member=0) for k in (16, 17)]
+    spec = Spec(tuple(terms), (0,) * 19)
+
+    def call():
+        x = [logits(40 + k).requires_grad_() for k in range(19)]
+        for reduction in ("mean", "none"):
+            result, _ = autograd.evaluate(spec, tuple(x), None, reduction, False)
+            yield torch.autograd.grad(sum(r.sum() for r in flat([result])), x)
+
+    check_same(lambda: list(call()))
+
+
+def test_rows_too_long_for_indices_of_32_bits(monkeypatch):
+    """With such indices for shorter rows: with gaps, and without."""
+    monkeypatch.setattr(rows_of, "LONG", 1)
+    g = gradients(3, 5, 14, 15)
+    for t in (g.contiguous(memory_format=torch.channels_last), g[:, :, ::2, ::3], g):
+        check_same(norms(t))
+    check_same(points(g[:, :, ::2, ::3], g[:, :, ::2, 1::3]))
+
+
+def test_fewer_terms_and_parts_where_parameters_must_be_few(monkeypatch):
+    """As on devices that take 2 KB of them."""
+    for module in (losses_of, rows_of):
+        monkeypatch.setattr(module, "parameter_bytes", lambda kind: 1984)
+    assert losses_of.most_terms("xpu") == 7
+    real, fake = [logits(40 + k) for k in range(8)], [logits(40 + k, seed=1) for k in range(8)]
+    check_same(losses(real, fake, relativistic="average", return_stats=True, second=False))
+    gs = [gradients(3, 2 + k, 6, 5, seed=k).transpose(1, 3) for k in range(10)]
+    check_same(norms(gs))
 
 
 def test_a_gradient_penalty():

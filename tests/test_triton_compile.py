@@ -16,7 +16,6 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 import torch
 
-import fastgan
 from fastgan import backends, checks
 from tests.calls import losses, norms, points
 
@@ -24,8 +23,9 @@ triton = pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("compiles nothing under TRITON_INTERPRET=1", allow_module_level=True)
 
-from fastgan import triton as ft
-from fastgan.triton_kernels import launch
+from fastgan.triton_kernels import launch  # noqa: E402
+
+from fastgan import triton as ft  # noqa: E402
 
 TARGETS = [("cuda", 80, 32), ("cuda", 90, 32), ("cuda", 100, 32), ("cuda", 120, 32), ("hip", "gfx942", 64)]
 MOST = ("cuda", 90, 32)
@@ -103,7 +103,7 @@ def name_of(fn, arguments, constants):
     for flag in ("CENTRED", "PAIRED", "SLOPES", "STATS", "MASKED", "ACROSS", "ELEMENTWISE", "UNREDUCED"):
         words[flag] = {True: flag.lower(), False: ""}
     said = [words[k][v] for k, v in named.items() if k in words]
-    if "WIDE" in named and named["WIDE"]:
+    if named.get("WIDE"):
         said.append("float64")
     if named.get("DE", 0):
         said.append("strided")
@@ -224,7 +224,10 @@ def table(found):
         of[name][arch] = numbers
     archs = [t[1] for t in TARGETS]
     heads = [f"sm_{a}" if isinstance(a, int) else a for a in archs]
-    lines = ["| kernel | warps | " + " | ".join(heads) + " | shared memory |", "| --- |" + " ---: |" * (len(heads) + 2)]
+    lines = [
+        "| kernel | warps | " + " | ".join(heads) + " | shared memory |",
+        "| --- |" + " ---: |" * (len(heads) + 2),
+    ]
     for name, by_arch in sorted(of.items()):
         cells = [str(n.get("REG", n.get("vgpr_count", ""))) for n in (by_arch.get(a, {}) for a in archs)]
         shared = max(n["SHARED"] for n in by_arch.values())

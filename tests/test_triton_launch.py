@@ -16,8 +16,9 @@ triton = pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("launches nothing under TRITON_INTERPRET=1", allow_module_level=True)
 
-from fastgan import triton as ft
-from fastgan.triton_kernels import launch, rows
+from fastgan.triton_kernels import launch, rows  # noqa: E402
+
+from fastgan import triton as ft  # noqa: E402
 
 
 class Driver:
@@ -188,7 +189,9 @@ def test_without_triton():
 
 
 def test_importing_fastgan_does_not_import_triton():
-    out = python("import fastgan, torch, sys; fastgan.generator_loss(torch.zeros(2)); print('fastgan.triton' in sys.modules)")
+    out = python(
+        "import fastgan, torch, sys; fastgan.generator_loss(torch.zeros(2)); print('fastgan.triton' in sys.modules)"
+    )
     assert out.strip().endswith("False")
 
 

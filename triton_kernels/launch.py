@@ -67,9 +67,7 @@ def hooked() -> bool:
     return any(bool(getattr(hook, "calls", hook)) for hook in (hooks.launch_enter_hook, hooks.launch_exit_hook))
 
 
-def launch(
-    fn: Any, programs: int, arguments: tuple[Argument, ...], constants: tuple[Any, ...], warps: int
-) -> None:
+def launch(fn: Any, programs: int, arguments: tuple[Argument, ...], constants: tuple[Any, ...], warps: int) -> None:
     """Runs `programs` programs of a kernel on the current device's current stream, and waits for nothing."""
     if INTERPRETED:
         fn[(programs,)](*arguments, *constants)
@@ -86,5 +84,16 @@ def launch(
     if hooked():
         kept.kernel[(programs, 1, 1)](*arguments, *constants)
         return
-    run(programs, 1, 1, active.get_current_stream(device), function, metadata, None, None, None, *arguments, *constants)
-
+    run(
+        programs,
+        1,
+        1,
+        active.get_current_stream(device),
+        function,
+        metadata,
+        None,
+        None,
+        None,
+        *arguments,
+        *constants,
+    )

@@ -67,7 +67,7 @@ def _coefficient(weight, member, n, memory, WEIGHTED: tl.constexpr, MEAN_OF: tl.
 
 @triton.jit
 def _below(x, mean):
-    """x less a float64 constant whose part below the last bit of x's type counts as well."""
+    """X less a float64 constant whose part below the last bit of x's type counts as well."""
     hi = mean.to(x.dtype)
     lo = tl.where(mean - mean == 0, (mean - hi.to(tl.float64)).to(x.dtype), hi * 0)
     lo = tl.where(mean - mean == 0, lo, tl.zeros((), x.dtype))
@@ -149,7 +149,9 @@ def _unit(
             if ONE and WHAT == FORWARD:
                 its_n = select(constants, k, CENTRE_N, FIELDS, TERMS)
                 its_dtype = select(constants, k, CENTRE_DTYPE, FIELDS, TERMS)
-                mean = _own_mean(select(addresses, k, OF_CENTRE, ADDRESSES, TERMS), its_n, its_dtype, DTYPES, ALIGNED, T)
+                mean = _own_mean(
+                    select(addresses, k, OF_CENTRE, ADDRESSES, TERMS), its_n, its_dtype, DTYPES, ALIGNED, T
+                )
                 tl.store(doubles(memory[MEANS]) + centre, mean)
             else:
                 mean = _mean_at(memory[MEANS], centre)
@@ -191,8 +193,8 @@ def _unit(
                 value = add_rows(value, v, there)
             if WHAT == SECOND:
                 w = _cotangent(
-                    select(addresses, k, V_X, ADDRESSES, TERMS), select(addresses, k, V_Y, ADDRESSES, TERMS), centre,
-                    start, at, left, dtype, memory, PAIRED, CENTRED, DTYPES, ALIGNED,
+                    select(addresses, k, V_X, ADDRESSES, TERMS), select(addresses, k, V_Y, ADDRESSES, TERMS),
+                    centre, start, at, left, dtype, memory, PAIRED, CENTRED, DTYPES, ALIGNED,
                 )  # fmt: skip
                 dot = add_rows(dot, u * w, there)
                 u = d * w
@@ -217,7 +219,9 @@ def _unit(
 
 
 @triton.jit
-def _add_role(role, wanted: tl.constexpr, sum_of, sign_of, n_of, right_of, counted_of, total, sign, n, right, counts):
+def _add_role(
+    role, wanted: tl.constexpr, sum_of, sign_of, n_of, right_of, counted_of, total, sign, n, right, counts
+):
     """An operand's numbers added to those of its role."""
     its = role == wanted
     sum_of = tl.where(its, sum_of + total, sum_of)
@@ -256,8 +260,8 @@ def _statistics(
         loss = tl.where(its, loss + pick(value, k), loss)
         r = pick(right, k)
         mean, sign, n_of, right_of, counted = _add_role(
-            constants[k * FIELDS + ROLE_X], role, mean, sign, n_of, right_of, counted, pick(sum_x, k), pick(sign_x, k),
-            n, r, counts,
+            constants[k * FIELDS + ROLE_X], role, mean, sign, n_of, right_of, counted, pick(sum_x, k), pick(sign_x,
+            k), n, r, counts,
         )  # fmt: skip
         if PAIRED:
             paired = constants[k * FIELDS + NUMBER_Y] >= 0
@@ -381,8 +385,8 @@ def loss_sums(
         right = value
         for k in range(TERMS):
             a, b, c, d, e, f, g, h = _unit(
-                k, addresses, constants, memory, TERMS, KINDS, DTYPES, ALIGNED, WHAT, PAIRED, CENTRED, SLOPES, STATS,
-                ELEMENTWISE, WEIGHTED, MEAN_OF, ONE, T, E,
+                k, addresses, constants, memory, TERMS, KINDS, DTYPES, ALIGNED, WHAT, PAIRED, CENTRED, SLOPES,
+                STATS, ELEMENTWISE, WEIGHTED, MEAN_OF, ONE, T, E,
             )  # fmt: skip
             chunks = (select(constants, k, N, FIELDS, TERMS) + (CHUNK - 1)) // CHUNK
             value = tl.where(at == k, top(a, chunks), value)
@@ -539,12 +543,12 @@ def loss_elements(
             upstream = tl.load(memory[SCALAR].to(tl.int64).to(tl.pointer_type(tl.float32)))
         _write_gradient(
             select(addresses, k, G_X, ADDRESSES, TERMS), select(constants, k, NUMBER_X, FIELDS, TERMS),
-            select(constants, k, IS_CENTRE_X, FIELDS, TERMS), start, at, left, unit_gradient, upstream, dtype, memory,
-            CENTRED, ELEMENTWISE, DTYPES, ALIGNED,
+            select(constants, k, IS_CENTRE_X, FIELDS, TERMS), start, at, left, unit_gradient, upstream, dtype,
+            memory, CENTRED, ELEMENTWISE, DTYPES, ALIGNED,
         )  # fmt: skip
         if PAIRED:
             _write_gradient(
                 select(addresses, k, G_Y, ADDRESSES, TERMS), select(constants, k, NUMBER_Y, FIELDS, TERMS),
-                select(constants, k, IS_CENTRE_Y, FIELDS, TERMS), start, at, left, unit_gradient * -1.0, upstream, dtype,
-                memory, CENTRED, ELEMENTWISE, DTYPES, ALIGNED,
+                select(constants, k, IS_CENTRE_Y, FIELDS, TERMS), start, at, left, unit_gradient * -1.0, upstream,
+                dtype, memory, CENTRED, ELEMENTWISE, DTYPES, ALIGNED,
             )  # fmt: skip

@@ -144,7 +144,7 @@ def exp_nonpositive(x):
 
 @triton.jit
 def softplus_sum(z, m, u, u_lo):
-    """m + ln(1 + u), where m is softplus(z)'s other summand and u + u_lo = e^-|z|."""
+    """M + ln(1 + u), where m is softplus(z)'s other summand and u + u_lo = e^-|z|."""
     zero = const(0.0, z)
     one = const(1.0, z)
     half = const(0.5, z)

@@ -21,7 +21,6 @@ from .rows import (
     OUT,
     OUT_2,
     PARTIAL,
-    POWER_OF,
     RESULT,
     ROWS,
     ROWS_PER_WEIGHT,
@@ -33,8 +32,8 @@ from .rows import (
     TWO_SIDED,
     UNIT,
     UPSTREAM,
-    V,
     WEIGHTS,
+    V,
     X,
     extreme,
     get,
@@ -72,7 +71,9 @@ def _load(address, at, there, WIDE: tl.constexpr):
 def _weights(row, there, memory, WEIGHTED: tl.constexpr):
     """The factor on each row's psi."""
     if WEIGHTED:
-        return tl.load(doubles(memory[WEIGHTS]) + row // memory[ROWS_PER_WEIGHT].to(tl.int64), mask=there, other=0.0)
+        return tl.load(
+            doubles(memory[WEIGHTS]) + row // memory[ROWS_PER_WEIGHT].to(tl.int64), mask=there, other=0.0
+        )
     else:
         return tl.full(row.shape, 1.0, tl.float64)
 
@@ -130,7 +131,7 @@ def penalty_rows(
             if WHAT == DOTS:
                 dot = over_parts(memory[SQUARES_OF], row, there, memory, False)
                 norm = tl.load(doubles(memory[NORMS]) + row, mask=there, other=1.0)
-                scale, slope, bend = row_factors(norm, target, PSI, POWER)
+                _scale, slope, _bend = row_factors(norm, target, PSI, POWER)
                 value = coefficient * (slope * dot)
                 unreduced = value
             else:
@@ -171,7 +172,8 @@ def penalty_total(memory, WHAT: tl.constexpr, WIDE: tl.constexpr, T: tl.constexp
 def penalty_statistics(memory, T: tl.constexpr):
     """Mean, deviation, least, greatest, and share above the target, of all norms; one program.
 
-    OF_NORMS has a copy of them, which is written over."""
+    OF_NORMS has a copy of them, which is written over.
+    """
     rows = memory[ROWS].to(tl.int64)
     count = rows.to(tl.float64)
     infinity = float("inf")
@@ -298,9 +300,13 @@ def interpolate(
     e = spread(eps, False) + zero
     if BACKWARD:
         u = get(MASK, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ACCESS, False)
-        put(OUT, e * u, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ACCESS, False)
+        put(
+            OUT, e * u, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ACCESS, False
+        )
         out = spread(rest, False) * u
-        put(OUT_2, out, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ACCESS, False)
+        put(
+            OUT_2, out, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ACCESS, False
+        )
     else:
         r = get(X, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ACCESS, False)
         f = get(V, part, row, element, at, left, dtype, addresses, layout, COUNT, DR, DE, DTYPES, ACCESS, False)

@@ -11,7 +11,7 @@ import triton.language as tl
 
 from .launch import kernel
 from .math import absolute, double
-from .memory import ONLY_FLOAT64, doubles, read, select, write
+from .memory import doubles, read, select, write
 from .tree import CHUNK, add_rows, empty_lanes, fold, minus_zero, rows_of
 
 # Of a part: values (or real samples), a factor on them (or an upstream), cotangents (or fake samples), what is
@@ -22,14 +22,14 @@ LENGTH, UNIT, SUMS, DTYPE = (tl.constexpr(k) for k in range(4))
 FIELDS = tl.constexpr(4)
 # In `memory`: numbers, float64 numbers by their bits, and addresses.
 (
-    ROWS, PARTS, NORMS, SQUARES_OF, GREATEST_OF, SCALED_OF, TARGET, SCALE, WEIGHTS, ROWS_PER_WEIGHT, UPSTREAM, RESULT,
-    PARTIAL, STATISTICS, EPS, OF_NORMS,
+    ROWS, PARTS, NORMS, SQUARES_OF, GREATEST_OF, SCALED_OF, TARGET, SCALE, WEIGHTS, ROWS_PER_WEIGHT, UPSTREAM,
+    RESULT, PARTIAL, STATISTICS, EPS, OF_NORMS,
 ) = (tl.constexpr(k) for k in range(16))  # fmt: skip
 MEMORY = tl.constexpr(16)
 # What is summed: squares of mask * x, the same of extreme rows scaled, products of v with mask * x * scale, or of
 # `mask` with x - v (the gradient of an interpolation's eps). Or the greatest mask * x of extreme rows.
 SQUARES, SCALED, DOTS, APART, GREATEST = (tl.constexpr(k) for k in range(5))
-# ACCESS: all rows of all tensors begin at 16 bytes; or rows have 2^31 elements and more, so that indices take 64 bits.
+# ACCESS: all rows of all tensors begin at 16 bytes; or rows have 2^31 elements and more, and indices 64 bits.
 ALIGNED_ACCESS = tl.constexpr(1)
 LONG_ROWS = tl.constexpr(2)
 TWO_SIDED, ONE_SIDED, POWER_OF = (tl.constexpr(k) for k in range(3))
@@ -261,10 +261,10 @@ def _scale_of(row, there, memory, WHAT: tl.constexpr, PSI: tl.constexpr, POWER: 
     """What the elements of these rows are multiplied by before they are summed."""
     scale = tl.full(row.shape, 1.0, tl.float64)
     if WHAT == SCALED:
-        scale, done = rescue_scale(over_parts(memory[GREATEST_OF], row, there, memory, True))
+        scale, _ = rescue_scale(over_parts(memory[GREATEST_OF], row, there, memory, True))
     elif WHAT == DOTS:
         norm = tl.load(doubles(memory[NORMS]) + row, mask=there, other=1.0)
-        scale, slope, bend = row_factors(norm, double(memory[TARGET]), PSI, POWER)
+        scale, _slope, _bend = row_factors(norm, double(memory[TARGET]), PSI, POWER)
     return scale
 
 
@@ -289,8 +289,8 @@ def _sum_items(
         if MASKED:
             OWN: tl.constexpr = 1 if DTYPES == 2 else 0
             mask = _doubles_of(
-                MASK, part, row, element, at, left, dtype if WHAT == APART else OWN, addresses, layout, COUNT, DR, DE,
-                DTYPES if WHAT == APART else 1 << OWN, ACCESS, ACROSS,
+                MASK, part, row, element, at, left, dtype if WHAT == APART else OWN, addresses, layout, COUNT, DR,
+                DE, DTYPES if WHAT == APART else 1 << OWN, ACCESS, ACROSS,
             )  # fmt: skip
         if WHAT == DOTS or WHAT == APART:
             v = _doubles_of(
@@ -346,8 +346,8 @@ def row_sums(
         if tl.max((extreme(square) & there).to(tl.int32), axis=0) > 0:
             scale = _scale_of(row, there, memory, WHAT, PSI, POWER)
             s = _sum_items(
-                part, row, element, left, scale, dtype, addresses, layout, WHAT, COUNT, MASKED, DR, DE, DTYPES, ACCESS,
-                ACROSS, OF_ROWS, E, T, L,
+                part, row, element, left, scale, dtype, addresses, layout, WHAT, COUNT, MASKED, DR, DE, DTYPES,
+                ACCESS, ACROSS, OF_ROWS, E, T, L,
             )  # fmt: skip
             tl.store(out, s, mask=there)
     else:

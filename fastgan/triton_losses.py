@@ -1,0 +1,325 @@
+"""Calls of the losses' kernels: terms as tables of integers, and the launches over them.
+
+What does not change from call to call (a loss with tensors of the same sizes) is kept with the loss's spec.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .native import Gradients, Operands, Weights
+from .terms import PHIS, Spec
+from .triton_kernels import launch, loss
+from .triton_numbers import CHUNK, CODES, address, aligned, bits, cdiv, dtype_bits, level_space, parameter_bytes, up
+
+if TYPE_CHECKING:
+    from .triton import Triton
+
+TERMS = 16  # in one launch; a longer list takes several
+SLOTS = 8  # kinds of sums
+ONE_TERM, ONE_CALL = 16, 32  # chunks of a term, and of a call, that a single program takes
+FILL = 12
+FORWARD, BACKWARD, SECOND, MEAN = range(4)
+
+
+def most_terms(kind: str) -> int:
+    """How many terms a launch can be told of."""
+    a_term = 8 * (loss.FIELDS.value + loss.ADDRESSES.value)
+    return min(TERMS, (parameter_bytes(kind) - 8 * loss.MEMORY.value) // a_term)
+
+
+class Table(NamedTuple):
+    """What a launch over some terms is told that does not change from call to call.
+
+    Attributes:
+        bound: of each row, the term's number (None where there is none), x, y and the centre.
+        constants: the rows; triton_kernels/loss.py says what is in them.
+        kinds: a bit for each kind of phi.
+        programs, partials: how many units and chunks there are.
+    """
+
+    bound: list[tuple[int | None, int, int, int]]
+    constants: tuple[int, ...]
+    kinds: int
+    programs: int
+    partials: int
+
+
+def _row(**fields: int) -> list[int]:
+    row = [0] * loss.FIELDS.value
+    for name, value in fields.items():
+        row[getattr(loss, name.upper()).value] = value
+    return row
+
+
+def _term_rows(
+    spec: Spec, n: Sequence[int], codes: Sequence[int], weights: tuple[float, ...], mean: bool, on_device: bool
+) -> Iterator[tuple[tuple[int | None, int, int, int], list[int]]]:
+    """Of each term, its operands and its constants but for where its programs begin."""
+    centres = [b.centre for b in spec.terms]
+    for number, b in enumerate(spec.terms):
+        phi, scale, shift, linear, weight = b.term
+        if not on_device:
+            weight = weight * weights[b.member] if weights else weight
+            weight = weight / float(n[b.x]) if mean else weight
+        centre = b.centre
+        yield (
+            (number, b.x, b.y, centre),
+            _row(
+                n=n[b.x], kind=2 * PHIS.index(phi) + (linear != 0), dtype=codes[b.x], scale=bits(scale),
+                shift=bits(shift), linear=bits(linear), weight=bits(weight), member=b.member, centre=centre,
+                centre_n=n[centre] if centre >= 0 else 1, centre_dtype=codes[centre] if centre >= 0 else 0,
+                last_of_centre=int(centre >= 0 and centre not in centres[number + 1 :]), number_x=b.x, number_y=b.y,
+                is_centre_x=int(b.x in centres), is_centre_y=int(b.y in centres), side=b.side,
+                threshold=bits(b.threshold), role=b.role, role_x=spec.roles[b.x],
+                role_y=spec.roles[b.y] if b.y >= 0 else 0, number=number,
+            ),
+        )  # fmt: skip
+
+
+def _fill_rows(
+    spec: Spec, n: Sequence[int], codes: Sequence[int]
+) -> Iterator[tuple[tuple[int | None, int, int, int], list[int]]]:
+    """Operands that are centres and nothing else."""
+    used = {b.x for b in spec.terms} | {b.y for b in spec.terms}
+    for j in range(len(spec.roles)):
+        if j not in used:
+            row = _row(n=n[j], kind=FILL, dtype=codes[j], centre=-1, number_x=j, number_y=-1, is_centre_x=1)
+            yield (None, j, -1, -1), row
+
+
+def _centre_rows(
+    spec: Spec, n: Sequence[int], codes: Sequence[int], there: Sequence[bool]
+) -> Iterator[tuple[tuple[int | None, int, int, int], list[int]]]:
+    """Operands whose means are taken."""
+    for j in sorted({b.centre for b in spec.terms if b.centre >= 0}):
+        yield (None, j, -1, -1), _row(n=n[j], dtype=codes[j], centre=j, number=int(there[j]), number_y=-1)
+
+
+def _tables(
+    rows_of: Iterator[tuple[tuple[int | None, int, int, int], list[int]]], unit: int, most: int
+) -> list[Table]:
+    """Tables of up to `most` rows; a program has `unit` elements."""
+    found = list(rows_of)
+    tables = []
+    for begin in range(0, len(found), most):
+        bound, constants, kinds, programs, partials = [], [], 0, 0, 0
+        earlier = {operands[3] for operands, _ in found[:begin]}
+        for operands, row in found[begin : begin + most]:
+            row[loss.CENTRE_X.value] = operands[3] if operands[3] in earlier else -1
+            row[loss.UNIT.value], row[loss.CHUNKS.value] = programs, partials
+            n = row[loss.N.value]
+            programs += cdiv(n, unit)
+            partials += level_space(cdiv(n, CHUNK))
+            kinds |= 1 << row[loss.KIND.value]
+            bound.append(operands)
+            constants += row
+        tables.append(Table(bound, tuple(constants), kinds, programs, partials))
+    return tables
+
+
+class LossCall:
+    """One call of the losses' kernels: what all its launches have in common."""
+
+    def __init__(
+        self, spec: Spec, tensors: Operands, weights: Weights, mean: bool, aux: Tensor | None, kernels: Triton
+    ) -> None:
+        self.spec = spec
+        self.tensors = tensors
+        self.mean = mean
+        self.kernels = kernels
+        self.n = [t.numel() for t in tensors]
+        self.codes = [CODES[t.dtype] for t in tensors]
+        self.dtypes = dtype_bits(tensors)
+        self.wide = self.dtypes == 2
+        if self.dtypes & 2 and not self.wide:
+            raise ValueError("float64 beside another dtype")
+        self.weights: tuple[float, ...] = ()
+        self.weighted = -1
+        self.memory = [0] * loss.MEMORY.value
+        if isinstance(weights, Tensor):
+            self.weighted = CODES[weights.dtype]
+            self.set(weights=address(weights))
+        else:
+            self.weights = weights
+        self.most = most_terms(tensors[0].device.type)
+        self.operands = up(len(tensors)) if spec.centred else 1
+        self.paired = any([b.y >= 0 for b in spec.terms])
+        self.held: list[Tensor] = []  # until all is launched: what comes later on the stream may have it then
+        if aux is not None:
+            place = address(aux)
+            self.set(means=place, constants=place + 8 * len(tensors), values=place + 16 * len(tensors))
+            self.set(statistics=place + 16 * len(tensors) + 8 * len(spec.terms))
+        self.keep = aux is not None
+
+    def set(self, **entries: int) -> None:
+        """Entries of `memory`."""
+        for name, value in entries.items():
+            self.memory[getattr(loss, name.upper()).value] = value
+
+    def scratch(self, doubles: int) -> int:
+        """The address of so many float64, on the operands' device."""
+        self.held.append(torch.empty(doubles, dtype=torch.float64, device=self.tensors[0].device))
+        return self.held[-1].data_ptr()
+
+    def tables(self, what: str, unit: int, there: tuple[bool, ...] = ()) -> list[Table]:
+        """The tables of all terms ("terms"; "all": and of centres that are nothing else) or of the "means"."""
+        weights = tuple([bits(w) for w in self.weights])  # 0.0 and -0.0 are one key, but not one weight
+        key = (
+            what,
+            unit,
+            self.most,
+            tuple(self.n),
+            tuple(self.codes),
+            weights,
+            self.weighted >= 0,
+            self.mean,
+            there,
+        )
+        plans = self.kernels.plans_of(self.spec)
+        found = plans.get(key)
+        if found is None:
+            found = plans[key] = self._make(what, unit, there)
+        return found
+
+    def _make(self, what: str, unit: int, there: tuple[bool, ...]) -> list[Table]:
+        if what == "means":
+            return _tables(_centre_rows(self.spec, self.n, self.codes, there), unit, self.most)
+        made = list(_term_rows(self.spec, self.n, self.codes, self.weights, self.mean, self.weighted >= 0))
+        if what == "all":
+            made += _fill_rows(self.spec, self.n, self.codes)
+        return _tables(iter(made), unit, self.most)
+
+    def addresses(
+        self, table: Table, x: Gradients, g: Gradients, v: Gradients, out: Gradients, up: Gradients, centres: bool
+    ) -> tuple[int, ...]:
+        """The rows of addresses of a table."""
+        found: list[int] = []
+        for number, i, j, c in table.bound:
+            for list_of in (x, g, v):
+                found.append(address(list_of[i]) if list_of else 0)
+                found.append(address(list_of[j]) if list_of and j >= 0 else 0)
+            if centres:
+                found.append(address(self.tensors[c]) if c >= 0 else 0)
+            else:
+                found.append(address(out[number]) if out and number is not None else 0)
+            found.append(address(up[number]) if up and number is not None else 0)
+        return tuple(found)
+
+    def chunks_at_once(self, tables: list[Table]) -> int:
+        """How many chunks a program has: few where there are few."""
+        return 1 if sum([t.partials for t in tables]) < 2048 else 4
+
+    def one(self, tables: list[Table], centres: bool) -> int:
+        """The chunks that a single program would take at a time, or 0 where it would take too long."""
+        if len(tables) > 1:
+            return 0
+        chunks = [cdiv(self.n[i], CHUNK) for _, i, _, _ in tables[0].bound]
+        if centres:
+            chunks += [cdiv(self.n[c], CHUNK) for _, _, _, c in tables[0].bound if c >= 0]
+        return up(max(chunks)) if max(chunks) <= ONE_TERM and sum(chunks) <= ONE_CALL else 0
+
+    def sums(
+        self, what: int, slopes: bool = False, stats: bool = False, v: Gradients = (), up: Gradients = (),
+        single: bool = True,
+    ) -> None:  # fmt: skip
+        """The sums of a call and what is made of them: one launch where one program can do it, else two a table."""
+        tables = self.tables("terms", CHUNK)
+        centred = self.spec.centred
+        t = self.one(tables, centred and what == FORWARD) if single else 0
+        one = t > 0
+        if centred and what == FORWARD and not one:
+            self.means(self.tensors, "means")
+        if not one:
+            t = self.chunks_at_once(tables)
+        tables = self.tables("terms", (ONE_TERM if one else t) * CHUNK)
+        slots = SLOTS if stats else 3 if what == SECOND else 2
+        if not one:
+            most = max([table.partials for table in tables])
+            self.set(partial=self.scratch(slots * most), partials=most)
+        if len(tables) > 1:
+            self.set(carry=self.scratch(13))
+        rows_at_once = self.kernels.rows_at_once(slopes or stats or what == SECOND or self.wide)
+        for k, table in enumerate(tables):
+            addresses = self.addresses(
+                table, self.tensors, (), v, (), up, one and centred and what == FORWARD
+            )  # fmt: skip
+            memory, first, last = tuple(self.memory), k == 0, k == len(tables) - 1
+            count = len(table.bound)
+            shared = (self.weighted, self.mean, first, last, self.operands)
+            launch.launch(
+                loss.loss_sums,
+                1 if one else table.programs,
+                (addresses, table.constants, memory),
+                (
+                    count, table.kinds, self.dtypes, aligned(addresses), what, self.paired, centred, slopes, stats,
+                    self.keep, bool(up), *shared, one, t, rows_at_once,
+                ),
+                min(t, 8),
+            )  # fmt: skip
+            if not one:
+                self._finish(table, what, slopes, stats, shared)
+
+    def _finish(self, table: Table, what: int, slopes: bool, stats: bool, shared: tuple[Any, ...]) -> None:
+        count = len(table.bound)
+        launch.launch(
+            loss.loss_finish,
+            1,
+            (table.constants, tuple(self.memory)),
+            (count, what, self.wide, self.paired, slopes, stats, self.keep, *shared, 4),
+            4 if count <= 4 else 8,
+        )
+
+    def means(self, operands: Gradients, where: str) -> None:
+        """Means of the operands that are centres, or of their cotangents: two launches a table."""
+        there = tuple([o is not None for o in operands])
+        place = self.memory[loss.MEANS.value if where == "means" else loss.V_MEANS.value]
+        t = self.chunks_at_once(self.tables("means", CHUNK, there))
+        for table in self.tables("means", t * CHUNK, there):
+            self.set(partial=self.scratch(table.partials), partials=table.partials)
+            memory = list(self.memory)
+            memory[loss.MEANS.value] = place
+            addresses = self.addresses(table, operands, (), (), (), (), False)
+            shared = (-1, False, True, True, 1)
+            count = len(table.bound)
+            if any([there[i] for _, i, _, _ in table.bound]):
+                found = [o if o is not None else self.tensors[i] for i, o in enumerate(operands)]
+                addresses = self.addresses(table, tuple(found), (), (), (), (), False)
+                launch.launch(
+                    loss.loss_sums,
+                    table.programs,
+                    (addresses, table.constants, tuple(memory)),
+                    (
+                        count, 1, self.dtypes, aligned(addresses), MEAN, False, False, False, False, False, False,
+                        *shared, False, t, 8,
+                    ),
+                    t,
+                )  # fmt: skip
+            launch.launch(
+                loss.loss_finish,
+                1,
+                (table.constants, tuple(memory)),
+                (count, MEAN, self.wide, False, False, False, False, *shared, 4),
+                4 if count <= 4 else 8,
+            )
+
+    def elements(self, what: int, g: Gradients, v: Gradients, out: Gradients, up: Gradients) -> None:
+        """What there is one of an element: one launch a table."""
+        fills = self.spec.centred and what != FORWARD
+        block = self.kernels.block
+        for table in self.tables("all" if fills else "terms", block):
+            addresses = self.addresses(table, self.tensors, g, v, out, up, False)
+            launch.launch(
+                loss.loss_elements,
+                table.programs,
+                (addresses, table.constants, tuple(self.memory)),
+                (
+                    len(table.bound), table.kinds, self.dtypes, aligned(addresses), what, self.paired,
+                    self.spec.centred, bool(up), self.weighted, self.mean, block,
+                ),
+                4,
+            )  # fmt: skip

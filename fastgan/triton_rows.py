@@ -1,0 +1,253 @@
+"""Calls of the kernels of rows: tensors, where their elements lie, and the launches over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .triton_kernels import launch, penalty, rows
+from .triton_numbers import CHUNK, CODES, address, aligned, cdiv, level_space, parameter_bytes, up
+
+if TYPE_CHECKING:
+    from .triton import Triton
+
+PARTS = 8  # tensors in one launch; a longer list takes several
+LONG = 2**31  # elements of a row, from which on indices take 64 bits
+SQUARES, SCALED, DOTS, APART, GREATEST = range(5)
+
+
+class Part(NamedTuple):
+    """A tensor as rows of elements, with what goes along with it: in the order of triton_kernels/rows.py."""
+
+    dtype: torch.dtype
+    length: int
+    tensors: tuple[Tensor | None, ...]
+
+
+class Layout(NamedTuple):
+    """Sizes of rows and of elements, and strides of each tensor in both."""
+
+    row_sizes: list[int]
+    sizes: list[int]
+    row_strides: list[list[int]]
+    strides: list[list[int]]
+
+
+def _merged(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
+    """Dimensions, those that merge in all tensors merged."""
+    found: list[int] = []
+    steps: list[list[int]] = [[] for _ in strides]
+    for d, size in enumerate(sizes):
+        if size == 1:
+            continue
+        if found and all([s[-1] == size * own[d] for s, own in zip(steps, strides, strict=True)]):
+            found[-1] *= size
+            for s, own in zip(steps, strides, strict=True):
+                s[-1] = own[d]
+            continue
+        found.append(size)
+        for s, own in zip(steps, strides, strict=True):
+            s.append(own[d])
+    return found, steps
+
+
+def _straight(sizes: list[int], strides: list[list[int]]) -> bool:
+    """Whether all tensors have their elements in one order without gaps, though it be another than the logical."""
+    first = strides[0]
+    if any([s != first for s in strides]):
+        return False
+    step = 1
+    for d in sorted(range(len(sizes)), key=lambda d: first[d]):
+        if first[d] != step:
+            return False
+        step *= sizes[d]
+    return True
+
+
+def _layout(part: Part, outer: int, any_order: bool) -> Layout:
+    """Where the elements of a part lie; without dimensions of elements where they lie as they come."""
+    there = [t for t in part.tensors if t is not None]
+    shape, strides = there[0].shape, [t.stride() for t in there]
+    row_sizes, row_steps = _merged(shape[:outer], [s[:outer] for s in strides])
+    sizes, steps = _merged(shape[outer:], [s[outer:] for s in strides])
+    plain = not sizes or (len(sizes) == 1 and all([s == [1] for s in steps]))
+    if plain or (any_order and _straight(sizes, steps)):
+        sizes, steps = [], [[] for _ in there]
+    given = iter(zip(row_steps, steps, strict=True))
+    both = [next(given) if t is not None else ([0] * len(row_sizes), [0] * len(sizes)) for t in part.tensors]
+    return Layout(row_sizes, sizes, [b[0] for b in both], [b[1] for b in both])
+
+
+def _padded(values: list[int], dims: int, fill: int) -> list[int]:
+    return [fill] * (dims - len(values)) + values
+
+
+class RowTable(NamedTuple):
+    """What a launch over some parts is told, and how it is compiled: dims are those of rows and of elements."""
+
+    addresses: tuple[int, ...]
+    constants: tuple[int, ...]
+    layout: tuple[int, ...]
+    dims: tuple[int, int]
+    access: int
+    programs: int
+    parts: int
+
+
+class RowCall:
+    """One call of the kernels of rows."""
+
+    def __init__(self, parts: Sequence[Part], rows_in_all: int, outer: int, across: bool, kernels: Triton) -> None:
+        self.parts = parts
+        self.rows = rows_in_all
+        self.outer = outer
+        self.across = across
+        self.kernels = kernels
+        first = next(t for t in parts[0].tensors if t is not None)
+        self.device = first.device
+        self.dtypes = 0
+        for p in parts:
+            self.dtypes |= 1 << CODES[p.dtype]
+        self.wide = self.dtypes == 2
+        if self.dtypes & 2 and not self.wide:
+            raise ValueError("float64 beside another dtype")
+        self.psi, self.power, self.masked = 0, 2, False
+        self.memory = [0] * rows.MEMORY.value
+        self.held: list[Tensor] = []
+        self.set(rows=rows_in_all, parts=len(parts), rows_per_weight=1)
+
+    def set(self, **entries: int) -> None:
+        """Entries of `memory`."""
+        for name, value in entries.items():
+            self.memory[getattr(rows, name.upper()).value] = value
+
+    def scratch(self, doubles: int) -> int:
+        """The address of so many float64, on the device."""
+        self.held.append(torch.empty(doubles, dtype=torch.float64, device=self.device))
+        return self.held[-1].data_ptr()
+
+    def tables(
+        self, units: Callable[[Part], int], sums: Sequence[int], any_order: bool, wanted: Sequence[bool]
+    ) -> Iterator[RowTable]:
+        """Tables of up to PARTS of the wanted parts; units(part) programs each."""
+        lies = [(k, _layout(p, self.outer, any_order)) for k, p in enumerate(self.parts) if wanted[k]]
+        dr = max([1, *[len(lie.row_sizes) for _, lie in lies]])
+        de = max([0, *[len(lie.sizes) for _, lie in lies]])
+        a_part = 8 * (rows.ADDRESSES.value + rows.FIELDS.value + (dr + de) * (1 + rows.ADDRESSES.value))
+        room = parameter_bytes(self.device.type) - 8 * rows.MEMORY.value
+        most = max(1, min(PARTS, room // a_part))
+        for begin in range(0, len(lies), most):
+            yield self._table(lies[begin : begin + most], (dr, de), units, sums)
+
+    def _table(
+        self,
+        lies: list[tuple[int, Layout]],
+        dims: tuple[int, int],
+        units: Callable[[Part], int],
+        sums: Sequence[int],
+    ) -> RowTable:
+        dr, de = dims
+        addresses: list[int] = []
+        constants: list[int] = []
+        layout: list[int] = []
+        programs = 0
+        whole = 2 if self.wide else 8  # elements, of which 16 bytes are a divisor whatever the dtype
+        in_step = de == 0
+        for k, lie in lies:
+            p = self.parts[k]
+            addresses += [address(t) for t in p.tensors]
+            constants += [p.length, programs, sums[k] if sums else 0, CODES[p.dtype]]
+            programs += units(p)
+            sizes, steps = lie.sizes, lie.strides
+            if de and not sizes:  # without gaps, beside a part that has some
+                sizes, steps = [p.length], [[1] for _ in p.tensors]
+            layout += _padded(lie.row_sizes, dr, 1) + _padded(sizes, de, 1)
+            for row_stride, stride in zip(lie.row_strides, steps, strict=True):
+                layout += _padded(row_stride, dr, 0) + _padded(stride, de, 0)
+                in_step = in_step and not any([s % whole for s in row_stride])
+        access = rows.ALIGNED_ACCESS.value if in_step and aligned(addresses) else 0
+        if max([self.parts[k].length for k, _ in lies]) >= LONG:
+            access = access or rows.LONG_ROWS.value
+        return RowTable(tuple(addresses), tuple(constants), tuple(layout), dims, access, programs, len(lies))
+
+    def sums(self, what: int) -> int:
+        """The sums over rows of each part, one part after another: their address."""
+        result = self.scratch(self.rows * len(self.parts))
+        longest = max([p.length for p in self.parts])
+        lanes = min(128, up(longest))
+        of_rows = 8 if longest > 128 else 1
+        heavy = self.across or self.masked or self.wide or what != SQUARES
+        at_once = min(of_rows, self.kernels.rows_at_once(heavy))
+        t = self.kernels.tile // (lanes * at_once) if heavy or of_rows == 1 else 4
+        targets, pending = [], []
+        for k, p in enumerate(self.parts):
+            chunks = cdiv(p.length, CHUNK)
+            own = result + 8 * self.rows * k
+            targets.append(own if chunks == 1 else self.scratch(self.rows * chunks))
+            if chunks > 1:
+                pending.append((targets[-1], own, chunks))
+        for table in self.tables(
+            lambda p: cdiv(self.rows * cdiv(p.length, CHUNK), t), targets, False, [True] * len(self.parts)
+        ):
+            launch.launch(
+                rows.row_sums,
+                table.programs,
+                (table.addresses, table.constants, table.layout, tuple(self.memory)),
+                (
+                    table.parts, what, self.psi, self.power, self.masked, *table.dims, self.dtypes, table.access,
+                    self.across, of_rows, at_once, t, lanes,
+                ),
+                4,
+            )  # fmt: skip
+        for source, own, chunks in pending:
+            self._shrink(source, own, chunks, what == GREATEST)
+        return result
+
+    def _shrink(self, source: int, target: int, n: int, greatest: bool) -> None:
+        while n > 1:
+            left = cdiv(n, CHUNK)
+            place = target if left == 1 else self.scratch(self.rows * left)
+            t = 4 if self.rows * left >= 4 else 1
+            launch.launch(rows.shrink, cdiv(self.rows * left, t), (source, place, self.rows, n), (greatest, t), t)
+            source, n = place, left
+
+    def finish(self, what: int, result: Tensor | None, unreduced: bool, weighted: bool) -> None:
+        """From sums over rows to results."""
+        one = self.rows <= 16 * CHUNK
+        t = up(cdiv(self.rows, CHUNK)) if one else 4
+        self.set(result=address(result))
+        if not one and not unreduced:
+            self.set(partial=self.scratch(level_space(cdiv(self.rows, CHUNK))))
+        launch.launch(
+            penalty.penalty_rows,
+            1 if one else cdiv(self.rows, t * CHUNK),
+            (tuple(self.memory),),
+            (what, self.psi, self.power, self.wide, weighted, unreduced, one, t, self.kernels.rows_at_once(True)),
+            min(t, 8),
+        )
+        if not one and not unreduced:
+            launch.launch(penalty.penalty_total, 1, (tuple(self.memory),), (what, self.wide, 4), 4)
+
+    def items(self) -> tuple[int, int]:
+        """Rows and elements of each that a program has."""
+        elements = min(self.kernels.block, up(max([p.length for p in self.parts])))
+        if self.across:
+            elements = min(elements, 8)
+        return self.kernels.block // elements, elements
+
+    def gradients(self, kernel: Any, constants: Callable[[RowTable, int, int], tuple[Any, ...]]) -> None:
+        """Whatever there is one of an element, of the parts where something is wanted."""
+        wanted = [
+            p.tensors[rows.OUT.value] is not None or p.tensors[rows.OUT_2.value] is not None for p in self.parts
+        ]
+        t, elements = self.items()
+
+        def units(p: Part) -> int:
+            return cdiv(self.rows, t) * cdiv(p.length, elements)
+
+        for table in self.tables(units, (), True, wanted):
+            arguments = (table.addresses, table.constants, table.layout, tuple(self.memory))
+            launch.launch(kernel, table.programs, arguments, constants(table, t, elements), 4)
