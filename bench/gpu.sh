@@ -101,7 +101,8 @@ if [ $device = cuda ]; then
   stage build 150 bash -c build
   timeout -k 5 200 "$python" bench/gpu.py --warm >"$out/warm.log" 2>&1 &
   warming=$!
-  stage tests-gpu 120 "${pytest[@]}" "${parallel[@]}" tests/test_gpu.py -m gpu
+  stage tests-gpu 100 "${pytest[@]}" "${parallel[@]}" tests/test_gpu.py -m gpu -k "not triton"
+  stage tests-triton 120 "${pytest[@]}" "${parallel[@]}" tests/test_gpu.py -m gpu -k triton # compiles as it goes
   if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
       stage "sanitizer-$tool" 35 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $tool \

@@ -218,7 +218,7 @@ def test_128_bits_at_a_time(made):
 
 
 def table(found):
-    """For docs/triton.md."""
+    """For docs/triton.md: what was compiled for all."""
     of = collections.defaultdict(dict)
     for name, arch, numbers, _ in found:
         of[name][arch] = numbers
@@ -229,6 +229,8 @@ def table(found):
         "| --- |" + " ---: |" * (len(heads) + 2),
     ]
     for name, by_arch in sorted(of.items()):
+        if len(by_arch) < len(archs):
+            continue
         cells = [str(n.get("REG", n.get("vgpr_count", ""))) for n in (by_arch.get(a, {}) for a in archs)]
         shared = max(n["SHARED"] for n in by_arch.values())
         lines.append(f"| `{name}` | {by_arch[90]['warps']} | " + " | ".join(cells) + f" | {shared} |")
@@ -239,7 +241,7 @@ def test_the_table_in_the_docs(made):
     """That of docs/triton.md is of the Triton that the tests pin; another's is within the budgets."""
     with open(os.path.join(os.path.dirname(__file__), "..", "docs", "triton.md")) as file:
         text = file.read()
-    if f"Triton {triton.__version__}" not in text:
+    if f"by Triton {triton.__version__} " not in text:
         pytest.skip("the table is of another Triton")
     assert table(made) in text, "python -m tests.test_triton_compile prints the table"
 
