@@ -130,15 +130,28 @@ class Triton(Kernels):
         return super().forward(spec, self._packed(tensors), *arguments)
 
     def backward(
-        self, spec: Spec, tensors: Operands, weights: Weights, reduction: str, aux: Tensor | None, upstream:
-        Operands, need: Sequence[bool],
-    ) -> Gradients:  # fmt: skip
+        self,
+        spec: Spec,
+        tensors: Operands,
+        weights: Weights,
+        reduction: str,
+        aux: Tensor | None,
+        upstream: Operands,
+        need: Sequence[bool],
+    ) -> Gradients:
         return super().backward(spec, self._packed(tensors), weights, reduction, aux, self._packed(upstream), need)
 
     def second(
-        self, spec: Spec, tensors: Operands, weights: Weights, reduction: str, aux: Tensor | None, upstream:
-        Operands, cotangents: Gradients, need: Sequence[bool],
-    ) -> tuple[Operands, Gradients]:  # fmt: skip
+        self,
+        spec: Spec,
+        tensors: Operands,
+        weights: Weights,
+        reduction: str,
+        aux: Tensor | None,
+        upstream: Operands,
+        cotangents: Gradients,
+        need: Sequence[bool],
+    ) -> tuple[Operands, Gradients]:
         packed = tuple([None if v is None else contiguous(v) for v in cotangents])
         return super().second(
             spec, self._packed(tensors), weights, reduction, aux, self._packed(upstream), packed, need
@@ -149,9 +162,17 @@ class Triton(Kernels):
         return tuple([t if t.is_contiguous() and not t.is_neg() else contiguous(t) for t in tensors])
 
     def _forward(
-        self, spec: Spec, x: Operands, units: Any, result: Any, weights: Weights, reduction: int, aux: Tensor |
-        None, stats: bool, keep: bool,
-    ) -> None:  # fmt: skip
+        self,
+        spec: Spec,
+        x: Operands,
+        units: Any,
+        result: Any,
+        weights: Weights,
+        reduction: int,
+        aux: Tensor | None,
+        stats: bool,
+        keep: bool,
+    ) -> None:
         call = LossCall(spec, x, weights, reduction == 2, aux, self)
         if reduction == 0:
             if spec.centred:
@@ -161,9 +182,15 @@ class Triton(Kernels):
         return call.sums(FORWARD, slopes=spec.centred and keep, stats=stats)
 
     def _backward(
-        self, spec: Spec, x: Operands, g: Gradients, upstream: Operands, weights: Weights, reduction: int,
+        self,
+        spec: Spec,
+        x: Operands,
+        g: Gradients,
+        upstream: Operands,
+        weights: Weights,
+        reduction: int,
         aux: Tensor | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         call = LossCall(spec, x, weights, reduction == 2, aux, self)
         up: Gradients = ()
         if reduction == 0:
@@ -176,9 +203,17 @@ class Triton(Kernels):
         call.elements(BACKWARD, g, (), (), up)
 
     def _second(
-        self, spec: Spec, x: Operands, g: Gradients, v: Gradients, upstream: Operands, result: Any, weights:
-        Weights, reduction: int, aux: Tensor | None,
-    ) -> None:  # fmt: skip
+        self,
+        spec: Spec,
+        x: Operands,
+        g: Gradients,
+        v: Gradients,
+        upstream: Operands,
+        result: Any,
+        weights: Weights,
+        reduction: int,
+        aux: Tensor | None,
+    ) -> None:
         call = LossCall(spec, x, weights, reduction == 2, aux, self)
         up: Gradients = upstream if reduction == 0 else ()
         if spec.centred:
@@ -191,9 +226,15 @@ class Triton(Kernels):
         call.elements(SECOND, g, v, result if reduction == 0 else (), up)
 
     def _penalty(
-        self, codes: tuple[Any, ...], tensors: Operands, masks: Gradients | None, weights: Tensor | None, kept:
-        Tensor, vs: Gradients | None = None, outs: Gradients | None = None,
-    ) -> RowCall:  # fmt: skip
+        self,
+        codes: tuple[Any, ...],
+        tensors: Operands,
+        masks: Gradients | None,
+        weights: Tensor | None,
+        kept: Tensor,
+        vs: Gradients | None = None,
+        outs: Gradients | None = None,
+    ) -> RowCall:
         psi, target, power, scale, outer, across = codes
         rows_in_all = kept.numel()
         nothing: Gradients = (None,) * len(tensors)
@@ -207,9 +248,16 @@ class Triton(Kernels):
         return call
 
     def _penalty_forward(
-        self, codes: tuple[Any, ...], tensors: Operands, masks: Gradients | None, weights: Tensor | None, kept:
-        Tensor, result: Tensor, unreduced: bool, numbers: Tensor | None,
-    ) -> None:  # fmt: skip
+        self,
+        codes: tuple[Any, ...],
+        tensors: Operands,
+        masks: Gradients | None,
+        weights: Tensor | None,
+        kept: Tensor,
+        result: Tensor,
+        unreduced: bool,
+        numbers: Tensor | None,
+    ) -> None:
         call = self._penalty(codes, tensors, masks, weights, kept)
         call.set(squares_of=call.sums(SQUARES))
         if call.wide:
@@ -223,17 +271,33 @@ class Triton(Kernels):
             launch.launch(penalty.penalty_statistics, 1, (tuple(call.memory),), (4,), 4)
 
     def _penalty_backward(
-        self, codes: tuple[Any, ...], tensors: Operands, masks: Gradients | None, weights: Tensor | None, kept:
-        Tensor, upstream: Tensor, elementwise: bool, outs: Gradients,
-    ) -> None:  # fmt: skip
+        self,
+        codes: tuple[Any, ...],
+        tensors: Operands,
+        masks: Gradients | None,
+        weights: Tensor | None,
+        kept: Tensor,
+        upstream: Tensor,
+        elementwise: bool,
+        outs: Gradients,
+    ) -> None:
         call = self._penalty(codes, tensors, masks, weights, kept, outs=outs)
         call.set(upstream=address(upstream))
         self._write(call, SQUARES, weights is not None, elementwise)
 
     def _penalty_second(
-        self, codes: tuple[Any, ...], tensors: Operands, masks: Gradients | None, weights: Tensor | None, kept:
-        Tensor, upstream: Tensor, elementwise: bool, vs: Gradients, outs: Gradients, up_grad: Tensor,
-    ) -> None:  # fmt: skip
+        self,
+        codes: tuple[Any, ...],
+        tensors: Operands,
+        masks: Gradients | None,
+        weights: Tensor | None,
+        kept: Tensor,
+        upstream: Tensor,
+        elementwise: bool,
+        vs: Gradients,
+        outs: Gradients,
+        up_grad: Tensor,
+    ) -> None:
         call = self._penalty(codes, tensors, masks, weights, kept, vs, outs)
         call.set(upstream=address(upstream))
         call.set(squares_of=call.sums(DOTS))
@@ -273,9 +337,15 @@ class Triton(Kernels):
         )  # fmt: skip
 
     def _interpolate_backward(
-        self, real: Operands, fake: Operands, eps: Tensor, upstream: Operands, real_grads: Gradients,
-        fake_grads: Gradients, eps_grad: Tensor | None,
-    ) -> None:  # fmt: skip
+        self,
+        real: Operands,
+        fake: Operands,
+        eps: Tensor,
+        upstream: Operands,
+        real_grads: Gradients,
+        fake_grads: Gradients,
+        eps_grad: Tensor | None,
+    ) -> None:
         nothing: Gradients = (None,) * len(real)
         self._points(self._interpolation((nothing, upstream, nothing, real_grads, fake_grads), eps), True)
         if eps_grad is not None:

@@ -169,17 +169,8 @@ class LossCall:
     def tables(self, what: str, unit: int, there: tuple[bool, ...] = ()) -> list[Table]:
         """The tables of all terms ("terms"; "all": and of centres that are nothing else) or of the "means"."""
         weights = tuple([bits(w) for w in self.weights])  # 0.0 and -0.0 are one key, but not one weight
-        key = (
-            what,
-            unit,
-            self.most,
-            tuple(self.n),
-            tuple(self.codes),
-            weights,
-            self.weighted >= 0,
-            self.mean,
-            there,
-        )
+        sizes = (unit, self.most, tuple(self.n), tuple(self.codes))
+        key = (what, sizes, weights, self.weighted >= 0, self.mean, there)
         plans = self.kernels.plans_of(self.spec)
         found = plans.get(key)
         if found is None:
@@ -224,13 +215,12 @@ class LossCall:
         return up(max(chunks)) if max(chunks) <= ONE_TERM and sum(chunks) <= ONE_CALL else 0
 
     def sums(
-        self, what: int, slopes: bool = False, stats: bool = False, v: Gradients = (), up: Gradients = (),
-        single: bool = True,
-    ) -> None:  # fmt: skip
+        self, what: int, slopes: bool = False, stats: bool = False, v: Gradients = (), up: Gradients = ()
+    ) -> None:
         """The sums of a call and what is made of them: one launch where one program can do it, else two a table."""
         tables = self.tables("terms", CHUNK)
         centred = self.spec.centred
-        t = self.one(tables, centred and what == FORWARD) if single else 0
+        t = self.one(tables, centred and what == FORWARD)
         one = t > 0
         if centred and what == FORWARD and not one:
             self.means(self.tensors, "means")
@@ -245,9 +235,7 @@ class LossCall:
             self.set(carry=self.scratch(13))
         rows_at_once = self.kernels.rows_at_once(slopes or stats or what == SECOND or self.wide)
         for k, table in enumerate(tables):
-            addresses = self.addresses(
-                table, self.tensors, (), v, (), up, one and centred and what == FORWARD
-            )  # fmt: skip
+            addresses = self.addresses(table, self.tensors, (), v, (), up, one and centred and what == FORWARD)
             memory, first, last = tuple(self.memory), k == 0, k == len(tables) - 1
             count = len(table.bound)
             shared = (self.weighted, self.mean, first, last, self.operands)
@@ -283,7 +271,6 @@ class LossCall:
             self.set(partial=self.scratch(table.partials), partials=table.partials)
             memory = list(self.memory)
             memory[loss.MEANS.value] = place
-            addresses = self.addresses(table, operands, (), (), (), (), False)
             shared = (-1, False, True, True, 1)
             count = len(table.bound)
             if any([there[i] for _, i, _, _ in table.bound]):

@@ -49,6 +49,7 @@ def calls():
         losses(*pair(200_000), relativistic="average", reduction="none"),
         losses([torch.zeros(9000) for _ in range(8)], [torch.zeros(9000) for _ in range(8)], second=False),
         losses(*pair(200_000, bf16), relativistic="average"),
+        losses([torch.zeros(900)] * 3, [torch.ones(900)] * 3, weights=torch.ones(3, dtype=bf16), second=False),
         losses(*pair(3000, f64), relativistic="average", return_stats=True),
         losses(*pair(200_000, f64)),
         norms(image, return_stats=True),
