@@ -1,1 +1,1 @@
-"""Triton kernels; imported as `fastgan.triton_kernels`. This version has none: see docs/architecture.md."""
+"""The kernels in Triton, imported as `fastgan.triton_kernels`; fastgan/triton.py calls them. See docs/triton.md."""
