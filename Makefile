@@ -28,7 +28,8 @@ test: $(VENV)/ready  ## the whole test suite
 	$(BUILD)
 	@mkdir -p build; TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_triton.py > build/triton.log 2>&1 & interpreted=$$!; \
 	$(BIN)/python -m pytest tests; failed=$$?; \
-	wait $$interpreted || failed=$$?; tail -n 60 build/triton.log; exit $$failed
+	wait $$interpreted; code=$$?; tail -n 60 build/triton.log; \
+	[ $$code -eq 0 -o $$code -eq 5 ] || failed=$$code; exit $$failed  # 5: nothing to run, where there is no Triton
 
 lint: $(VENV)/ready  ## ruff, clang-format and mypy
 	$(BIN)/ruff check .
