@@ -28,7 +28,7 @@ try:
     _check_version()
     from .triton_kernels import launch, loss, penalty
     from .triton_losses import BACKWARD, FORWARD, SECOND, LossCall, Table, most_terms
-    from .triton_numbers import address, bits, contiguous, level_space
+    from .triton_numbers import address, bits, contiguous
     from .triton_rows import APART, DOTS, GREATEST, SCALED, SQUARES, Part, RowCall
 
     _import_error: str | None = None
@@ -263,12 +263,9 @@ class Triton(Kernels):
         if call.wide:
             call.set(greatest_of=call.sums(GREATEST))
             call.set(scaled_of=call.sums(SCALED))
-        if numbers is not None:
-            call.set(of_norms=call.scratch(level_space(call.rows)))
         call.finish(SQUARES, result, unreduced, weights is not None)
         if numbers is not None:
-            call.set(statistics=address(numbers))
-            launch.launch(penalty.penalty_statistics, 1, (tuple(call.memory),), (4,), 4)
+            call.statistics(kept, numbers)
 
     def _penalty_backward(
         self,

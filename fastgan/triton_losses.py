@@ -250,15 +250,27 @@ class LossCall:
                 min(t, 8),
             )  # fmt: skip
             if not one:
-                self._finish(table, what, slopes, stats, shared)
+                self._finish(table, memory, what, slopes, stats, shared)
 
-    def _finish(self, table: Table, what: int, slopes: bool, stats: bool, shared: tuple[Any, ...]) -> None:
+    def _finish(
+        self, table: Table, memory: tuple[int, ...], what: int, slopes: bool, stats: bool, shared: tuple[Any, ...]
+    ) -> None:
+        """Adds up a table's sums, level by level of the tree, and makes results of them."""
         count = len(table.bound)
+        begin = 0 if what in (FORWARD, MEAN) else 1 if slopes else 2
+        end = SLOTS if stats else 3 if what == SECOND else 2 if slopes else 1
+        sums = [cdiv(self.n[i], CHUNK) for _, i, _, _ in table.bound]
+        level = 0
+        while max(sums) > CHUNK:
+            units = sum([cdiv(cdiv(n, CHUNK), 4) for n in sums if n > CHUNK])
+            launch.launch(loss.loss_shrink, units, (table.constants, memory), (count, level, begin, end, 4), 4)
+            sums = [cdiv(n, CHUNK) if n > CHUNK else n for n in sums]
+            level += 1
         launch.launch(
             loss.loss_finish,
             1,
-            (table.constants, tuple(self.memory)),
-            (count, what, self.wide, self.paired, slopes, stats, self.keep, *shared, 4),
+            (table.constants, memory),
+            (count, what, self.wide, self.paired, slopes, stats, self.keep, *shared, begin, end),
             4 if count <= 4 else 8,
         )
 
@@ -286,13 +298,7 @@ class LossCall:
                     ),
                     t,
                 )  # fmt: skip
-            launch.launch(
-                loss.loss_finish,
-                1,
-                (table.constants, tuple(memory)),
-                (count, MEAN, self.wide, False, False, False, False, *shared, 4),
-                4 if count <= 4 else 8,
-            )
+            self._finish(table, tuple(memory), MEAN, False, False, shared)
 
     def elements(self, what: int, g: Gradients, v: Gradients, out: Gradients, up: Gradients) -> None:
         """What there is one of an element: one launch a table."""

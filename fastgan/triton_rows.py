@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .triton_kernels import launch, penalty, rows
-from .triton_numbers import CHUNK, CODES, address, aligned, cdiv, level_space, parameter_bytes, up
+from .triton_numbers import CHUNK, CODES, address, aligned, cdiv, parameter_bytes, up
 
 if TYPE_CHECKING:
     from .triton import Triton
@@ -211,7 +211,9 @@ class RowCall:
             left = cdiv(n, CHUNK)
             place = target if left == 1 else self.scratch(self.rows * left)
             t = 4 if self.rows * left >= 4 else 1
-            launch.launch(rows.shrink, cdiv(self.rows * left, t), (source, place, self.rows, n), (greatest, t), t)
+            launch.launch(
+                rows.shrink, cdiv(self.rows * left, t), (source, place, self.rows, n, 0), (greatest, False, t), t
+            )
             source, n = place, left
 
     def finish(self, what: int, result: Tensor | None, unreduced: bool, weighted: bool) -> None:
@@ -220,7 +222,8 @@ class RowCall:
         t = up(cdiv(self.rows, CHUNK)) if one else 4
         self.set(result=address(result))
         if not one and not unreduced:
-            self.set(partial=self.scratch(level_space(cdiv(self.rows, CHUNK))))
+            partial = self.scratch(cdiv(self.rows, CHUNK))
+            self.set(partial=partial)
         launch.launch(
             penalty.penalty_rows,
             1 if one else cdiv(self.rows, t * CHUNK),
@@ -229,7 +232,32 @@ class RowCall:
             min(t, 8),
         )
         if not one and not unreduced:
-            launch.launch(penalty.penalty_total, 1, (tuple(self.memory),), (what, self.wide, 4), 4)
+            source, n = self._levels(partial, cdiv(self.rows, CHUNK))
+            launch.launch(penalty.penalty_total, 1, (source, n, tuple(self.memory)), (what, self.wide), 4)
+
+    def statistics(self, norms: Tensor, numbers: Tensor) -> None:
+        """The numbers of PenaltyStats, of norms that are there."""
+        source, statistics = address(norms), address(numbers)
+        self.set(statistics=statistics)
+        memory = tuple(self.memory)
+        n = self.rows
+        if n > CHUNK:
+            launch.launch(penalty.penalty_mean, 1, (*self._levels(source, n), memory), (), 4)
+            source, n = self._levels(source, n, statistics)
+        launch.launch(penalty.penalty_statistics, 1, (source, n, memory), (self.rows <= CHUNK,), 4)
+
+    def _levels(self, source: int, n: int, mean: int = 0) -> tuple[int, int]:
+        """Levels of the tree above n float64, up to one of at most a chunk: its address and how many there are.
+
+        With the address of a mean: above the squares of deviations from it.
+        """
+        while n > CHUNK:
+            place = self.scratch(cdiv(n, CHUNK))
+            launch.launch(
+                rows.shrink, cdiv(cdiv(n, CHUNK), 4), (source, place, 1, n, mean), (False, mean != 0, 4), 4
+            )
+            source, n, mean = place, cdiv(n, CHUNK), 0
+        return source, n
 
     def items(self) -> tuple[int, int]:
         """Rows and elements of each that a program has."""

@@ -56,7 +56,7 @@ def calls():
         norms(image, "power", power=6, mask=torch.ones(4, 1, 64, 64), weights=torch.ones(4)),
         norms(image, over="channel", reduction="none"),
         norms(image.contiguous(memory_format=torch.channels_last)),
-        norms(short),
+        norms(short, return_stats=True),
         norms([image.bfloat16(), image.bfloat16()]),
         norms(image.double(), return_stats=True),
         norms(image.double(), over="channel"),
@@ -167,8 +167,8 @@ def test_every_kernel_for_every_target(made):
     """Spills nothing, and needs no more of a device than the least of them has."""
     kernels = {name.split(":")[0] for name, *_ in made}
     assert kernels == {
-        "loss_sums", "loss_finish", "loss_elements", "row_sums", "shrink", "penalty_rows", "penalty_total",
-        "penalty_statistics", "penalty_gradient", "interpolate",
+        "loss_sums", "loss_shrink", "loss_finish", "loss_elements", "row_sums", "shrink", "penalty_rows", "penalty_total",
+        "penalty_mean", "penalty_statistics", "penalty_gradient", "interpolate",
     }  # fmt: skip
     for name, arch, numbers, code in made:
         assert numbers["SHARED"] <= 16384, (name, arch)

@@ -30,7 +30,7 @@ FAULTS = {
     "the order of rows": ("tree.py", "+ r6) + r7", "+ r7) + r6", "test_sums_in_float64"),
     "the order of lanes": ("tree.py", "(T, L >> (k + 1), 2)), axis=2)", "(T, 2, L >> (k + 1))), axis=1)", "test_sums_in_float64"),
     "a single sum": ("tree.py", "return tl.where(count == 1, pick(v, 0), folded)", "return folded", "test_signs_of_zeros and dtype0"),
-    "the levels of the tree": ("tree.py", "first = tl.where(grown, first + n, first)", "first = tl.where(grown, first, first)", "test_sums_of_more_than_a_million"),
+    "the levels of the tree": ("tree.py", "return tl.where(grown, first + n, first)", "return tl.where(grown, first, first)", "test_sums_of_more_than_a_million"),
     "the constant of a centre": ("loss.py", "k_of - pick(gradient, k)", "k_of + pick(gradient, k)", LOSS),
     "the sign of y": ("loss.py", "unit_gradient * -1.0", "unit_gradient * 1.0", "test_losses and nonsaturating and paired and dtype0"),
     "statistics": ("loss.py", "(x > 0).to(tl.float64) - (x < 0)", "(x > 0).to(tl.float64) + (x < 0)", "test_sizes and None-31"),

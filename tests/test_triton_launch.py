@@ -85,6 +85,13 @@ def test_what_is_large_takes_one_more(driver):
     assert functions == [("loss_sums's handle", 2 * 98), ("loss_finish's handle", 1)]
 
 
+def test_a_level_of_the_tree_is_one_more(driver):
+    """Past a million elements; several programs share it."""
+    fastgan.discriminator_loss(torch.zeros(3_000_000), torch.ones(70))
+    functions = [(n.function, n.grid[0]) for n in driver.launches]
+    assert functions == [("loss_sums's handle", 733 + 1), ("loss_shrink's handle", 1), ("loss_finish's handle", 1)]
+
+
 def test_lists_are_one_launch(driver):
     fastgan.discriminator_loss([torch.zeros(500)] * 8, [torch.ones(500)] * 8)
     assert len(driver.launches) == 1

@@ -15,7 +15,7 @@ from triton.runtime.driver import driver
 
 # What rounds otherwise than the C++ kernels must be off: multiply-adds are written as such.
 OPTIONS = {"enable_fp_fusion": False}
-RUNTIME = ["addresses", "constants", "layout", "memory", "source", "target", "rows", "n"]
+RUNTIME = ["addresses", "constants", "layout", "memory", "source", "target", "rows", "n", "mean"]
 kernel = triton.jit(do_not_specialize=RUNTIME)
 Argument = int | tuple[int, ...]
 # Whether kernels run in Triton's interpreter (TRITON_INTERPRET=1), on the CPU's memory.

@@ -13,7 +13,7 @@ from .launch import kernel
 from .math import double
 from .memory import ONLY_FLOAT64, column, doubles, read, select, write
 from .phi import evaluate
-from .tree import CHUNK, add_rows, empty_lanes, fold, minus_zero, pick, top, totals
+from .tree import CHUNK, add_rows, chunks_at, empty_lanes, fold, minus_zero, next_level, pick, top, totals
 
 # Of a term, in `addresses`: operands, their gradients, their cotangents, an unreduced result and upstream.
 # OF_CENTRE, of the operand that is the centre, lies where a reduced call has no result.
@@ -33,6 +33,7 @@ RESULT, SCALAR, MEANS, CONSTANTS, VALUES, STATISTICS, V_MEANS, PARTIAL, PARTIALS
 MEMORY = tl.constexpr(11)
 # Kinds of partial sums. VALUE is of what the call sums first: values, or an operand where means are taken.
 VALUE, GRADIENT, DOT, SUM_X, SUM_Y, SIGN_X, SIGN_Y, RIGHT = (tl.constexpr(k) for k in range(8))
+LEVELS = tl.constexpr(3)  # of the tree above a term's chunks, each behind the one before; for 2^50 elements
 FILL = tl.constexpr(12)  # a KIND: x is a centre and nothing else, and its gradient is one number
 # What a call is about.
 FORWARD, BACKWARD, SECOND, MEAN = (tl.constexpr(k) for k in range(4))
@@ -76,7 +77,7 @@ def _below(x, mean):
 
 @triton.jit
 def _mean_at(address, index):
-    return tl.load(doubles(address) + index, volatile=True)
+    return tl.load(doubles(address) + index)
 
 
 @triton.jit
@@ -437,10 +438,39 @@ def _row(block, index: tl.constexpr):
 
 
 @kernel
+def loss_shrink(
+    constants, memory, TERMS: tl.constexpr, LEVEL: tl.constexpr, BEGIN: tl.constexpr, END: tl.constexpr,
+    T: tl.constexpr,
+):  # fmt: skip
+    """The next level of the tree, of the terms that have more than a chunk of sums; T chunks of them a program."""
+    unit = tl.program_id(0).to(tl.int64)
+    before = unit * 0
+    start = before
+    own_first = before
+    own_n = before
+    for i in tl.static_range(TERMS):
+        first = constants[i * FIELDS + CHUNKS].to(tl.int64)
+        n = (constants[i * FIELDS + N].to(tl.int64) + (CHUNK - 1)) // CHUNK
+        for _ in tl.static_range(LEVEL):
+            first, n = next_level(first, n)
+        units = tl.where(n > CHUNK, ((n + (CHUNK - 1)) // CHUNK + (T - 1)) // T, 0)
+        here = (unit >= before) & (unit < before + units)
+        start = tl.where(here, before, start)
+        own_first = tl.where(here, first, own_first)
+        own_n = tl.where(here, n, own_n)
+        before += units
+    c = (unit - start) * T + tl.arange(0, T)
+    for kind in range(BEGIN, END):
+        first = own_first + memory[PARTIALS].to(tl.int64) * kind
+        s = chunks_at(memory[PARTIAL], first + c * 0, own_n + c * 0, c, 0.0, T, False)
+        tl.store(doubles(memory[PARTIAL]) + first + own_n + c, s, mask=c * CHUNK < own_n)
+
+
+@kernel
 def loss_finish(
     constants, memory, TERMS: tl.constexpr, WHAT: tl.constexpr, WIDE: tl.constexpr, PAIRED: tl.constexpr,
     SLOPES: tl.constexpr, STATS: tl.constexpr, KEEP: tl.constexpr, WEIGHTED: tl.constexpr, MEAN_OF: tl.constexpr,
-    FIRST: tl.constexpr, LAST: tl.constexpr, OPERANDS: tl.constexpr, T: tl.constexpr,
+    FIRST: tl.constexpr, LAST: tl.constexpr, OPERANDS: tl.constexpr, BEGIN: tl.constexpr, END: tl.constexpr,
 ):  # fmt: skip
     """Adds up what `loss_sums` has left, and makes results of it; one program."""
     W: tl.constexpr = triton.next_power_of_2(max(TERMS, 2))
@@ -449,11 +479,11 @@ def loss_finish(
     if WHAT == MEAN:
         # Of an operand without cotangent there is no sum, and its mean is 0.
         chunks = tl.where(column(constants, NUMBER, FIELDS, TERMS, W) > 0, chunks, 0)
-    begin: tl.constexpr = 0 if WHAT == FORWARD or WHAT == MEAN else 1 if SLOPES else 2
-    end: tl.constexpr = 8 if STATS else 3 if WHAT == SECOND else 2 if SLOPES else 1
+    for _ in tl.static_range(LEVELS):
+        first, chunks = next_level(first, chunks)
     found = tl.zeros((8, W), tl.float64)
-    for kind in range(begin, end):
-        one_kind = totals(memory[PARTIAL], first + memory[PARTIALS].to(tl.int64) * kind, chunks, T)
+    for kind in range(BEGIN, END):
+        one_kind = totals(memory[PARTIAL], first + memory[PARTIALS].to(tl.int64) * kind, chunks, 0.0, False)
         found = tl.where(tl.arange(0, 8)[:, None] == kind, one_kind[None, :], found)
     _finish(
         _row(found, VALUE), _row(found, GRADIENT), _row(found, DOT), _row(found, SUM_X), _row(found, SUM_Y),

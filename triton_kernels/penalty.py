@@ -16,7 +16,6 @@ from .rows import (
     LENGTH,
     MASK,
     NORMS,
-    OF_NORMS,
     ONE_SIDED,
     OUT,
     OUT_2,
@@ -137,8 +136,6 @@ def penalty_rows(
             else:
                 norm, square = _norms(row, there, memory, WIDE)
                 tl.store(doubles(memory[NORMS]) + row, norm, mask=there)
-                if memory[OF_NORMS].to(tl.int64) != 0:
-                    tl.store(doubles(memory[OF_NORMS]) + row, norm, mask=there)
                 value = _psi(norm, square, target, PSI, POWER)
                 unreduced = coefficient * value
                 value = weight * value
@@ -159,50 +156,51 @@ def penalty_rows(
 
 
 @kernel
-def penalty_total(memory, WHAT: tl.constexpr, WIDE: tl.constexpr, T: tl.constexpr):
-    """The penalty, from the sums that several programs of `penalty_rows` have left; one program."""
-    chunks = (memory[ROWS].to(tl.int64) + (CHUNK - 1)) // CHUNK
-    summed = total(memory[PARTIAL], chunks, T)
+def penalty_total(source, n, memory, WHAT: tl.constexpr, WIDE: tl.constexpr):
+    """The penalty, from n sums at `source` of what several programs of `penalty_rows` have left; one program."""
+    summed = total(source, n.to(tl.int64), 0.0, False)
     if WHAT != DOTS:
         summed = double(memory[SCALE]) * summed
-    _store(memory[RESULT], 0, summed, chunks > 0, WIDE)
+    _store(memory[RESULT], 0, summed, n > 0, WIDE)
 
 
 @kernel
-def penalty_statistics(memory, T: tl.constexpr):
+def penalty_mean(source, n, memory):
+    """The mean of all norms, from n sums at `source`; one program."""
+    tl.store(doubles(memory[STATISTICS]), total(source, n.to(tl.int64), 0.0, False) / memory[ROWS].to(tl.float64))
+
+
+@kernel
+def penalty_statistics(source, n, memory, AT_ONCE: tl.constexpr):
     """Mean, deviation, least, greatest, and share above the target, of all norms; one program.
 
-    OF_NORMS has a copy of them, which is written over.
+    AT_ONCE: `source` has the n norms themselves; else n sums of squares of deviations from a mean that is there.
     """
     rows = memory[ROWS].to(tl.int64)
     count = rows.to(tl.float64)
+    p = doubles(memory[STATISTICS])
+    n = n.to(tl.int64)
+    if AT_ONCE:
+        mean = total(source, n, 0.0, False) / count
+        tl.store(p, mean)
+        variance = total(source, n, mean, True) / count
+    else:
+        variance = total(source, n, 0.0, False) / count
     infinity = float("inf")
     least = tl.full((512,), infinity, tl.float64)
     most = tl.full((512,), -infinity, tl.float64)
     above = tl.zeros((512,), tl.float64)
     nan = tl.zeros((512,), tl.int32)
     target = double(memory[TARGET])
-    mean = count
-    variance = count
-    for step in range(2):
-        variance = total(memory[OF_NORMS], rows, T) / count
-        tl.debug_barrier()
-        if step == 0:
-            mean = variance
-            for first in range(0, rows, 512):
-                at = first + tl.arange(0, 512)
-                x = tl.load(doubles(memory[NORMS]) + at, mask=at < rows, other=0.0)
-                there = (at < rows) & (x == x)
-                nan = tl.where(x == x, nan, 1)
-                least = tl.where(there & (x < least), x, least)
-                most = tl.where(there & (x > most), x, most)
-                above = above + (there & (x > target)).to(tl.float64)
-                d = x - mean
-                tl.store(doubles(memory[OF_NORMS]) + at, d * d, mask=at < rows)
-            tl.debug_barrier()
+    for first in range(0, rows, 512):
+        at = first + tl.arange(0, 512)
+        x = tl.load(doubles(memory[NORMS]) + at, mask=at < rows, other=0.0)
+        there = (at < rows) & (x == x)
+        nan = tl.where(x == x, nan, 1)
+        least = tl.where(there & (x < least), x, least)
+        most = tl.where(there & (x > most), x, most)
+        above = above + (there & (x > target)).to(tl.float64)
     bad = tl.max(nan, axis=0) > 0
-    p = doubles(memory[STATISTICS])
-    tl.store(p, mean)
     tl.store(p + 1, tl.sqrt(variance))
     tl.store(p + 2, tl.where(bad, float("nan"), tl.min(least, axis=0)))
     tl.store(p + 3, tl.where(bad, float("nan"), tl.max(most, axis=0)))

@@ -12,7 +12,7 @@ import triton.language as tl
 from .launch import kernel
 from .math import absolute, double
 from .memory import doubles, read, select, write
-from .tree import CHUNK, add_rows, empty_lanes, fold, minus_zero, rows_of
+from .tree import CHUNK, add_rows, chunks_at, empty_lanes, fold, minus_zero, rows_of
 
 # Of a part: values (or real samples), a factor on them (or an upstream), cotangents (or fake samples), what is
 # written, and what else is written.
@@ -23,9 +23,9 @@ FIELDS = tl.constexpr(4)
 # In `memory`: numbers, float64 numbers by their bits, and addresses.
 (
     ROWS, PARTS, NORMS, SQUARES_OF, GREATEST_OF, SCALED_OF, TARGET, SCALE, WEIGHTS, ROWS_PER_WEIGHT, UPSTREAM,
-    RESULT, PARTIAL, STATISTICS, EPS, OF_NORMS,
-) = (tl.constexpr(k) for k in range(16))  # fmt: skip
-MEMORY = tl.constexpr(16)
+    RESULT, PARTIAL, STATISTICS, EPS,
+) = (tl.constexpr(k) for k in range(15))  # fmt: skip
+MEMORY = tl.constexpr(15)
 # What is summed: squares of mask * x, the same of extreme rows scaled, products of v with mask * x * scale, or of
 # `mask` with x - v (the gradient of an interpolation's eps). Or the greatest mask * x of extreme rows.
 SQUARES, SCALED, DOTS, APART, GREATEST = (tl.constexpr(k) for k in range(5))
@@ -360,20 +360,26 @@ def row_sums(
 
 
 @kernel
-def shrink(source, target, rows, n, GREATEST_ONES: tl.constexpr, T: tl.constexpr):
-    """The next level of the tree: rows of n float64 each at `source` become sums of their chunks at `target`."""
+def shrink(source, target, rows, n, mean, GREATEST_ONES: tl.constexpr, DEVIATIONS: tl.constexpr, T: tl.constexpr):
+    """The next level of the tree: rows of n float64 each at `source` become sums of their chunks at `target`.
+
+    GREATEST_ONES: the greatest instead. DEVIATIONS: of the squares of what they have above the number at `mean`.
+    """
     n = n.to(tl.int64)
     chunks = (n + (CHUNK - 1)) // CHUNK
     item = tl.program_id(0).to(tl.int64) * T + tl.arange(0, T)
     there = item < rows.to(tl.int64) * chunks
-    element = (item - item // chunks * chunks) * CHUNK
-    left = tl.where(there, tl.minimum(n - element, CHUNK), 0).to(tl.int32)
-    at = places(8, T, 128, False)
-    start = item // chunks * n + element
-    here = at < left[None, :, None]
-    v = tl.load(doubles(source) + start[None, :, None] + at, mask=here, other=0.0)
+    own = item - item // chunks * chunks
+    first = item // chunks * n
     if GREATEST_ONES:
+        left = tl.where(there, tl.minimum(n - own * CHUNK, CHUNK), 0).to(tl.int32)
+        at = places(8, T, 128, False)
+        p = doubles(source) + (first + own * CHUNK)[None, :, None] + at
+        v = tl.load(p, mask=at < left[None, :, None], other=0.0)
         s = tl.max(tl.max(v, axis=0), axis=1)
     else:
-        s = fold(add_rows(empty_lanes(left >= CHUNK, 128), v, here))
+        middle = tl.zeros((), tl.float64)
+        if DEVIATIONS:
+            middle = tl.load(doubles(mean))
+        s = chunks_at(source, first, tl.where(there, n, 0), own, middle, T, DEVIATIONS)
     tl.store(doubles(target) + item, s, mask=there)

@@ -84,51 +84,49 @@ def top(v, count):
 
 
 @triton.jit
-def _chunks_at(address, first, n, c, T: tl.constexpr):
-    """Sums of the chunks numbered c (T,) of lists of n (T,) numbers that begin at `first` (T,)."""
+def _transformed(v, mean, SQUARES: tl.constexpr):
+    if SQUARES:
+        d = v - mean
+        return d * d
+    else:
+        return v
+
+
+@triton.jit
+def chunks_at(address, first, n, c, mean, T: tl.constexpr, SQUARES: tl.constexpr):
+    """Sums of the chunks numbered c (T,) of lists of n (T,) float64 that begin at `first` (T,).
+
+    SQUARES: of the squares of what they have above `mean`.
+    """
     left = n - c * CHUNK
     lane = empty_lanes(left >= CHUNK, 128)
     for row in range(8):
         at = tl.arange(0, 128)[None, None, :] + row * 128
         there = at < left[None, :, None]
-        # Others have written this memory, perhaps in this launch: nothing of it may come from a cache.
         p = doubles(address) + (first + c * CHUNK)[None, :, None] + at
-        lane = add_rows(lane, tl.load(p, mask=there, other=0.0, volatile=True), there)
+        lane = add_rows(lane, _transformed(tl.load(p, mask=there, other=0.0), mean, SQUARES), there)
     return fold(lane)
 
 
 @triton.jit
-def totals(address, first, n, T: tl.constexpr):
-    """The sums over the tree of several lists of float64: W of n numbers each that begin at `first`, both (W,).
+def totals(address, first, n, mean, SQUARES: tl.constexpr):
+    """The sums of several lists of float64: W of up to a chunk each, n (W,) numbers that begin at `first` (W,).
 
-    A list's levels are written behind it, T chunks at a time, by the whole program: there must be room. A
-    single number stays as it is, as it does in tree.h, and the sum of none is 0.
+    A single number stays as it is, as it does in tree.h, and the sum of none is 0.
     """
-    W: tl.constexpr = n.shape[0]
-    at = tl.arange(0, W)
-    single = n == 1
-    most = tl.max(n, axis=0)
-    while most > CHUNK:
-        for k in range(W):
-            its_first = tl.sum(tl.where(at == k, first, 0), axis=0)
-            its_n = tl.sum(tl.where(at == k, n, 0), axis=0)
-            if its_n > CHUNK:
-                count = (its_n + (CHUNK - 1)) // CHUNK
-                for c in range(0, count, T):
-                    own = c + tl.arange(0, T).to(tl.int64)
-                    s = _chunks_at(address, its_first + own * 0, its_n + own * 0, own, T)
-                    tl.store(doubles(address) + its_first + its_n + own, s, mask=own < count)
-        tl.debug_barrier()
-        grown = n > CHUNK
-        first = tl.where(grown, first + n, first)
-        n = tl.where(grown, (n + (CHUNK - 1)) // CHUNK, n)
-        most = tl.max(n, axis=0)
-    alone = tl.load(doubles(address) + first, mask=single, other=0.0, volatile=True)
-    return tl.where(single, alone, _chunks_at(address, first, n, n * 0, W))
+    alone = _transformed(tl.load(doubles(address) + first, mask=n == 1, other=0.0), mean, SQUARES)
+    return tl.where(n == 1, alone, chunks_at(address, first, n, n * 0, mean, n.shape[0], SQUARES))
 
 
 @triton.jit
-def total(address, n, T: tl.constexpr):
-    """The sum over the tree of n float64 at an address, with room for its levels behind them."""
+def total(address, n, mean, SQUARES: tl.constexpr):
+    """The sum of up to a chunk of float64 at an address."""
     two = tl.arange(0, 2)
-    return pick(totals(address, two.to(tl.int64) * 0, tl.where(two == 0, n, 0), T), 0)
+    return pick(totals(address, two.to(tl.int64) * 0, tl.where(two == 0, n, 0), mean, SQUARES), 0)
+
+
+@triton.jit
+def next_level(first, n):
+    """Where the sums of a list's chunks lie, and how many they are: behind it, if it has more than a chunk."""
+    grown = n > CHUNK
+    return tl.where(grown, first + n, first), tl.where(grown, (n + (CHUNK - 1)) // CHUNK, n)
