@@ -247,7 +247,7 @@ class LossCall:
                     count, table.kinds, self.dtypes, aligned(addresses), what, self.paired, centred, slopes, stats,
                     self.keep, bool(up), *shared, one, t, rows_at_once,
                 ),
-                min(t, 8),
+                min(2 * t if one and rows_at_once == 1 else t, 8),
             )  # fmt: skip
             if not one:
                 self._finish(table, memory, what, slopes, stats, shared)

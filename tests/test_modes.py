@@ -130,10 +130,10 @@ def test_inductor():
 def test_operators(form, dtype):
     spec = discriminator_spec("nonsaturating", form, Options(), 1).encode()
     r, f = (torch.randn(20, dtype=dtype, requires_grad=True) for _ in range(2))
-    operators.torch.library.opcheck(torch.ops.fastgan.loss, ([r, f], spec, "mean", True))
-    loss, aux = torch.ops.fastgan.loss([r, f], spec, "mean", False)
+    operators.torch.library.opcheck(torch.ops.fastgan.loss, ([r, f], spec, "mean", True, "cpu"))
+    loss, aux = torch.ops.fastgan.loss([r, f], spec, "mean", False, "cpu")
     up = torch.ones_like(loss).requires_grad_()
-    backward = (up, aux.detach(), [r, f], spec, "mean", [True, True])
+    backward = (up, aux.detach(), [r, f], spec, "mean", [True, True], "cpu")
     torch.library.opcheck(torch.ops.fastgan.loss_backward, backward)
     second = (
         up.detach(),
@@ -143,12 +143,13 @@ def test_operators(form, dtype):
         spec,
         "mean",
         [True, True],
+        "cpu",
     )
     torch.library.opcheck(torch.ops.fastgan.loss_second, second)
     if dtype is torch.float64:
 
         def run(r, f):
-            return torch.ops.fastgan.loss([r, f], spec, "mean", False)[0]
+            return torch.ops.fastgan.loss([r, f], spec, "mean", False, "cpu")[0]
 
         torch.autograd.gradcheck(run, (r, f))
         torch.autograd.gradgradcheck(run, (r, f))
