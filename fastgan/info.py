@@ -23,9 +23,9 @@ def build_facts() -> dict[str, str]:
 
 def info() -> dict[str, Any]:
     """Versions, build facts, and for each backend "ready" or why it is not."""
-    # Under its interpreter Triton serves CPU tensors only.
-    triton_on_devices = backends.missing("triton") is None and os.environ.get("TRITON_INTERPRET") != "1"
     ready = {name: backends.missing(name) or "ready" for name in backends.NAMES if name != "auto"}
+    # Under its interpreter Triton serves CPU tensors only.
+    triton_on_devices = ready["triton"] == "ready" and os.environ.get("TRITON_INTERPRET") != "1"
     chosen = "cpu" if cpu.PREFERRED else "reference"
     return {
         "fastgan": __version__,

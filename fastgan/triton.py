@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import native
 from .native import Gradients, Kernels, Operands, Weights
 from .rows import KINDS
 from .terms import Spec
@@ -120,9 +119,6 @@ class Triton(Kernels):
 
     def weights(self, weights: Tensor) -> Tensor:
         return contiguous(weights.detach())
-
-    def plain(self, t: Tensor) -> Tensor:
-        return native.plain(t)
 
     # Losses look at contiguous tensors only; what has gaps, which logits rarely have, is copied.
 

@@ -765,7 +765,10 @@ def test_launches_of_other_calls(kernels, monkeypatch):
         launches_of(lambda: torch.autograd.grad(fastgan.generator_loss(leaf), leaf, one), monkeypatch) <= 2 + more
     )
     with torch.no_grad():
-        assert launches_of(lambda: fastgan.discriminator_loss(r, f, return_stats=False), monkeypatch) <= 1 + more
+        assert launches_of(lambda: fastgan.discriminator_loss(r, f, return_stats=False), monkeypatch) in (
+            1,
+            1 + more,
+        )
 
 
 # ---------------------------------------------------------------------------------- torch.compile

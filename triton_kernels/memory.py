@@ -12,7 +12,6 @@ from .math import narrow_bfloat16, widen_bfloat16
 # As fastgan numbers them: float32, float64, float16, bfloat16 (whose bits are moved as integers).
 DTYPE_COUNT = tl.constexpr(4)
 ONLY_FLOAT64 = tl.constexpr(2)  # of DTYPES, bits
-FLOAT32 = tl.constexpr(0)
 FLOAT64 = tl.constexpr(1)
 FLOAT16 = tl.constexpr(2)
 BFLOAT16 = tl.constexpr(3)
@@ -104,12 +103,6 @@ def write(address, start, at, left, v, dtype, DTYPES: tl.constexpr, ALIGNED: tl.
         elif (DTYPES >> d) % 2 == 1:
             if dtype == d:
                 _write_as(d, address, start, at, left, v, ALIGNED)
-
-
-@triton.jit
-def native(DTYPES: tl.constexpr):
-    """The dtype code of the arithmetic: float64 for float64, else float32."""
-    return 1 if DTYPES == 2 else 0
 
 
 @triton.jit
