@@ -1,11 +1,11 @@
-// The six functions that every loss is made of: a term is phi(scale * z + shift) + linear * z.
+// The seven functions that every loss is made of: a term is phi(scale * z + shift) + linear * z.
 #pragma once
 #include "math.h"
 
 namespace fastgan {
 
-enum class Phi : int { identity = 0, softplus = 1, relu = 2, square = 3, relu_square = 4, abs = 5 };
-constexpr int phi_count = 6;
+enum class Phi : int { identity = 0, softplus = 1, relu = 2, square = 3, relu_square = 4, abs = 5, relu_half = 6 };
+constexpr int phi_count = 7;
 
 // A term's constants, each formed in double and rounded once.
 template <class F>
@@ -50,7 +50,7 @@ FASTGAN_HD F term_value(F z, const Coefficients<F>& k, Pair<F> u) {
     F above = k.sum == F(0) ? k.shift : fma(k.sum, z, k.shift);
     return softplus_sum(a, a > F(0) ? above : rest, u);
   }
-  if constexpr (P == Phi::relu) return (F(0) > a ? F(0) : a) + rest;
+  if constexpr (P == Phi::relu || P == Phi::relu_half) return (F(0) > a ? F(0) : a) + rest;
   if constexpr (P == Phi::square) return fma(a, a, rest);
   if constexpr (P == Phi::relu_square) {
     F r = F(0) > a ? F(0) : a;
@@ -68,6 +68,8 @@ FASTGAN_HD F phi_slope(F a, Pair<F> u) {
   if constexpr (P == Phi::square) return a + a;
   if constexpr (P == Phi::relu_square) return F(0) > a ? F(0) : a + a;
   if constexpr (P == Phi::abs) return a > F(0) ? F(1) : (a < F(0) ? F(-1) : a);
+  // As a maximum shares its derivative where both sides are equal.
+  if constexpr (P == Phi::relu_half) return a > F(0) ? F(1) : (a < F(0) ? F(0) : (a == F(0) ? F(0.5) : a));
 }
 
 // phi''(a), 0 at a kink.

@@ -8,6 +8,7 @@ except ImportError as _error:
     ) from _error
 
 from . import functional, nn, penalties
+from .auxiliary import adaptive_weight, feature_matching_loss, lecam_penalty
 from .backends import backend
 from .functional import LossStats, discriminator_loss, generator_loss, reduce_terms
 from .info import info
@@ -30,16 +31,19 @@ __all__ = [
     "PenaltyStats",
     "Term",
     "__version__",
+    "adaptive_weight",
     "backend",
     "clip_weights_",
     "curriculum_weights",
     "discriminator_loss",
+    "feature_matching_loss",
     "functional",
     "generator_loss",
     "gradient_norm",
     "gradient_penalty",
     "info",
     "interpolate",
+    "lecam_penalty",
     "losses",
     "nn",
     "norm_penalty",

@@ -24,6 +24,11 @@ class Operation(ABC):
 
     __slots__ = ()
     second_in_closed_form = True
+    materialize = True  # an upstream that is not there is zeros
+
+    def asked(self, upstream: tuple[Any, ...]) -> tuple[Operation, tuple[Tensor, ...]]:
+        """The operation whose gradient a backward from these upstreams wants, and its upstreams; none: it is 0."""
+        return self, upstream
 
     @abstractmethod
     def forward(self, tensors: tuple[Tensor, ...], need: Sequence[bool] | None) -> Any:
@@ -62,6 +67,7 @@ class Loss(Operation):
     """A loss."""
 
     __slots__ = ("aux", "kernels", "reduction", "spec", "stats", "units", "version", "weights")
+    keeps_values = False
 
     def __init__(self, spec: Spec, weights: Weights, reduction: str, stats: bool, kernels: Kernels) -> None:
         self.spec = spec
@@ -87,7 +93,7 @@ class Loss(Operation):
         float16 is left to backward: its upstream is a loss scale, and a gradient rounded before it is
         scaled has lost what the scale is for.
         """
-        if self.spec.centred or self.stats:
+        if self.spec.centred or self.stats or self.keeps_values:
             self.aux = native.aux_for(self.spec, tensors[0].device)
         if need is not None and self.reduction != "none" and self.kernels.units:
             self.units = tuple(
@@ -151,6 +157,60 @@ class Loss(Operation):
         return values if self.reduction == "none" else (torch.stack(values).sum(),)
 
 
+class Parts(Loss):
+    """A loss, and the value of each of its terms, both with a graph; each term is a member of its own."""
+
+    __slots__ = ()
+    keeps_values = True
+    materialize = False
+
+    def asked(self, upstream: tuple[Any, ...]) -> tuple[Operation, tuple[Tensor, ...]]:
+        total, *values = upstream
+        there = [v for v in values if v is not None]
+        if not there:
+            return self, () if total is None else (total,)
+        zero = torch.zeros_like(there[0]) if len(there) < len(values) else there[0]
+        vector = torch.stack([zero if v is None else v for v in values])
+        return Values(self), (vector if total is None else vector + total,)
+
+    def forward(self, tensors: tuple[Tensor, ...], need: Sequence[bool] | None) -> Any:
+        total = super().forward(tensors, need)
+        assert self.aux is not None
+        first = 2 * len(self.spec.roles)
+        values = self.aux[first : first + len(self.spec.terms)]
+        return total, *values.to(total.dtype, copy=True).unbind()
+
+
+class Values(Operation):
+    """The value of each term of a loss as one vector; its upstream takes the place of the members' weights."""
+
+    __slots__ = ("loss",)
+    second_in_closed_form = False
+
+    def __init__(self, loss: Parts) -> None:
+        self.loss = loss
+
+    def forward(self, tensors: tuple[Tensor, ...], need: Sequence[bool] | None) -> Any:
+        raise NotImplementedError
+
+    def backward(self, tensors: Sequence[Tensor], upstream: Sequence[Tensor], need: Sequence[bool]) -> Any:
+        loss, given = self.loss, upstream[0]
+        if loss.units is not None and not _transformed(upstream):  # on a CPU, where reading does not wait
+            first, *others = given.tolist()
+            if others.count(first) == len(others):  # as where all are added up
+                return loss.backward(tensors, (given[0],), need)
+        return super().backward(tensors, upstream, need)
+
+    def gradients(self, tensors: Sequence[Tensor], upstream: Sequence[Tensor], need: Sequence[bool]) -> Any:
+        loss, given = self.loss, upstream[0].contiguous()
+        one = torch.ones((), dtype=given.dtype, device=given.device)
+        weights = loss.kernels.weights(given)
+        return loss.kernels.backward(loss.spec, tuple(tensors), weights, loss.reduction, None, (one,), need)
+
+    def reference(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        return (torch.stack(reference.evaluate(self.loss.spec, tensors, None, self.loss.reduction)),)
+
+
 def _transformed(tensors: Sequence[Tensor | None]) -> bool:
     """Whether these have no memory to read: under a transform, or batched by is_grads_batched."""
     if torch._C._are_functorch_transforms_active():
@@ -168,15 +228,20 @@ class Fused(Function):
     def forward(ctx: Any, call: Operation, *tensors: Tensor) -> Any:
         ctx.call = call
         ctx.save_for_backward(*tensors)
+        if not call.materialize:
+            ctx.set_materialize_grads(False)
         return call.forward(tensors, ctx.needs_input_grad[1:])
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         tensors = ctx.saved_tensors  # raises where one was changed in place
         need = ctx.needs_input_grad[1:]
+        call, upstream = ctx.call.asked(upstream)
+        if not upstream:
+            return (None, *[None] * len(tensors))
         if torch.is_grad_enabled():
-            return (None, *FusedGradient.apply(ctx.call, need, len(upstream), *upstream, *tensors))
-        return (None, *ctx.call.backward(tensors, upstream, need))
+            return (None, *FusedGradient.apply(call, need, len(upstream), *upstream, *tensors))
+        return (None, *call.backward(tensors, upstream, need))
 
 
 # Function.apply less its Python part, which only prepares for torch.func transforms: a call under one
@@ -270,6 +335,21 @@ def evaluate(
     else:
         result = call.forward(tensors, None)
     return result, call.aux[2 * len(spec.roles) :] if stats and call.aux is not None else None
+
+
+def evaluate_parts(spec: Spec, tensors: tuple[Tensor, ...], reduction: str) -> tuple[Tensor, ...]:
+    """The loss and the value of each of its terms, all with a graph. The spec has no centres, and each of its
+    terms is a member.
+    """
+    kernels = None if torch.compiler.is_compiling() else backends.choose(tensors)
+    if kernels is None:
+        values = reference.evaluate(spec, tensors, None, reduction)
+        return sum(values[1:], values[0]), *values
+    tensors = tuple([kernels.plain(t) for t in tensors])
+    call = Parts(spec, (), reduction, False, kernels)
+    if torch.is_grad_enabled() and any([t.requires_grad for t in tensors]):
+        return apply(call, *tensors)
+    return call.forward(tensors, None)
 
 
 def by_reference(

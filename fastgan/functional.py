@@ -263,6 +263,7 @@ def reduce_terms(
     centred: bool = False,
     reduction: str = "mean",
     return_values: bool = False,
+    attached: bool = False,
 ) -> Any:
     """The sum of terms over tensors: a loss that has no name yet, in one pass.
 
@@ -270,9 +271,12 @@ def reduce_terms(
         terms: made with `fastgan.term`, one for each entry of `tensors`.
         tensors: what the term is a function of: a tensor x, or a pair (x, y) of equal shapes for x - y.
             The same tensor may stand in several entries.
-        centred: a pair (x, y) stands for x - mean(y) instead; shapes may then differ.
+        centred: a pair (x, y) stands for x - mean(y) instead; shapes may then differ, and 16-bit dtypes from
+            float32.
         reduction: "mean" or "sum" over each entry's elements, or "none".
-        return_values: return (loss, values), values being the detached, weighted value of each term.
+        return_values: return (loss, values), values being a detached vector of each term's weighted value.
+        attached: values is a list of scalars instead, which have a graph as the loss has and can be weighed
+            anew. Not with centred.
 
     Returns:
         A scalar, or for reduction "none" a list of each entry's weighted elements.
@@ -280,36 +284,53 @@ def reduce_terms(
     Raises:
         TypeError, ValueError: bad input.
     """
-    if len(terms) != len(tensors) or not terms:
-        raise ValueError(
-            f"terms and tensors: expected as many of each, at least 1, got {len(terms)}, {len(tensors)}"
-        )
     checks.reduction(reduction)
-    operands: list[Tensor] = []
-    bounds = []
-    for one, entry in zip(terms, tensors, strict=True):
-        if not isinstance(one, Term):
-            raise TypeError(f"terms: expected fastgan.term, got {type(one).__name__}")
-        x, *others = entry if isinstance(entry, tuple) else (entry,)
-        checks.logits("tensors", x)
-        at = len(operands)
-        operands.append(x)
-        if len(others) > 1:
-            raise ValueError(f"tensors: expected a tensor or a pair, got {len(others) + 1} tensors")
-        for y in others:
-            checks.logits("tensors", y)
-            checks.pair("x", x, "y", y, not centred)
-            operands.append(y)
-        other = at + 1 if others else -1
-        bounds.append(Bound(one, at, -1 if centred else other, other if centred else -1))
-    checks.together(operands)
     if return_values and reduction == "none":
         raise ValueError("return_values: expected reduction 'mean' or 'sum', got 'none'")
+    if attached and (centred or not return_values):
+        raise ValueError("attached: expected return_values=True and centred=False")
+    operands, bounds = _entries(terms, tensors, centred)
     spec = _intern(tuple(bounds), (0,) * len(operands))
+    if attached:
+        total, *values = autograd.evaluate_parts(spec, tuple(operands), reduction)
+        return total, values
     result, numbers = autograd.evaluate(spec, tuple(operands), None, reduction, return_values)
     if numbers is not None:
         return result, numbers[: len(terms)].to(result.dtype)
     return list(result) if reduction == "none" else result
+
+
+def _entries(
+    terms: Sequence[Term], tensors: Sequence[Tensor | tuple[Tensor, Tensor]], centred: bool
+) -> tuple[list[Tensor], list[Bound]]:
+    """The operands of `reduce_terms`, checked, and its terms bound to them."""
+    if len(terms) != len(tensors) or not terms:
+        raise ValueError(
+            f"terms and tensors: expected as many of each, at least 1, got {len(terms)}, {len(tensors)}"
+        )
+    operands: list[Tensor] = []
+    bounds = []
+    for k, (one, entry) in enumerate(zip(terms, tensors, strict=True)):
+        if not isinstance(one, Term):
+            raise TypeError(f"terms: expected fastgan.term, got {type(one).__name__}")
+        at = len(operands)
+        if not isinstance(entry, tuple):
+            operands.append(entry)
+            bounds.append(Bound(one, at, member=k))
+            continue
+        if len(entry) != 2:
+            raise ValueError(f"tensors: expected a tensor or a pair, got {len(entry)} tensors")
+        operands += entry
+        bounds.append(Bound(one, at, -1, at + 1, member=k) if centred else Bound(one, at, at + 1, member=k))
+    usual = not torch.compiler.is_compiling() and native.scan(tuple(operands)) >= 0
+    if not usual:
+        for t in operands:
+            checks.logits("tensors", t)
+        checks.together(operands)
+    for b in bounds:
+        if b.y >= 0 and not (usual and operands[b.x].shape == operands[b.y].shape):
+            checks.pair("x", operands[b.x], "y", operands[b.y], True)
+    return operands, bounds
 
 
 _interned: dict[tuple[Any, ...], Spec] = {}

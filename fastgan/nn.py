@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from . import functional, penalties
+from . import auxiliary, functional, penalties
 from .functional import Logits
 from .losses import Options, discriminator_spec, generator_spec
 from .norms import Tensors
-from .terms import number
+from .terms import Term, number
 
 
 class _Loss(nn.Module):
@@ -124,6 +125,68 @@ class GradientPenalty(nn.Module):
         shown = {"interval": self.interval, "part": self.part} | self.options
         defaults = {"interval": 1, "part": 1.0}
         return ", ".join([repr(self.kind), *(f"{k}={v!r}" for k, v in shown.items() if defaults.get(k) != v)])
+
+
+class LeCam(nn.Module):
+    """LeCam's regularisation with its moving averages: `LeCam(weight=0.3)(real_logits, fake_logits)`.
+
+    `fastgan.lecam_penalty` at averages that each call first moves: average = decay * average + (1 - decay) *
+    mean of the logits. They are buffers, kept on the logits' device and in the state_dict; nothing waits for
+    the device.
+
+    Args:
+        weight: the factor in front.
+        decay: in [0, 1).
+        start: this many calls return None while the averages follow the batch, as trainers do that wait for
+            the logits to settle.
+        members: how many discriminators there are, where logits come as a sequence.
+
+    Raises:
+        TypeError, ValueError: bad options, when the module is built.
+    """
+
+    real_average: Tensor
+    fake_average: Tensor
+
+    def __init__(self, weight: float = 1.0, *, decay: float = 0.99, start: int = 0, members: int = 1) -> None:
+        super().__init__()
+        for name, value, least in (("start", start, 0), ("members", members, 1)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
+        if number("decay", decay, 0.0, 1.0) == 1.0:
+            raise ValueError("decay: expected a number in [0, 1), got 1")
+        self.weight = number("weight", weight)
+        self.decay = float(decay)
+        self.start = start
+        self.calls = 0
+        self.register_buffer("real_average", torch.zeros(members))
+        self.register_buffer("fake_average", torch.zeros(members))
+
+    def forward(self, real_logits: Logits, fake_logits: Logits) -> Tensor | None:
+        """The penalty, or None before it starts: see `fastgan.lecam_penalty`."""
+        decay = self.decay if self.calls > self.start else 0.0
+        for average, logits in ((self.real_average, real_logits), (self.fake_average, fake_logits)):
+            members = [logits] if isinstance(logits, Tensor) else list(logits)
+            if len(members) != len(average):
+                raise ValueError(f"logits: expected {len(average)} members, got {len(members)}")
+            detached = [t.detach() if isinstance(t, Tensor) else t for t in members]
+            _, means = functional.reduce_terms([Term("identity")] * len(members), detached, return_values=True)
+            average.lerp_(means.to(average.dtype), 1 - decay)
+        self.calls += 1
+        if self.calls <= self.start:
+            return None
+        return auxiliary.lecam_penalty(
+            real_logits, fake_logits, self.real_average, self.fake_average, weight=self.weight
+        )
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"calls": self.calls}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.calls = state["calls"]
+
+    def extra_repr(self) -> str:
+        return f"weight={self.weight}, decay={self.decay}, start={self.start}"
 
 
 def _cut(value: Any, count: int, kept: int) -> Any:

@@ -30,6 +30,7 @@ PHI: dict[str, Callable[[Tensor], Tensor]] = {
     "square": torch.square,
     "relu_square": lambda z: F.relu(z).square(),
     "abs": torch.abs,
+    "relu_half": lambda z: torch.maximum(z, torch.zeros_like(z)),
 }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-PHIS = ("identity", "softplus", "relu", "square", "relu_square", "abs")
+PHIS = ("identity", "softplus", "relu", "square", "relu_square", "abs", "relu_half")
 NO_ROLE, REAL, FAKE = 0, 1, 2
 
 
@@ -29,7 +29,9 @@ def term(phi: str, scale: float = 1.0, shift: float = 0.0, linear: float = 0.0, 
     """One summand of a loss, `weight * reduce(phi(scale * z + shift) + linear * z)`.
 
     Args:
-        phi: "identity", "softplus" (ln(1 + e^z)), "relu", "square", "relu_square" or "abs".
+        phi: "identity", "softplus" (ln(1 + e^z)), "relu", "square", "relu_square", "abs" or
+            "relu_half", which is relu but for its derivative at 0: 1/2, as where PyTorch takes a minimum or
+            maximum of two equal numbers.
         scale: factor inside phi.
         shift: summand inside phi.
         linear: factor of the linear part outside phi.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TERMS = 16  # in one launch; a longer list takes several
 SLOTS = 8  # kinds of sums
 ONE_TERM, ONE_CALL = 16, 32  # chunks of a term, and of a call, that a single program takes
-FILL = 12
+FILL = 14
 FORWARD, BACKWARD, SECOND, MEAN = range(4)
 
 

@@ -104,3 +104,23 @@ def points(real, fake, need_eps=True):
         return out, torch.autograd.grad(out, [*r, *f, *([eps] if need_eps else [])], ups)
 
     return call
+
+
+def parts(x, y, given=((1.0, None, 2.0, -0.5), (None, 1.0, 1.0, 1.0), (3.0, None, None, None))):
+    """Values with a graph, and gradients from upstreams of the total and of some of the values, at two orders."""
+    terms = [fastgan.term("softplus", weight=0.5), fastgan.term("relu_half", shift=1.0), fastgan.term("abs")]
+
+    def call():
+        a, b = (t.detach().requires_grad_() for t in (x, y))
+        found = []
+        for ups in given:
+            total, values = fastgan.reduce_terms(terms, [a, b, (a, b)], return_values=True, attached=True)
+            pairs = [(o, u) for o, u in zip([total, *values], ups, strict=True) if u is not None]
+            outs, given_up = [o for o, _ in pairs], [torch.full_like(o, u) for o, u in pairs]
+            found += [o.detach() for o in outs]
+            grads = torch.autograd.grad(outs, (a, b), given_up, create_graph=True, allow_unused=True)
+            found += [g for g in grads if g is not None]
+            found += torch.autograd.grad(sum(g.float().square().sum() for g in grads), (a, b))
+        return found
+
+    return call

@@ -10,7 +10,7 @@ import torch
 
 import fastgan
 from tests import simulated
-from tests.calls import flat, gradients, layouts, logits, losses, norms, points, same
+from tests.calls import flat, gradients, layouts, logits, losses, norms, parts, points, same
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 FORMS = [None, "paired", "average"]
@@ -42,6 +42,12 @@ def check_same(call, strides=True):
 
 
 # ---------------------------------------------------------------------------------- losses
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_values_with_a_graph(sim, dtype):
+    for n in (1, 1025, 3000):
+        check_same(parts(logits(n, dtype=dtype), logits(n, dtype=dtype, seed=1)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -255,7 +255,7 @@ def test_terms(reduction, dtype):
         entries = list(zip(tensors[::2], tensors[1::2], strict=True))
         return fastgan.reduce_terms(terms, entries, reduction=reduction, centred=centred)
 
-    tensors = [t for n in (1, 70, 1024, 1025, 2050, 5000) for t in logits(n, dtype)]
+    tensors = [t for n in (1, 70, 300, 1024, 1025, 2050, 5000) for t in logits(n, dtype)]
     check(plain, tensors[::2])
     check(pairs, tensors)
     check(partial(pairs, centred=True), tensors)

@@ -12,7 +12,7 @@ import torch
 
 import fastgan
 from fastgan import native
-from tests.calls import flat, gradients, layouts, logits, losses, norms, points, same
+from tests.calls import flat, gradients, layouts, logits, losses, norms, parts, points, same
 
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") != "1":
@@ -198,6 +198,12 @@ def test_dtypes_side_by_side(form):
             yield torch.autograd.grad(sum(r.float().sum() for r in flat([result])), x)
 
     check_same(lambda: list(call()))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_values_with_a_graph(dtype):
+    for n in (1, 2100):
+        check_same(parts(logits(n, dtype=dtype), logits(n, dtype=dtype, seed=1)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

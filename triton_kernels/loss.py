@@ -34,7 +34,7 @@ MEMORY = tl.constexpr(11)
 # Kinds of partial sums. VALUE is of what the call sums first: values, or an operand where means are taken.
 VALUE, GRADIENT, DOT, SUM_X, SUM_Y, SIGN_X, SIGN_Y, RIGHT = (tl.constexpr(k) for k in range(8))
 LEVELS = tl.constexpr(3)  # of the tree above a term's chunks, each behind the one before; for 2^50 elements
-FILL = tl.constexpr(12)  # a KIND: x is a centre and nothing else, and its gradient is one number
+FILL = tl.constexpr(14)  # a KIND: x is a centre and nothing else, and its gradient is one number
 # What a call is about.
 FORWARD, BACKWARD, SECOND, MEAN = (tl.constexpr(k) for k in range(4))
 

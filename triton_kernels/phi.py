@@ -1,4 +1,4 @@
-"""The six functions that every loss is made of, as in csrc/phi.h: phi(scale * z + shift) + linear * z.
+"""The seven functions that every loss is made of, as in csrc/phi.h: phi(scale * z + shift) + linear * z.
 
 A `kind` is 2 * phi + (linear != 0), with phi as numbered in fastgan/terms.py. A kernel is compiled for the
 kinds that its call has (a bit of KINDS each); where they are several, every program branches to its own.
@@ -9,7 +9,7 @@ import triton.language as tl
 
 from .math import absolute, const, exp_nonpositive, negative, sigmoid, sigmoid_slope, softplus_sum
 
-KIND_COUNT = tl.constexpr(12)
+KIND_COUNT = tl.constexpr(14)
 
 
 @triton.jit
@@ -27,6 +27,8 @@ def phi_slope(kind: tl.constexpr, a, u, u_lo):
         return tl.where(zero > a, zero, a + a)
     elif kind // 2 == 5:
         return tl.where(a > zero, one, tl.where(a < zero, -one, a))
+    elif kind // 2 == 6:
+        return tl.where(a > zero, one, tl.where(a < zero, zero, tl.where(a == zero, const(0.5, a), a)))
     else:
         return one
 
@@ -59,7 +61,7 @@ def phi_value(kind: tl.constexpr, z, a, shift, linear, total, u, u_lo):
             # max(a, 0) + linear * z in one rounding.
             m = tl.where(a > zero, tl.where(total == zero, shift, tl.fma(total, z, shift)), rest)
         return softplus_sum(a, m, u, u_lo)
-    elif kind // 2 == 2:
+    elif kind // 2 == 2 or kind // 2 == 6:
         return tl.where(zero > a, zero, a) + rest
     elif kind // 2 == 3:
         return tl.fma(a, a, rest)

@@ -64,6 +64,7 @@ void elements(const Term& t, double coefficient, const F* z, int n, Lines<F> out
     FASTGAN_CASE(square);
     FASTGAN_CASE(relu_square);
     FASTGAN_CASE(abs);
+    FASTGAN_CASE(relu_half);
   }
 #undef FASTGAN_CASE
 }

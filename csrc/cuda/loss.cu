@@ -44,6 +44,7 @@ FASTGAN_DEVICE void evaluate(const TermEntry<F>& t, const Coefficients<F>& k, El
     FASTGAN_CASE(square);
     FASTGAN_CASE(relu_square);
     FASTGAN_CASE(abs);
+    FASTGAN_CASE(relu_half);
   }
 #undef FASTGAN_CASE
 }

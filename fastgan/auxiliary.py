@@ -1,0 +1,161 @@
+"""What trainers add to the adversarial loss: feature matching, LeCam's regularisation, VQGAN's adaptive weight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .functional import Logits, reduce_terms
+from .norms import Tensors, gradient_norm
+from .terms import Term, number
+
+# Tensors, or lists of them, or lists of lists: one list a discriminator, one entry a layer.
+Features = Tensor | Sequence["Features"]
+
+
+def _leaves(name: str, features: Any) -> Iterator[Any]:
+    """The tensors of a nested list, in order."""
+    if isinstance(features, (list, tuple)):
+        for entry in features:
+            yield from _leaves(name, entry)
+    elif isinstance(features, Tensor):
+        yield features
+    else:
+        raise TypeError(f"{name}: expected tensors in sequences of sequences, got {type(features).__name__}")
+
+
+@lru_cache(maxsize=256)
+def _distances(weights: tuple[float, ...]) -> tuple[Term, ...]:
+    return tuple(Term("abs", weight=w) for w in weights)
+
+
+def feature_matching_loss(
+    real_features: Features,
+    fake_features: Features,
+    *,
+    weights: float | Sequence[float] = 1.0,
+    detach_real: bool = True,
+) -> Tensor:
+    """The sum over pairs of feature maps of weight * mean |fake - real| (Larsen et al. 2016, Wang et al. 2018).
+
+    All maps go through one call forward and one backward: each is read once, and its gradient written once.
+
+    Args:
+        real_features: a discriminator's feature maps of real samples: a tensor, or sequences (of sequences)
+            of tensors, of any shapes (float32, float64, float16 or bfloat16, any strides).
+        fake_features: the same for generated samples, of the same nesting and shapes.
+        weights: one factor for all, or one a pair, in the order of the (flattened) maps.
+        detach_real: the real maps get no gradient.
+
+    Returns:
+        A scalar (float32 for 16-bit maps, else of their dtype). The derivative of |z| at 0 is 0.
+
+    Raises:
+        TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
+    """
+    real, fake = list(_leaves("real_features", real_features)), list(_leaves("fake_features", fake_features))
+    if len(real) != len(fake) or not real:
+        raise ValueError(
+            f"real_features and fake_features: expected as many maps, at least 1, got {len(real)} and {len(fake)}"
+        )
+    if isinstance(weights, (list, tuple)):
+        factors = tuple(number("weights", w) for w in weights)
+        if len(factors) != len(real):
+            raise ValueError(f"weights: expected one for each of {len(real)} pairs of maps, got {len(factors)}")
+    else:
+        factors = (number("weights", weights),) * len(real)
+    if detach_real:
+        real = [t.detach() for t in real]
+    terms = [Term("abs", weight=w) for w in factors] if torch.compiler.is_compiling() else _distances(factors)
+    return reduce_terms(terms, list(zip(fake, real, strict=True)))
+
+
+def lecam_penalty(
+    real_logits: Logits, fake_logits: Logits, real_average: Tensor, fake_average: Tensor, *, weight: float = 1.0
+) -> Tensor:
+    """LeCam's regularisation, weight * (mean [r - fake_average]+^2 + mean [real_average - f]+^2).
+
+    Tseng et al. 2021 (arXiv:2104.03310), in the one-sided form of its code. `fastgan.nn.LeCam` keeps the averages.
+
+    Args:
+        real_logits: a tensor of any shape (float32, float64, float16 or bfloat16), or a sequence of them.
+        fake_logits: the same for fake; shapes may differ.
+        real_average: the moving average of the real logits: as many numbers as there are members (for a
+            tensor: one), on the logits' device, where they stay. Gets no gradient.
+        fake_average: the same for fake logits.
+        weight: the factor in front.
+
+    Returns:
+        A scalar (float32 for 16-bit logits, else of their dtype), summed over members.
+
+    Raises:
+        TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
+    """
+    real, fake = _members("real_logits", real_logits), _members("fake_logits", fake_logits)
+    if len(real) != len(fake) or not real:
+        raise ValueError(
+            f"real_logits and fake_logits: expected as many members, at least 1, got {len(real)} and {len(fake)}"
+        )
+    weight = number("weight", weight)
+    above, below = Term("relu_square", weight=weight), Term("relu_square", scale=-1.0, weight=weight)
+    pairs = [
+        *zip(real, _averages("fake_average", fake_average, fake), strict=True),
+        *zip(fake, _averages("real_average", real_average, real), strict=True),
+    ]
+    return reduce_terms([above] * len(real) + [below] * len(fake), pairs, centred=True)
+
+
+def _members(name: str, logits: Any) -> list[Any]:
+    if isinstance(logits, Tensor):
+        return [logits]
+    if not isinstance(logits, (list, tuple)):
+        raise TypeError(f"{name}: expected a torch.Tensor or a sequence of them, got {type(logits).__name__}")
+    return list(logits)
+
+
+def _averages(name: str, average: Any, members: list[Any]) -> list[Tensor]:
+    """A one-element tensor for each member, of a dtype that may stand beside its logits."""
+    if not isinstance(average, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor on the logits' device, got {type(average).__name__}")
+    if average.numel() != len(members):
+        raise ValueError(f"{name}: expected {len(members)} numbers, one a member, got shape {tuple(average.shape)}")
+    wide = isinstance(members[0], Tensor) and members[0].dtype == torch.float64
+    vector = average.detach().reshape(-1).to(torch.float64 if wide else torch.float32)
+    return list(vector.split(1))
+
+
+def adaptive_weight(
+    reconstruction_gradient: Tensors,
+    adversarial_gradient: Tensors,
+    *,
+    weight: float = 1.0,
+    eps: float = 1e-4,
+    limit: float = 1e4,
+) -> Tensor:
+    """VQGAN's weight of the adversarial loss: weight * min(||g_rec|| / (||g_adv|| + eps), limit).
+
+    Esser et al. 2021 (arXiv:2012.09841), eq. 7; the gradients are those by the decoder's last layer, from
+    `torch.autograd.grad(loss, last_layer, retain_graph=True)`. Nothing waits for the device.
+
+    Args:
+        reconstruction_gradient: a tensor of any shape, or a sequence of them (norm over all together).
+        adversarial_gradient: the same.
+        weight: the factor in front.
+        eps: what is added to the adversarial norm.
+        limit: the largest ratio.
+
+    Returns:
+        A detached 0-dim tensor (float32 for 16-bit gradients, else of their dtype).
+
+    Raises:
+        TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
+    """
+    weight, eps, limit = number("weight", weight), number("eps", eps, 0.0), number("limit", limit, 0.0)
+    with torch.no_grad():
+        above = gradient_norm(reconstruction_gradient, over="batch")
+        below = gradient_norm(adversarial_gradient, over="batch")
+        return (above / (below + eps)).clamp(0.0, limit) * weight
