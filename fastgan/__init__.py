@@ -7,7 +7,7 @@ except ImportError as _error:
         "fastgan needs PyTorch, in the build (CPU, CUDA, ROCm) of your choice: pip install torch"
     ) from _error
 
-from . import functional, nn, penalties
+from . import compat, functional, nn, penalties
 from .auxiliary import adaptive_weight, feature_matching_loss, lecam_penalty
 from .backends import backend
 from .functional import LossStats, discriminator_loss, generator_loss, reduce_terms
@@ -34,6 +34,7 @@ __all__ = [
     "adaptive_weight",
     "backend",
     "clip_weights_",
+    "compat",
     "curriculum_weights",
     "discriminator_loss",
     "feature_matching_loss",

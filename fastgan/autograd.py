@@ -24,11 +24,6 @@ class Operation(ABC):
 
     __slots__ = ()
     second_in_closed_form = True
-    materialize = True  # an upstream that is not there is zeros
-
-    def asked(self, upstream: tuple[Any, ...]) -> tuple[Operation, tuple[Tensor, ...]]:
-        """The operation whose gradient a backward from these upstreams wants, and its upstreams; none: it is 0."""
-        return self, upstream
 
     @abstractmethod
     def forward(self, tensors: tuple[Tensor, ...], need: Sequence[bool] | None) -> Any:
@@ -67,7 +62,6 @@ class Loss(Operation):
     """A loss."""
 
     __slots__ = ("aux", "kernels", "reduction", "spec", "stats", "units", "version", "weights")
-    keeps_values = False
 
     def __init__(self, spec: Spec, weights: Weights, reduction: str, stats: bool, kernels: Kernels) -> None:
         self.spec = spec
@@ -93,7 +87,7 @@ class Loss(Operation):
         float16 is left to backward: its upstream is a loss scale, and a gradient rounded before it is
         scaled has lost what the scale is for.
         """
-        if self.spec.centred or self.stats or self.keeps_values:
+        if self.aux is None and (self.spec.centred or self.stats):
             self.aux = native.aux_for(self.spec, tensors[0].device)
         if need is not None and self.reduction != "none" and self.kernels.units:
             self.units = tuple(
@@ -157,58 +151,20 @@ class Loss(Operation):
         return values if self.reduction == "none" else (torch.stack(values).sum(),)
 
 
-class Parts(Loss):
-    """A loss, and the value of each of its terms, both with a graph; each term is a member of its own."""
+class Part(Loss):
+    """Some terms of a loss as a loss of their own, whose value, and on a CPU gradients, are there already."""
 
-    __slots__ = ()
-    keeps_values = True
-    materialize = False
+    __slots__ = ("value",)
 
-    def asked(self, upstream: tuple[Any, ...]) -> tuple[Operation, tuple[Tensor, ...]]:
-        total, *values = upstream
-        there = [v for v in values if v is not None]
-        if not there:
-            return self, () if total is None else (total,)
-        zero = torch.zeros_like(there[0]) if len(there) < len(values) else there[0]
-        vector = torch.stack([zero if v is None else v for v in values])
-        return Values(self), (vector if total is None else vector + total,)
+    def __init__(
+        self, spec: Spec, reduction: str, kernels: Kernels, value: Tensor, units: tuple[Tensor | None, ...] | None
+    ) -> None:
+        super().__init__(spec, (), reduction, False, kernels)
+        self.value = value
+        self.units = units
 
     def forward(self, tensors: tuple[Tensor, ...], need: Sequence[bool] | None) -> Any:
-        total = super().forward(tensors, need)
-        assert self.aux is not None
-        first = 2 * len(self.spec.roles)
-        values = self.aux[first : first + len(self.spec.terms)]
-        return total, *values.to(total.dtype, copy=True).unbind()
-
-
-class Values(Operation):
-    """The value of each term of a loss as one vector; its upstream takes the place of the members' weights."""
-
-    __slots__ = ("loss",)
-    second_in_closed_form = False
-
-    def __init__(self, loss: Parts) -> None:
-        self.loss = loss
-
-    def forward(self, tensors: tuple[Tensor, ...], need: Sequence[bool] | None) -> Any:
-        raise NotImplementedError
-
-    def backward(self, tensors: Sequence[Tensor], upstream: Sequence[Tensor], need: Sequence[bool]) -> Any:
-        loss, given = self.loss, upstream[0]
-        if loss.units is not None and not _transformed(upstream):  # on a CPU, where reading does not wait
-            first, *others = given.tolist()
-            if others.count(first) == len(others):  # as where all are added up
-                return loss.backward(tensors, (given[0],), need)
-        return super().backward(tensors, upstream, need)
-
-    def gradients(self, tensors: Sequence[Tensor], upstream: Sequence[Tensor], need: Sequence[bool]) -> Any:
-        loss, given = self.loss, upstream[0].contiguous()
-        one = torch.ones((), dtype=given.dtype, device=given.device)
-        weights = loss.kernels.weights(given)
-        return loss.kernels.backward(loss.spec, tuple(tensors), weights, loss.reduction, None, (one,), need)
-
-    def reference(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        return (torch.stack(reference.evaluate(self.loss.spec, tensors, None, self.loss.reduction)),)
+        return self.value
 
 
 def _transformed(tensors: Sequence[Tensor | None]) -> bool:
@@ -228,20 +184,15 @@ class Fused(Function):
     def forward(ctx: Any, call: Operation, *tensors: Tensor) -> Any:
         ctx.call = call
         ctx.save_for_backward(*tensors)
-        if not call.materialize:
-            ctx.set_materialize_grads(False)
         return call.forward(tensors, ctx.needs_input_grad[1:])
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         tensors = ctx.saved_tensors  # raises where one was changed in place
         need = ctx.needs_input_grad[1:]
-        call, upstream = ctx.call.asked(upstream)
-        if not upstream:
-            return (None, *[None] * len(tensors))
         if torch.is_grad_enabled():
-            return (None, *FusedGradient.apply(call, need, len(upstream), *upstream, *tensors))
-        return (None, *call.backward(tensors, upstream, need))
+            return (None, *FusedGradient.apply(ctx.call, need, len(upstream), *upstream, *tensors))
+        return (None, *ctx.call.backward(tensors, upstream, need))
 
 
 # Function.apply less its Python part, which only prepares for torch.func transforms: a call under one
@@ -311,17 +262,19 @@ def evaluate(
     reduction: str,
     stats: bool,
     scanned: int = -1,
+    values: bool = False,
 ) -> tuple[Any, Tensor | None]:
     """The loss, or a tuple of each term's unreduced values; and with `stats` a float64 tensor of each
-    term's value followed by the eight numbers of LossStats. `scanned` is what `native.scan` said.
+    term's value followed by the eight numbers of LossStats, which with `values` alone need not be there.
+    `scanned` is what `native.scan` said.
     """
     if torch.compiler.is_compiling():
         from . import operators
 
-        return operators.evaluate(spec, tensors, weights, reduction, stats)
+        return operators.evaluate(spec, tensors, weights, reduction, stats or values)
     kernels = backends.choose(tensors, scanned)
     if kernels is None:
-        return by_reference(spec, tensors, weights, reduction, stats)
+        return by_reference(spec, tensors, weights, reduction, stats or values)
     if scanned < 0:
         tensors = tuple([kernels.plain(t) for t in tensors])
         scanned = any([t.requires_grad for t in tensors])
@@ -330,26 +283,48 @@ def evaluate(
     elif isinstance(weights, Tensor):
         weights = kernels.weights(weights)
     call = Loss(spec, weights, reduction, stats, kernels)
+    if values:
+        call.aux = native.aux_for(spec, tensors[0].device)
     if scanned & 1 and torch.is_grad_enabled():
         result = apply(call, *tensors)
     else:
         result = call.forward(tensors, None)
-    return result, call.aux[2 * len(spec.roles) :] if stats and call.aux is not None else None
+    return result, call.aux[2 * len(spec.roles) :] if (stats or values) and call.aux is not None else None
 
 
-def evaluate_parts(spec: Spec, tensors: tuple[Tensor, ...], reduction: str) -> tuple[Tensor, ...]:
-    """The loss and the value of each of its terms, all with a graph. The spec has no centres, and each of its
-    terms is a member.
+def evaluate_parts(
+    spec: Spec, tensors: tuple[Tensor, ...], reduction: str, per: int = 1, with_total: bool = True
+) -> tuple[Tensor | None, list[Tensor]]:
+    """The loss (or None), and the value of each `per` of its terms, every one with a graph of its own.
+
+    All are computed in one call. A backward from one value leaves the graphs behind the others alone, as it must
+    where each is differentiated by itself; a backward from the loss is one call for all. The spec has no centres.
     """
     kernels = None if torch.compiler.is_compiling() else backends.choose(tensors)
     if kernels is None:
         values = reference.evaluate(spec, tensors, None, reduction)
-        return sum(values[1:], values[0]), *values
+        parts = [sum(values[k + 1 : k + per], values[k]) for k in range(0, len(values), per)]
+        return (sum(parts[1:], parts[0]) if with_total else None), parts
     tensors = tuple([kernels.plain(t) for t in tensors])
-    call = Parts(spec, (), reduction, False, kernels)
-    if torch.is_grad_enabled() and any([t.requires_grad for t in tensors]):
-        return apply(call, *tensors)
-    return call.forward(tensors, None)
+    call = Loss(spec, (), reduction, False, kernels)
+    call.aux = native.aux_for(spec, tensors[0].device)
+    graph = torch.is_grad_enabled() and any([t.requires_grad for t in tensors])
+    if with_total:
+        total = apply(call, *tensors) if graph else call.forward(tensors, None)
+        units = None
+    else:
+        total = call.forward(tensors, [t.requires_grad for t in tensors] if graph else None)
+        units = call.units
+    first = 2 * len(spec.roles)
+    summed = call.aux[first : first + len(spec.terms)]
+    summed = summed.view(-1, per).sum(1) if per > 1 else summed
+    values = list(summed.to(total.dtype).unbind())
+    if graph:
+        for k, (part, operands) in enumerate(spec.parts(per)):
+            mine = [tensors[i] for i in operands]
+            own = None if units is None else tuple([units[i] for i in operands])
+            values[k] = apply(Part(part, reduction, kernels, values[k], own), *mine)
+    return total if with_total else None, values
 
 
 def by_reference(

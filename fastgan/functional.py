@@ -275,8 +275,8 @@ def reduce_terms(
             float32.
         reduction: "mean" or "sum" over each entry's elements, or "none".
         return_values: return (loss, values), values being a detached vector of each term's weighted value.
-        attached: values is a list of scalars instead, which have a graph as the loss has and can be weighed
-            anew. Not with centred.
+        attached: values is a list of scalars instead, which have a graph each and can be weighed anew or
+            differentiated by themselves. Not with centred.
 
     Returns:
         A scalar, or for reduction "none" a list of each entry's weighted elements.
@@ -292,12 +292,25 @@ def reduce_terms(
     operands, bounds = _entries(terms, tensors, centred)
     spec = _intern(tuple(bounds), (0,) * len(operands))
     if attached:
-        total, *values = autograd.evaluate_parts(spec, tuple(operands), reduction)
-        return total, values
-    result, numbers = autograd.evaluate(spec, tuple(operands), None, reduction, return_values)
+        return autograd.evaluate_parts(spec, tuple(operands), reduction)
+    result, numbers = autograd.evaluate(spec, tuple(operands), None, reduction, False, values=return_values)
     if numbers is not None:
         return result, numbers[: len(terms)].to(result.dtype)
     return list(result) if reduction == "none" else result
+
+
+def term_values(
+    terms: Sequence[Term],
+    tensors: Sequence[Tensor | tuple[Tensor, Tensor]],
+    *,
+    per: int = 1,
+    reduction: str = "mean",
+) -> list[Tensor]:
+    """The value of each `per` terms of `reduce_terms`, as scalars with a graph each; all from one call."""
+    checks.reduction(reduction)
+    operands, bounds = _entries(terms, tensors, False)
+    spec = _intern(tuple(bounds), (0,) * len(operands))
+    return autograd.evaluate_parts(spec, tuple(operands), reduction, per, with_total=False)[1]
 
 
 def _entries(

@@ -84,9 +84,10 @@ class Spec:
         centred: whether any term is centred.
         native: the compiled extension's form, made at first use.
         plans: what fastgan.triton keeps from call to call.
+        partial: what `parts` returned, for each `per`.
     """
 
-    __slots__ = ("centred", "native", "plans", "roles", "terms")
+    __slots__ = ("centred", "native", "partial", "plans", "roles", "terms")
 
     def __init__(self, terms: tuple[Bound, ...], roles: tuple[int, ...]) -> None:
         self.terms = terms
@@ -94,6 +95,20 @@ class Spec:
         self.centred = any(b.centre >= 0 for b in terms)
         self.native: Any = None
         self.plans: Any = None
+        self.partial: dict[int, list[tuple[Spec, list[int]]]] = {}
+
+    def parts(self, per: int) -> list[tuple[Spec, list[int]]]:
+        """Each `per` terms as a spec of their own, and the numbers of its operands here."""
+        found = self.partial.get(per)
+        if found is None:
+            found = self.partial[per] = []
+            for k in range(0, len(self.terms), per):
+                chosen = self.terms[k : k + per]
+                operands = [i for b in chosen for i in (b.x, b.y) if i >= 0]
+                at = {i: n for n, i in enumerate(operands)} | {-1: -1}
+                bounds = tuple(b._replace(x=at[b.x], y=at[b.y]) for b in chosen)
+                found.append((Spec(bounds, tuple(self.roles[i] for i in operands)), operands))
+        return found
 
     def encode(self, weights: Sequence[float] | None = None) -> str:
         """As text, members' weights multiplied in: for the registered operators; `decode` reads it."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fastgan
-from fastgan import auxiliary, reference
+from fastgan import auxiliary, functional, reference
 from tests import ulp
 from tests.calls import logits
 
@@ -205,20 +205,44 @@ def test_values_can_be_weighed_anew(weigh, reduction, dtype):
         grads = torch.autograd.grad(got, tensors, allow_unused=True, retain_graph=True)
         exactly_grads = torch.autograd.grad(want, tensors, allow_unused=True, retain_graph=True)
         for g, w in zip(grads, exactly_grads, strict=True):
-            assert ulp.error(g, torch.zeros_like(g).double() if w is None else w.double()) <= 3.0
+            assert (g is None) is (w is None)
+            assert g is None or ulp.error(g, w.double()) <= 3.0
 
 
 def test_gradients_that_forward_made_are_used(monkeypatch):
-    """On the CPU: where all values weigh the same, nothing is computed again."""
+    """On the CPU: nothing is computed again, once."""
     tensors = [logits(n, seed=n).requires_grad_() for n in (40, 1500, 3)]
     calls = []
     kernels = type(fastgan.backends.choose(tuple(tensors)))
     backward = kernels.backward
     monkeypatch.setattr(kernels, "backward", lambda self, *a: calls.append(1) or backward(self, *a))
-    sum(v * 0.5 for v in values_of(tensors)[1]).backward()
+    values = functional.term_values(TERMS, tensors)
+    (values[0] * 0.5 + values[2]).backward(retain_graph=True)
     assert not calls
-    values_of(tensors)[1][0].backward()
+    values[1].backward()
+    assert not calls
+    want = [t.grad.clone() for t in tensors]
+    values[0].backward()
     assert calls
+    assert torch.equal(tensors[0].grad, 3 * want[0])
+    assert torch.equal(tensors[1].grad, want[1])
+
+
+@pytest.mark.parametrize("per", [1, 2])
+def test_each_value_has_a_graph_of_its_own(per):
+    """A backward from one frees nothing behind another, and does not reach it."""
+    leaves = [logits(n, seed=n).requires_grad_() for n in (40, 30)]
+    reached = []
+    inputs = [leaf * 2 for leaf in leaves for _ in range(per)]
+    for k, t in enumerate(inputs):
+        t.register_hook(lambda g, k=k: reached.append(k))
+    terms = [fastgan.term("square")] * per + [fastgan.term("abs", weight=0.5)] * per
+    one, other = functional.term_values(terms, inputs, per=per)
+    one.backward()
+    assert set(reached) == set(range(per))
+    other.backward()
+    torch.testing.assert_close(leaves[0].grad, per * 8 * leaves[0].detach() / 40)
+    torch.testing.assert_close(leaves[1].grad, per * leaves[1].detach().sign() / 30)
 
 
 def test_higher_orders_of_values():

@@ -1,0 +1,41 @@
+"""Losses of logits that are all real or all fake: the form of most image trainers' GANLoss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..terms import Term
+from ._shared import MINUS, PLUS, bce, distance, hinge, softplus, square
+
+# (label, is real, is for the discriminator) -> term. The label is the number that the trainer gives real or fake.
+Maker = Callable[[float, bool, bool], Term]
+
+
+def vanilla(label: float, real: bool, disc: bool) -> Term:
+    """Cross-entropy with the label."""
+    return bce(label)
+
+
+def lsgan(label: float, real: bool, disc: bool) -> Term:
+    """Squares, without a factor 1/2."""
+    return square(label)
+
+
+def l1(label: float, real: bool, disc: bool) -> Term:
+    """The distance from the label."""
+    return distance(label)
+
+
+def wgan(label: float, real: bool, disc: bool) -> Term:
+    """-x for real, x for fake."""
+    return MINUS if real else PLUS
+
+
+def wgan_softplus(label: float, real: bool, disc: bool) -> Term:
+    """Softplus of those."""
+    return softplus(-1 if real else 1)
+
+
+def hinge_loss(label: float, real: bool, disc: bool) -> Term:
+    """Hinge; the generator's is about fake logits whatever the flag says."""
+    return hinge(-1 if real else 1) if disc else MINUS

@@ -1,0 +1,196 @@
+"""What the adapters share: terms by their usual names, their means in the peer's dtype, gradients by an input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import graph
+from ..functional import reduce_terms, term_values
+from ..interpolation import interpolate
+from ..losses import cross_entropy
+from ..norms import norm_penalty
+from ..terms import Term
+
+__all__ = [
+    "MINUS",
+    "PLUS",
+    "bce",
+    "between",
+    "distance",
+    "each_mean",
+    "elements",
+    "gradient_by_input",
+    "hinge",
+    "mean_and_each",
+    "mean_of",
+    "mean_with_values",
+    "min_hinge",
+    "path_lengths",
+    "quiet_input",
+    "result_dtype",
+    "softplus",
+    "square",
+    "squared_norms",
+]  # fmt: skip
+
+PLUS, MINUS = Term("identity"), Term("identity", scale=-1.0)  # x, -x
+
+
+def bce(target: float, weight: float = 1.0) -> Term:
+    """Cross-entropy on a logit with any number as its label: softplus(x) - target x."""
+    return cross_entropy(float(target), weight)
+
+
+def softplus(sign: int, weight: float = 1.0) -> Term:
+    """The softplus of sign x."""
+    return Term("softplus", scale=float(sign), weight=weight)
+
+
+def square(label: float, weight: float = 1.0) -> Term:
+    """(x - label)^2."""
+    return Term("square", shift=-float(label), weight=weight)
+
+
+def distance(label: float, weight: float = 1.0) -> Term:
+    """|x - label|."""
+    return Term("abs", shift=-float(label), weight=weight)
+
+
+def hinge(sign: int, weight: float = 1.0) -> Term:
+    """[1 + sign x]+, written with relu: derivative 0 at the kink."""
+    return Term("relu", scale=float(sign), shift=1.0, weight=weight)
+
+
+def min_hinge(sign: int, weight: float = 1.0) -> Term:
+    """-min(-sign x - 1, 0), the same but for the derivative at the kink, of which a minimum gives away half."""
+    return Term("relu_half", scale=float(sign), shift=1.0, weight=weight)
+
+
+def mean_of(
+    *entries: tuple[Term, Any], reduction: str = "mean", dtype: torch.dtype | None = None, centred: bool = False
+) -> Tensor:
+    """The sum of the terms' means (sums) over their tensors, or pairs, in one call.
+
+    In `dtype`, or else in that of the first tensor, as the peers that never leave it; for "none" the elements of
+    the only entry.
+    """
+    terms, tensors = [t for t, _ in entries], [x for _, x in entries]
+    result = reduce_terms(terms, tensors, reduction=reduction, centred=centred)
+    return (result[0] if reduction == "none" else result).to(dtype or result_dtype(tensors))
+
+
+def elements(term: Term, x: Any, dtype: torch.dtype | None = None) -> Tensor:
+    """A term's unreduced values."""
+    return mean_of((term, x), reduction="none", dtype=dtype)
+
+
+def result_dtype(tensors: Sequence[Any]) -> torch.dtype:
+    """That of all tensors, or what they promote to."""
+    found = {(x[0] if isinstance(x, tuple) else x).dtype for x in tensors}
+    return reduce(torch.promote_types, found)
+
+
+def mean_and_each(*entries: tuple[Term, Any]) -> tuple[Tensor, list[Tensor]]:
+    """`mean_of`, and each entry's own mean, every one with a graph of its own and all from one call."""
+    terms, tensors = [t for t, _ in entries], [x for _, x in entries]
+    total, values = reduce_terms(terms, tensors, return_values=True, attached=True)
+    dtype = result_dtype(tensors)
+    return total.to(dtype), [v.to(dtype) for v in values]
+
+
+def mean_with_values(*entries: tuple[Term, Any]) -> tuple[Tensor, Tensor]:
+    """`mean_of`, and a detached vector of each entry's own mean."""
+    terms, tensors = [t for t, _ in entries], [x for _, x in entries]
+    total, values = reduce_terms(terms, tensors, return_values=True)
+    dtype = result_dtype(tensors)
+    return total.to(dtype), values.to(dtype)
+
+
+def each_mean(*entries: tuple[Term, Any], per: int = 1) -> list[Tensor]:
+    """The means of the entries, or the sums of each `per` of them, without their total."""
+    terms, tensors = [t for t, _ in entries], [x for _, x in entries]
+    dtype = result_dtype(tensors)
+    return [v.to(dtype) for v in term_values(terms, tensors, per=per)]
+
+
+# ---------------------------------------------------------------------------------- penalties
+
+
+def gradient_by_input(
+    outputs: Any, inputs: Tensor, weights: Sequence[Any] | None = None, name: str = "images"
+) -> Tensor:
+    """The gradient of the sum of the outputs (a tensor, or a sequence or dict of them) by an input, with a graph.
+
+    Raises:
+        ValueError: the input does not require grad, or the outputs do not depend on it.
+        RuntimeError: the gradient cannot be differentiated.
+    """
+    if not (isinstance(inputs, Tensor) and inputs.requires_grad):
+        raise ValueError(f"{name}: expected a tensor that requires grad before the discriminator sees it")
+    found = graph.outputs_of(outputs)
+    if not any(o.requires_grad for o in found):
+        raise RuntimeError(f"outputs: no graph back to {name} (computed under no_grad, or detached?)")
+    ones = [torch.ones_like(o) if w is None else torch.ones_like(o) * w for o, w in _weighed(found, weights)]
+    with torch.enable_grad():
+        (g,) = torch.autograd.grad(found, [inputs], ones, create_graph=True, allow_unused=True)
+    if g is None:
+        raise ValueError(f"outputs: they do not depend on {name}")
+    graph.check(found, [g], [inputs])
+    return g
+
+
+def _weighed(outputs: Sequence[Tensor], weights: Sequence[Any] | None) -> list[tuple[Tensor, Any]]:
+    if weights is None:
+        return [(o, None) for o in outputs]
+    if len(weights) != len(outputs):
+        raise ValueError(f"weights: expected one for each of {len(outputs)} outputs, got {len(weights)}")
+    return list(zip(outputs, weights, strict=True))
+
+
+def quiet_input(
+    discriminator: Callable[..., Any], points: Tensor, *args: Any, pick: Callable[[Any], Any] | None = None,
+    **kwargs: Any,
+) -> Tensor:  # fmt: skip
+    """The gradient of a discriminator at `points` (a leaf is made of what has no graph), with a graph.
+
+    `pick` takes what counts from the discriminator's result.
+    """
+
+    def run(x: Tensor, *a: Any, **k: Any) -> Any:
+        result = discriminator(x, *a, **k)
+        return pick(result) if pick else result
+
+    with graph.differentiable():
+        grads, _ = graph.input_gradients(run, graph.leaf(points, True), args, kwargs, True)
+    return grads[0]
+
+
+def squared_norms(grads: Tensor, over: str = "sample", reduction: str = "mean", **options: Any) -> Tensor:
+    """Squared norms, without a root, in the gradient's dtype."""
+    return norm_penalty(grads, "power", over=over, reduction=reduction, **options).to(grads.dtype)
+
+
+def between(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
+    """Points eps * real + (1 - eps) * fake, in the dtype that the two promote to."""
+    dtype = torch.promote_types(real.dtype, fake.dtype)
+    return interpolate(real.to(dtype), fake.to(dtype), eps)
+
+
+def path_lengths(images: Tensor, latents: Tensor) -> Tensor:
+    """StyleGAN2's path lengths (arXiv:1912.04958, eq. 4): (N,), in float32 or wider, with a graph.
+
+    Noise is drawn like the images, over the root of their pixels; latents are (N, L, d). The length is the root
+    of the mean over L of the squared norms over d; at a latent without a gradient it is 0 and so is its
+    derivative.
+    """
+    noise = torch.randn_like(images) / (images.shape[2] * images.shape[3]) ** 0.5
+    with torch.enable_grad():
+        (g,) = torch.autograd.grad((images * noise).sum(), latents, create_graph=True)
+    from ..norms import gradient_norm
+
+    return gradient_norm(g) / g.shape[1] ** 0.5

@@ -1,0 +1,274 @@
+"""AudioCraft: EnCodec, MusicGen (facebookresearch/audiocraft, audiocraft/adversarial/losses.py).
+
+    from audiocraft.adversarial.losses import AdversarialLoss, FeatureMatchingLoss   # before
+    from fastgan.compat.audiocraft import AdversarialLoss, FeatureMatchingLoss       # after
+
+With this module's criteria, all of an adversary's logits go through one call, and all feature maps through another.
+Fake comes first. At the kink of "hinge" the derivative is 1/2 of the slope, as that of the peer's minimum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..auxiliary import feature_matching_loss
+from ..terms import Term
+from ._shared import MINUS, mean_of, min_hinge, square
+
+__all__ = [
+    "ADVERSARIAL_LOSSES", "AdvLossType", "AdversarialLoss", "FeatLossType", "FeatureMatchingLoss",
+    "get_adv_criterion", "get_fake_criterion", "get_real_criterion", "hinge2_loss", "hinge_fake_loss", "hinge_loss",
+    "hinge_real_loss", "mse_fake_loss", "mse_loss", "mse_real_loss",
+]  # fmt: skip
+
+ADVERSARIAL_LOSSES = ["mse", "hinge", "hinge2"]
+AdvLossType = nn.Module | Callable[[Tensor], Tensor]
+FeatLossType = nn.Module | Callable[[Tensor, Tensor], Tensor]
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def mse_real_loss(x: Tensor) -> Tensor:
+    """mean (x - 1)^2: float32 for 16-bit logits, as of all criteria but `hinge_loss`."""
+    return mean_of((square(1.0), x), dtype=_wide(x))
+
+
+def mse_fake_loss(x: Tensor) -> Tensor:
+    """mean x^2."""
+    return mean_of((square(0.0), x), dtype=_wide(x))
+
+
+def mse_loss(x: Tensor) -> Tensor:
+    """mean (x - 1)^2; of an empty tensor a zero of shape (1,) without a graph, as of all generator losses."""
+    return mse_real_loss(x) if x.numel() else torch.zeros(1, device=x.device)
+
+
+def hinge_real_loss(x: Tensor) -> Tensor:
+    """-mean min(x - 1, 0)."""
+    return mean_of((min_hinge(-1), x), dtype=_wide(x))
+
+
+def hinge_fake_loss(x: Tensor) -> Tensor:
+    """-mean min(-x - 1, 0)."""
+    return mean_of((min_hinge(1), x), dtype=_wide(x))
+
+
+def hinge_loss(x: Tensor) -> Tensor:
+    """-mean x, of the logits' dtype."""
+    return mean_of((MINUS, x)) if x.numel() else torch.zeros(1, device=x.device)
+
+
+def hinge2_loss(x: Tensor) -> Tensor:
+    """-mean min(x - 1, 0)."""
+    return hinge_real_loss(x) if x.numel() else torch.zeros(1)
+
+
+def _known(loss_type: str) -> None:
+    if loss_type not in ADVERSARIAL_LOSSES:
+        raise AssertionError(f"loss_type: expected one of {ADVERSARIAL_LOSSES}, got {loss_type!r}")
+
+
+def get_adv_criterion(loss_type: str) -> Callable[[Tensor], Tensor]:
+    """The generator's loss of that type; an unknown one raises AssertionError."""
+    _known(loss_type)
+    return {"mse": mse_loss, "hinge": hinge_loss, "hinge2": hinge2_loss}[loss_type]
+
+
+def get_fake_criterion(loss_type: str) -> Callable[[Tensor], Tensor]:
+    """The discriminator's loss on fake logits."""
+    _known(loss_type)
+    return mse_fake_loss if loss_type == "mse" else hinge_fake_loss
+
+
+def get_real_criterion(loss_type: str) -> Callable[[Tensor], Tensor]:
+    """The discriminator's loss on real logits."""
+    _known(loss_type)
+    return mse_real_loss if loss_type == "mse" else hinge_real_loss
+
+
+# The criteria as terms, so that those of several members can go through one call.
+_TERMS: dict[Any, Term] = {
+    mse_real_loss: square(1.0),
+    mse_fake_loss: square(0.0),
+    mse_loss: square(1.0),
+    hinge_real_loss: min_hinge(-1),
+    hinge_fake_loss: min_hinge(1),
+    hinge_loss: MINUS,
+    hinge2_loss: min_hinge(-1),
+}
+
+
+def _sum_of(entries: Sequence[tuple[Any, Tensor]], divisor: float) -> Tensor:
+    """The sum of criterion(x), over `divisor`, as a float32 scalar; an empty tensor counts 0."""
+    filled = [(criterion, x) for criterion, x in entries if x.numel()]
+    if filled and all(criterion in _TERMS for criterion, _ in filled):
+        terms = [(_TERMS[c]._replace(weight=1.0 / divisor), x) for c, x in filled]
+        return mean_of(*terms, dtype=torch.float32)
+    total = torch.zeros((), device=entries[0][1].device)
+    for criterion, x in filled:
+        total = total + criterion(x).float()
+    return total / divisor
+
+
+def _is_mean_l1(loss: Any) -> bool:
+    return type(loss) is nn.L1Loss and loss.reduction == "mean"
+
+
+class FeatureMatchingLoss(nn.Module):
+    """`FeatureMatchingLoss()(fmap_fake, fmap_real)`: the sum over maps of loss(fake, real), over their number.
+
+    Args:
+        loss: of two maps; with the default L1 all maps go through one call.
+        normalize: divide by the number of maps.
+
+    A float32 scalar. Real maps are not detached. Empty lists, unequal lengths and shapes raise AssertionError.
+    """
+
+    def __init__(self, loss: nn.Module = nn.L1Loss(), normalize: bool = True) -> None:  # noqa: B008 (as there)
+        super().__init__()
+        self.loss = loss
+        self.normalize = normalize
+
+    def forward(self, fmap_fake: list[Tensor], fmap_real: list[Tensor]) -> Tensor:
+        """The loss of two lists of maps."""
+        self.check(fmap_fake, fmap_real)
+        divisor = len(fmap_fake) if self.normalize else 1
+        if _is_mean_l1(self.loss):
+            return feature_matching_loss(fmap_real, fmap_fake, weights=1.0 / divisor, detach_real=False).float()
+        total = torch.zeros((), device=fmap_fake[0].device)
+        for fake, real in zip(fmap_fake, fmap_real, strict=True):
+            total = total + self.loss(fake, real).float()
+        return total / divisor
+
+    @staticmethod
+    def check(fmap_fake: list[Tensor], fmap_real: list[Tensor]) -> None:
+        """Raises AssertionError unless the lists fit each other."""
+        if not 0 < len(fmap_fake) == len(fmap_real):
+            raise AssertionError(
+                f"feature maps: expected as many, at least 1, got {len(fmap_fake)}, {len(fmap_real)}"
+            )
+        for k, (fake, real) in enumerate(zip(fmap_fake, fmap_real, strict=True)):
+            if fake.shape != real.shape:
+                raise AssertionError(f"feature map {k}: shapes differ, {tuple(fake.shape)} and {tuple(real.shape)}")
+
+
+class AdversarialLoss(nn.Module):
+    """An adversary that trains itself.
+
+    `train_adv(fake, real)` is its step, `forward(fake, real)` the generator's loss.
+
+    Args:
+        adversary: returns (list of logits, list of lists of feature maps); its weights are broadcast from rank 0
+            where there is a process group.
+        optimizer: of the adversary; its state is in this module's state_dict.
+        loss, loss_real, loss_fake: of one member's logits.
+        loss_feat: of two lists of maps, or None.
+        normalize: divide by the number of members.
+    """
+
+    def __init__(
+        self,
+        adversary: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss: AdvLossType,
+        loss_real: AdvLossType,
+        loss_fake: AdvLossType,
+        loss_feat: FeatLossType | None = None,
+        normalize: bool = True,
+    ) -> None:
+        super().__init__()
+        self.adversary = adversary
+        if _ranks() > 1:
+            for t in [*adversary.parameters(), *adversary.buffers()]:
+                dist.broadcast(t.data, 0)
+        self.optimizer = optimizer
+        self.loss = loss
+        self.loss_real = loss_real
+        self.loss_fake = loss_fake
+        self.loss_feat = loss_feat
+        self.normalize = normalize
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "optimizer"] = self.optimizer.state_dict()
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
+        self.optimizer.load_state_dict(state_dict.pop(prefix + "optimizer"))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def get_adversary_pred(self, x: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
+        """The adversary's logits and feature maps; another form raises AssertionError."""
+        logits, fmaps = self.adversary(x)
+        lists = isinstance(logits, list) and all(isinstance(t, Tensor) for t in logits) and isinstance(fmaps, list)
+        if not (lists and all(isinstance(f, list) and all(isinstance(t, Tensor) for t in f) for f in fmaps)):
+            raise AssertionError("adversary: expected (list of tensors, list of lists of tensors)")
+        return logits, fmaps
+
+    def train_adv(self, fake: Tensor, real: Tensor) -> Tensor:
+        """A step of the adversary on fake and real, both detached; the loss, whose graph has been used."""
+        fake_logits, _ = self.get_adversary_pred(fake.detach())
+        real_logits, _ = self.get_adversary_pred(real.detach())
+        entries = [(self.loss_fake, x) for x in fake_logits] + [(self.loss_real, x) for x in real_logits]
+        loss = _sum_of(entries, len(fake_logits) if self.normalize else 1)
+        self.optimizer.zero_grad()
+        loss.backward()
+        if _ranks() > 1:
+            for p in self.adversary.parameters():
+                if p.grad is not None:
+                    dist.all_reduce(p.grad)
+                    p.grad /= _ranks()
+        self.optimizer.step()
+        return loss
+
+    def forward(self, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """The generator's (adversarial, feature matching) losses; the second is 0 without `loss_feat`.
+
+        The adversary's parameters get no gradient.
+        """
+        with _frozen(self.adversary):
+            fake_logits, fake_maps = self.get_adversary_pred(fake)
+            _, real_maps = self.get_adversary_pred(real)
+        n = len(fake_logits) if self.normalize else 1
+        adversarial = _sum_of([(self.loss, x) for x in fake_logits], n)
+        features = torch.zeros((), device=fake.device)
+        if self.loss_feat is not None:
+            features = self._features(fake_maps, real_maps, n)
+        return adversarial, features
+
+    def _features(self, fake_maps: list[list[Tensor]], real_maps: list[list[Tensor]], n: int) -> Tensor:
+        matching: Any = self.loss_feat
+        if type(matching) is not FeatureMatchingLoss or not _is_mean_l1(matching.loss):
+            total = torch.zeros((), device=fake_maps[0][0].device)
+            for fake, real in zip(fake_maps, real_maps, strict=True):
+                total = total + matching(fake, real).float()
+            return total / n
+        weights = []
+        for fake, real in zip(fake_maps, real_maps, strict=True):
+            matching.check(fake, real)
+            weights += [1.0 / n / (len(fake) if matching.normalize else 1)] * len(fake)
+        return feature_matching_loss(real_maps, fake_maps, weights=weights, detach_real=False).float()
+
+
+def _ranks() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """The module's parameters without requires_grad, meanwhile."""
+    state = [(p, p.requires_grad) for p in module.parameters()]
+    try:
+        for p, _ in state:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p, before in state:
+            p.requires_grad_(before)

@@ -1,0 +1,123 @@
+"""BasicSR (XPixelGroup/BasicSR, basicsr/losses/gan_loss.py): Real-ESRGAN, GFPGAN and others train with it.
+
+    from basicsr.losses.gan_loss import GANLoss, r1_penalty             # before
+    from fastgan.compat.basicsr import GANLoss, r1_penalty              # after
+
+Trainers that build losses from LOSS_REGISTRY by name: `fastgan.compat.patch("basicsr")`. The lists of
+`MultiScaleGANLoss` go through one call. ESRGAN's relativistic average, which is inline in its trainer, is
+`fastgan.discriminator_loss(..., relativistic="average")` (halved, and without the detached means).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..interpolation import interpolate
+from ..norms import norm_penalty
+from . import _labels
+from ._shared import gradient_by_input, mean_of, path_lengths, quiet_input, squared_norms
+
+__all__ = ["GANLoss", "MultiScaleGANLoss", "g_path_regularize", "gradient_penalty_loss", "r1_penalty"]
+
+
+class GANLoss(nn.Module):
+    """`GANLoss(type)(input, target_is_real, is_disc=False)`, the mean over logits x of any shape.
+
+    | gan_type | real | fake |
+    | --- | --- | --- |
+    | "vanilla" | cross-entropy with real_label_val | with fake_label_val |
+    | "lsgan" | (x - real_label_val)^2 | (x - fake_label_val)^2 |
+    | "wgan" | -x | x |
+    | "wgan_softplus" | softplus(-x) | softplus(x) |
+    | "hinge" | [1 - x]+; for the generator -x | [1 + x]+; for the generator -x |
+
+    Args:
+        gan_type: one of those; another raises NotImplementedError.
+        real_label_val, fake_label_val: labels.
+        loss_weight: a factor on the generator's loss alone (is_disc=False).
+    """
+
+    TYPES: ClassVar[dict[str, _labels.Maker]] = {
+        "vanilla": _labels.vanilla,
+        "lsgan": _labels.lsgan,
+        "wgan": _labels.wgan,
+        "wgan_softplus": _labels.wgan_softplus,
+        "hinge": _labels.hinge_loss,
+    }
+
+    def __init__(
+        self, gan_type: str, real_label_val: float = 1.0, fake_label_val: float = 0.0, loss_weight: float = 1.0
+    ) -> None:
+        super().__init__()
+        if gan_type not in self.TYPES:
+            raise NotImplementedError(f"gan_type: {gan_type!r} not implemented (known: {', '.join(self.TYPES)})")
+        self.gan_type = gan_type
+        self.loss_weight = loss_weight
+        self.real_label_val = real_label_val
+        self.fake_label_val = fake_label_val
+
+    def get_target_label(self, input: Tensor, target_is_real: bool) -> Any:
+        """The label in the input's shape; for the two wgan types the flag itself."""
+        if self.gan_type in ("wgan", "wgan_softplus"):
+            return target_is_real
+        return input.new_full(input.shape, self.real_label_val if target_is_real else self.fake_label_val)
+
+    def _mean(self, members: Sequence[Tensor], real: bool, disc: bool) -> Tensor:
+        """The mean over members of their losses, in one call."""
+        label = self.real_label_val if real else self.fake_label_val
+        term = self.TYPES[self.gan_type](label, bool(real), bool(disc))
+        factor = 1.0 if disc else self.loss_weight
+        term = term._replace(weight=term.weight * factor / len(members))
+        return mean_of(*[(term, x) for x in members])
+
+    def forward(self, input: Tensor, target_is_real: bool, is_disc: bool = False) -> Tensor:
+        """A scalar of the logits' dtype."""
+        return self._mean([input], target_is_real, is_disc)
+
+
+class MultiScaleGANLoss(GANLoss):
+    """`GANLoss` as the mean over a list (or tuple) of logits; of a member that is a list its last entry counts."""
+
+    def forward(self, input: Any, target_is_real: bool, is_disc: bool = False) -> Tensor:
+        """A scalar; an empty list raises ZeroDivisionError, as the peer's."""
+        if isinstance(input, Tensor):
+            return super().forward(input, target_is_real, is_disc)
+        members = [x[-1] if isinstance(x, (list, tuple)) else x for x in input]
+        return self._mean(members, target_is_real, is_disc)
+
+
+def r1_penalty(real_pred: Any, real_img: Tensor) -> Tensor:
+    """The mean over samples of ||g||^2, without 1/2 and weight. `real_img` must require grad."""
+    return squared_norms(gradient_by_input(real_pred, real_img, name="real_img"))
+
+
+def g_path_regularize(
+    fake_img: Tensor, latents: Tensor, mean_path_length: Any, decay: float = 0.01
+) -> tuple[Tensor, Tensor, Tensor]:
+    """StyleGAN2's path length regularisation: (penalty, mean of the lengths, new moving average).
+
+    The last two are detached; in the penalty the average has its graph. `latents` are (N, L, d), `fake_img` is
+    (N, C, H, W); draws torch.randn_like(fake_img). Where a path has length 0 its derivative is 0 (the peer's is
+    not finite).
+    """
+    lengths = path_lengths(fake_img, latents)
+    mean = mean_path_length + decay * (lengths.mean() - mean_path_length)
+    return (lengths - mean).square().mean(), lengths.detach().mean(), mean.detach()
+
+
+def gradient_penalty_loss(
+    discriminator: Callable[[Tensor], Any], real_data: Tensor, fake_data: Tensor, weight: Tensor | None = None
+) -> Tensor:
+    """mean (n - 1)^2 at points between, with n the norm over channels: one for each pixel, not one a sample.
+
+    Data are (N, C, H, W) and get no gradient; draws torch.rand(N, 1, 1, 1) on the CPU. With `weight`, which
+    broadcasts to the data, g is multiplied by it and the result divided by its mean. No lambda.
+    """
+    alpha = torch.rand(len(real_data), 1, 1, 1).to(real_data)
+    points = interpolate(real_data.detach(), fake_data.detach(), alpha)
+    grads = quiet_input(discriminator, points)
+    return norm_penalty(grads, over="channel", mask=weight).to(grads.dtype)

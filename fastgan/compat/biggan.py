@@ -1,0 +1,43 @@
+"""BigGAN (ajbrock/BigGAN-PyTorch, losses.py).
+
+    import losses                                 # before
+    from fastgan.compat import biggan as losses   # after
+
+The fake logits are the first argument, the loss on real the first result.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ._shared import MINUS, each_mean, hinge, mean_of, softplus
+
+__all__ = [
+    "discriminator_loss", "generator_loss", "loss_dcgan_dis", "loss_dcgan_gen", "loss_hinge_dis", "loss_hinge_gen",
+]  # fmt: skip
+
+
+def loss_dcgan_dis(dis_fake: Tensor, dis_real: Tensor) -> tuple[Tensor, Tensor]:
+    """(mean softplus(-real), mean softplus(fake)): scalars with a graph each, of the logits' dtype."""
+    on_real, on_fake = each_mean((softplus(-1), dis_real), (softplus(1), dis_fake))
+    return on_real, on_fake
+
+
+def loss_dcgan_gen(dis_fake: Tensor) -> Tensor:
+    """mean softplus(-fake)."""
+    return mean_of((softplus(-1), dis_fake))
+
+
+def loss_hinge_dis(dis_fake: Tensor, dis_real: Tensor) -> tuple[Tensor, Tensor]:
+    """(mean [1 - real]+, mean [1 + fake]+)."""
+    on_real, on_fake = each_mean((hinge(-1), dis_real), (hinge(1), dis_fake))
+    return on_real, on_fake
+
+
+def loss_hinge_gen(dis_fake: Tensor) -> Tensor:
+    """-mean fake."""
+    return mean_of((MINUS, dis_fake))
+
+
+generator_loss = loss_hinge_gen
+discriminator_loss = loss_hinge_dis

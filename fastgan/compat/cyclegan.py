@@ -1,0 +1,118 @@
+"""CycleGAN and pix2pix (junyanz/pytorch-CycleGAN-and-pix2pix), and CUT (taesungp/contrastive-unpaired-translation).
+
+    from models.networks import GANLoss, cal_gradient_penalty             # before
+    from fastgan.compat.cyclegan import GANLoss, cal_gradient_penalty     # after
+
+or `fastgan.compat.patch("cyclegan")` once `models.networks` is imported. Binary cross-entropy is exact at both
+ends, and float64 logits give a float64 loss. A change of the label buffers is noticed; after `.to(device)` the
+labels are read once, which waits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..interpolation import interpolate
+from ..norms import norm_penalty
+from . import _labels
+from ._shared import elements, mean_of, quiet_input
+
+__all__ = ["GANLoss", "cal_gradient_penalty"]
+
+_MODES = {
+    "lsgan": _labels.lsgan,
+    "vanilla": _labels.vanilla,
+    "wgangp": _labels.wgan,
+    "nonsaturating": _labels.wgan_softplus,
+}
+
+
+class GANLoss(nn.Module):
+    """`GANLoss(mode)(prediction, target_is_real)` of logits x.
+
+    Mean (x - t)^2 ("lsgan"), cross-entropy with label t ("vanilla"), -mean x or mean x ("wgangp"), or CUT's
+    "nonsaturating", softplus(-x) or softplus(x) with a mean for each sample: (N,).
+
+    Args:
+        gan_mode: one of those; another raises NotImplementedError.
+        target_real_label: t of real, kept in the buffer `real_label`.
+        target_fake_label: t of fake, in `fake_label`.
+
+    The result of "lsgan" and "vanilla" is float32 for 16-bit logits; that of the others has their dtype.
+    """
+
+    real_label: Tensor
+    fake_label: Tensor
+
+    def __init__(self, gan_mode: str, target_real_label: float = 1.0, target_fake_label: float = 0.0) -> None:
+        super().__init__()
+        if gan_mode not in _MODES:
+            raise NotImplementedError(f"gan_mode: {gan_mode!r} not implemented (known: {', '.join(_MODES)})")
+        self.register_buffer("real_label", torch.tensor(target_real_label))
+        self.register_buffer("fake_label", torch.tensor(target_fake_label))
+        self.gan_mode = gan_mode
+        # The buffers' numbers, with the state of the buffers in which they were read.
+        self._read = {
+            True: (self.real_label, 0, self.real_label.item()),
+            False: (self.fake_label, 0, self.fake_label.item()),
+        }
+
+    def get_target_tensor(self, prediction: Tensor, target_is_real: bool) -> Tensor:
+        """The label, in the prediction's shape."""
+        return (self.real_label if target_is_real else self.fake_label).expand_as(prediction)
+
+    def _label(self, real: bool) -> float:
+        buffer = self.real_label if real else self.fake_label
+        seen, version, number = self._read[real]
+        if seen is not buffer or version != buffer._version:
+            number = float(buffer)
+            self._read[real] = (buffer, buffer._version, number)
+        return number
+
+    def forward(self, prediction: Tensor, target_is_real: bool) -> Tensor:
+        """The loss of logits of any shape: a scalar, for "nonsaturating" (N,)."""
+        real = bool(target_is_real)
+        term = _MODES[self.gan_mode](self._label(real), real, True)
+        if self.gan_mode == "nonsaturating":
+            values = elements(term, prediction, torch.promote_types(prediction.dtype, torch.float32))
+            return values.reshape(len(prediction), -1).mean(1).to(prediction.dtype)
+        wide = self.gan_mode != "wgangp"
+        return mean_of(
+            (term, prediction), dtype=torch.promote_types(prediction.dtype, torch.float32) if wide else None
+        )
+
+
+def cal_gradient_penalty(
+    netD: Any,
+    real_data: Tensor,
+    fake_data: Tensor,
+    device: Any,
+    type: str = "mixed",
+    constant: float = 1.0,
+    lambda_gp: float = 10.0,
+) -> tuple[Any, Any]:
+    """lambda_gp * mean (n - constant)^2, with n the norm of each sample's gradient, and the gradients as (N, -1).
+
+    The norm is that of the gradient plus 1e-16 in each element, as the peer's: a row that is exactly 0 is
+    pushed in the direction (1, ..., 1), where 0 would be the natural derivative. "mixed" draws torch.rand(N, 1)
+    on `device`, and the penalty then also reaches real and fake data that require grad; "real" and "fake" look
+    at those data themselves and make them require grad, in place.
+
+    Raises:
+        NotImplementedError: another type.
+    """
+    if lambda_gp <= 0.0:
+        return 0.0, None
+    if type in ("real", "fake"):
+        points = (real_data if type == "real" else fake_data).requires_grad_(True)
+    elif type == "mixed":
+        alpha = torch.rand(len(real_data), 1, device=device)
+        points = interpolate(real_data, fake_data, alpha)
+    else:
+        raise NotImplementedError(f"type: {type!r} not implemented (known: 'real', 'fake', 'mixed')")
+    gradients = quiet_input(netD, points).reshape(len(points), -1)
+    penalty = norm_penalty(gradients + 1e-16, "two_sided", target=constant)
+    return (penalty * lambda_gp).to(gradients.dtype), gradients

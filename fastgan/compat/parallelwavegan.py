@@ -1,0 +1,114 @@
+"""ParallelWaveGAN (kan-bayashi/ParallelWaveGAN, parallel_wavegan/losses/).
+
+    from parallel_wavegan.losses import DiscriminatorAdversarialLoss, GeneratorAdversarialLoss          # before
+    from fastgan.compat.parallelwavegan import DiscriminatorAdversarialLoss, GeneratorAdversarialLoss   # after
+
+All members go through one call. Fake comes first in every class, and the loss on real first in the result.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..auxiliary import feature_matching_loss
+from ..terms import Term
+from ._shared import MINUS, each_mean, mean_of, min_hinge, result_dtype, square
+
+__all__ = ["DiscriminatorAdversarialLoss", "FeatureMatchLoss", "GeneratorAdversarialLoss"]
+
+
+def _members(name: str, outputs: Any) -> list[Tensor]:
+    """The logits: a tensor, or those of each member; of a member that is a sequence its last entry."""
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    members = [x[-1] if isinstance(x, (list, tuple)) else x for x in outputs]
+    if not members:
+        raise ValueError(f"{name}: expected at least one member, got an empty {type(outputs).__name__}")
+    return members
+
+
+class _Adversarial(nn.Module):
+    def __init__(self, average_by_discriminators: bool = True, loss_type: str = "mse") -> None:
+        super().__init__()
+        if loss_type not in ("mse", "hinge"):
+            raise AssertionError(f"loss_type: expected 'mse' or 'hinge', got {loss_type!r}")
+        self.average_by_discriminators = average_by_discriminators
+        self.loss_type = loss_type
+
+    def _weighed(self, term: Term, members: list[Tensor]) -> list[tuple[Term, Tensor]]:
+        term = term._replace(weight=1.0 / (len(members) if self.average_by_discriminators else 1))
+        return [(term, x) for x in members]
+
+
+class GeneratorAdversarialLoss(_Adversarial):
+    """`loss(outputs)`: mean (x - 1)^2 ("mse") or -mean x ("hinge"), of a tensor or summed over a list of them.
+
+    Args:
+        average_by_discriminators: divide the sum by the list's length.
+        loss_type: "mse" or "hinge"; another raises AssertionError.
+    """
+
+    def forward(self, outputs: Any) -> Tensor:
+        """A scalar of the logits' dtype; an empty list raises ValueError."""
+        term = square(1.0) if self.loss_type == "mse" else MINUS
+        return mean_of(*self._weighed(term, _members("outputs", outputs)))
+
+
+class DiscriminatorAdversarialLoss(_Adversarial):
+    """`loss(outputs_hat, outputs)`: the tuple (loss on real, loss on fake). Fake logits are the first argument.
+
+    Mean (r - 1)^2 and mean f^2 ("mse"), or -mean min(r - 1, 0) and -mean min(-f - 1, 0) ("hinge"). Arguments as of
+    `GeneratorAdversarialLoss`.
+    """
+
+    def forward(self, outputs_hat: Any, outputs: Any) -> tuple[Tensor, Tensor]:
+        """Two scalars with a graph each; an empty list raises ValueError."""
+        fakes, reals = _members("outputs_hat", outputs_hat), _members("outputs", outputs)
+        mse = self.loss_type == "mse"
+        pairs = list(zip(reals, fakes, strict=False))
+        on_real = self._weighed(square(1.0) if mse else min_hinge(-1), [r for r, _ in pairs])
+        on_fake = self._weighed(square(0.0) if mse else min_hinge(1), [f for _, f in pairs])
+        real, fake = each_mean(*on_real, *on_fake, per=len(pairs))
+        return real, fake
+
+
+class FeatureMatchLoss(nn.Module):
+    """`loss(feats_hat, feats)`: over discriminators and layers, mean |fake - real|, with real detached.
+
+    Args:
+        average_by_layers: divide each discriminator's sum by its number of layers.
+        average_by_discriminators: divide the whole by the number of discriminators.
+        include_final_outputs: also compare the last entry of each, the logits.
+    """
+
+    def __init__(
+        self,
+        average_by_layers: bool = True,
+        average_by_discriminators: bool = True,
+        include_final_outputs: bool = False,
+    ) -> None:
+        super().__init__()
+        self.average_by_layers = average_by_layers
+        self.average_by_discriminators = average_by_discriminators
+        self.include_final_outputs = include_final_outputs
+
+    def forward(self, feats_hat: Any, feats: Any) -> Tensor:
+        """A scalar of the maps' dtype; a discriminator without a map left raises ValueError."""
+        members = list(zip(feats_hat, feats, strict=False))
+        if not members:
+            raise ValueError("feats_hat and feats: expected at least one discriminator")
+        reals: list[Tensor] = []
+        fakes: list[Tensor] = []
+        weights: list[float] = []
+        for fake, real in members:
+            end = None if self.include_final_outputs else -1
+            pairs = list(zip(fake[:end], real[:end], strict=False))
+            if not pairs:
+                raise ValueError("feats_hat and feats: expected a feature map beside the final output")
+            fakes += [f for f, _ in pairs]
+            reals += [r for _, r in pairs]
+            outer = len(members) if self.average_by_discriminators else 1
+            weights += [1.0 / outer / (len(pairs) if self.average_by_layers else 1)] * len(pairs)
+        return feature_matching_loss(reals, fakes, weights=weights).to(result_dtype(fakes))

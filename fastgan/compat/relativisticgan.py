@@ -1,0 +1,96 @@
+"""RelativisticGAN (AlexiaJM/RelativisticGAN, code/GAN_losses_iter.py).
+
+Its losses are inline, chosen by the number loss_D; these helpers, of our own names, go in their place:
+
+    errD = (torch.mean((y_pred - torch.mean(y_pred_fake) - y) ** 2) + ...) / 2     # before, for loss_D 7
+    errD = discriminator_loss(y_pred, y_pred_fake, loss_D=7)                        # after
+
+Nothing is detached: means carry gradient, and so do the generator's real outputs. Unequal shapes raise in the
+paired form (5), where the peer would broadcast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import functional
+from ..penalties import gradient_penalty as penalty_of
+from ._shared import MINUS, PLUS, hinge, mean_of, square
+
+__all__ = ["discriminator_loss", "generator_loss", "gradient_penalty"]
+
+# loss_D -> the loss of the relativistic forms, and its options.
+_RELATIVISTIC: dict[int, tuple[str, str, dict[str, Any]]] = {
+    5: ("nonsaturating", "paired", {}),
+    6: ("nonsaturating", "average", {"weights": [0.5]}),
+    7: ("least_squares", "average", {"weights": [0.5], "targets": (-1.0, 1.0, 1.0)}),
+    8: ("hinge", "average", {"weights": [0.5]}),
+}
+
+
+def _checked(loss_D: int) -> None:
+    if loss_D not in range(1, 9):
+        raise ValueError(f"loss_D: expected a number from 1 to 8, got {loss_D!r}")
+
+
+def _result(loss: Tensor, logits: Tensor, loss_D: int) -> Tensor:
+    """Losses with a target in a tensor are float32 for 16-bit logits, as the peer's."""
+    return loss if loss_D in (2, 5, 6, 7) else loss.to(logits.dtype)
+
+
+def discriminator_loss(y_pred: Tensor, y_pred_fake: Tensor, loss_D: int = 1) -> Tensor:
+    """The discriminator's loss on outputs (N,) for real and for fake.
+
+    With r, f the outputs and m their means: 1 GAN, on probabilities, -ln r - ln(1 - f); 2 LSGAN (r - 1)^2 +
+    f^2; 3 WGAN -r + f; 4 hinge; 5 the cross-entropy of r - f; 6 to 8 cross-entropy, least squares (labels 1,
+    -1) and hinge of r - m(f) and f - m(r), halved.
+
+    Raises:
+        ValueError: another number; 5 with shapes that differ.
+    """
+    _checked(loss_D)
+    if loss_D == 1:
+        ones, zeros = torch.ones_like(y_pred), torch.zeros_like(y_pred_fake)
+        return F.binary_cross_entropy(y_pred, ones) + F.binary_cross_entropy(y_pred_fake, zeros)
+    if loss_D in _RELATIVISTIC:
+        name, form, options = _RELATIVISTIC[loss_D]
+        loss = functional.discriminator_loss(y_pred, y_pred_fake, name, relativistic=form, **options)
+        return _result(loss, y_pred, loss_D)
+    on_real, on_fake = {2: (square(1.0), square(0.0)), 3: (MINUS, PLUS), 4: (hinge(-1), hinge(1))}[loss_D]
+    wide = torch.promote_types(y_pred.dtype, torch.float32) if loss_D == 2 else None
+    return mean_of((on_real, y_pred), (on_fake, y_pred_fake), dtype=wide)
+
+
+def generator_loss(y_pred_fake: Tensor, y_pred: Tensor | None = None, loss_D: int = 1) -> Tensor:
+    """The generator's loss on outputs for fake (N,), and for real from loss_D 5 on, where the roles are swapped.
+
+    1, on probabilities, -ln f; 2 (f - 1)^2; 3 and 4 -f.
+
+    Raises:
+        ValueError: another number; no y_pred from 5 on; 5 with shapes that differ.
+    """
+    _checked(loss_D)
+    if loss_D == 1:
+        return F.binary_cross_entropy(y_pred_fake, torch.ones_like(y_pred_fake))
+    if loss_D in _RELATIVISTIC:
+        if y_pred is None:
+            raise ValueError(f"y_pred: expected the outputs for real with loss_D={loss_D}, got None")
+        name, form, options = _RELATIVISTIC[loss_D]
+        loss = functional.generator_loss(y_pred_fake, y_pred, name, relativistic=form, **options)
+        return _result(loss, y_pred_fake, loss_D)
+    wide = torch.promote_types(y_pred_fake.dtype, torch.float32) if loss_D == 2 else None
+    return mean_of((square(1.0) if loss_D == 2 else MINUS, y_pred_fake), dtype=wide)
+
+
+def gradient_penalty(D: Callable[[Tensor], Any], x: Tensor, x_fake: Tensor, penalty: float = 10.0) -> Tensor:
+    """penalty * mean (n - 1)^2 at points between, with n a sample's norm.
+
+    Draws uniform numbers into (N, 1, 1, 1) on x's device. The data get no gradient.
+    """
+    u = torch.empty(len(x), 1, 1, 1, device=x.device).uniform_()
+    return penalty_of(D, x.detach(), x_fake.detach(), weight=float(penalty), eps=u).to(x.dtype)

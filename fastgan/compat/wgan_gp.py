@@ -1,0 +1,72 @@
+"""The common WGAN-GP recipes: eriklindernoren/PyTorch-GAN (wgan_gp.py, dragan.py) and caogang/wgan-gp.
+
+    def compute_gradient_penalty(D, real_samples, fake_samples): ...        # before: in the script
+    from fastgan.compat.wgan_gp import compute_gradient_penalty             # after
+
+The discriminator may return any shape, where the recipes need (N, 1), and data may have any number of
+dimensions. At a sample without gradient the derivative is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..norms import norm_penalty
+from ..penalties import gradient_penalty
+from ._shared import quiet_input
+
+__all__ = ["calc_gradient_penalty", "compute_gradient_penalty", "compute_gradient_penalty_dragan"]
+
+
+def _numpy_uniform(*shape: int) -> Tensor:
+    """Numbers from NumPy's global generator, rounded to float32 as the recipes' torch.Tensor does."""
+    import numpy as np
+
+    return torch.from_numpy(np.random.random(shape)).float()
+
+
+def compute_gradient_penalty(D: Callable[[Tensor], Any], real_samples: Tensor, fake_samples: Tensor) -> Tensor:
+    """mean (n - 1)^2 at points between, with n the norm of each sample's gradient; the weight (10) is outside.
+
+    Draws numpy.random.random((N, 1, 1, 1)) from NumPy's global generator. The penalty also reaches samples that
+    require grad. A scalar of the samples' dtype.
+    """
+    alpha = _numpy_uniform(len(real_samples), 1, 1, 1).to(real_samples.device)
+    return gradient_penalty(D, real_samples, fake_samples, weight=1.0, eps=alpha).to(real_samples.dtype)
+
+
+def compute_gradient_penalty_dragan(D: Callable[[Tensor], Any], X: Tensor, lambda_gp: float = 10) -> Tensor:
+    """lambda_gp * mean (n - 1)^2 around the data, with n the norm over dimension 1 alone.
+
+    For images that is a norm for each pixel, as in the recipe; `fastgan.gradient_penalty(kind="dragan")` has one a
+    sample, as the paper. Draws numpy.random.random(X.shape), then torch.rand on the CPU. X gets no gradient.
+    """
+    data = X.detach()
+    alpha = _numpy_uniform(*data.shape).to(data.device)
+    noise = torch.rand(data.shape).to(data.device)
+    points = alpha * data + (1 - alpha) * (data + 0.5 * data.std() * noise)
+    grads = quiet_input(D, points.to(data.dtype))
+    return (lambda_gp * norm_penalty(grads, over="channel")).to(data.dtype)
+
+
+def calc_gradient_penalty(
+    netD: Callable[[Tensor], Any], real_data: Tensor, fake_data: Tensor, LAMBDA: float = 10, *, over: str = "sample"
+) -> Tensor:
+    """LAMBDA * mean (n - 1)^2 at points between, with n the norm of each sample's gradient.
+
+    LAMBDA is a global of the recipe (0.1 in its toy model). Draws torch.rand(N, 1) on the CPU. The data get no
+    gradient. The recipe's text model, on data (N, length, symbols), has norms over dimension 1 alone:
+    over="dim1".
+    """
+    if over not in ("sample", "dim1"):
+        raise ValueError(f"over: expected 'sample' or 'dim1', got {over!r}")
+    alpha = torch.rand(len(real_data), 1).to(real_data.device)
+    penalty = gradient_penalty(
+        netD, real_data.detach(), fake_data.detach(), weight=float(LAMBDA), eps=alpha,
+        over="channel" if over == "dim1" else "sample",
+    )  # fmt: skip
+    return penalty.to(real_data.dtype)
