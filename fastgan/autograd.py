@@ -152,19 +152,17 @@ class Loss(Operation):
 
 
 class Part(Loss):
-    """Some terms of a loss as a loss of their own, whose value, and on a CPU gradients, are there already."""
+    """A term of a loss as a loss of its own, whose value is there already."""
 
     __slots__ = ("value",)
 
-    def __init__(
-        self, spec: Spec, reduction: str, kernels: Kernels, value: Tensor, units: tuple[Tensor | None, ...] | None
-    ) -> None:
+    def __init__(self, spec: Spec, reduction: str, kernels: Kernels, value: Tensor) -> None:
         super().__init__(spec, (), reduction, False, kernels)
         self.value = value
-        self.units = units
 
     def forward(self, tensors: tuple[Tensor, ...], need: Sequence[bool] | None) -> Any:
-        return self.value
+        value, self.value = self.value, None  # type: ignore[assignment]
+        return value
 
 
 def _transformed(tensors: Sequence[Tensor | None]) -> bool:
@@ -293,38 +291,29 @@ def evaluate(
 
 
 def evaluate_parts(
-    spec: Spec, tensors: tuple[Tensor, ...], reduction: str, per: int = 1, with_total: bool = True
-) -> tuple[Tensor | None, list[Tensor]]:
-    """The loss (or None), and the value of each `per` of its terms, every one with a graph of its own.
+    spec: Spec, tensors: tuple[Tensor, ...], reduction: str, scanned: int = -1
+) -> tuple[Tensor, list[Tensor]]:
+    """The loss and the value of each of its terms, every one with a graph of its own, all from one call.
 
-    All are computed in one call. A backward from one value leaves the graphs behind the others alone, as it must
-    where each is differentiated by itself; a backward from the loss is one call for all. The spec has no centres.
+    A backward from one value leaves the graphs behind the others alone, as it must where each is differentiated by
+    itself; a backward from the loss is one call for all. The spec has no centres.
     """
-    kernels = None if torch.compiler.is_compiling() else backends.choose(tensors)
+    kernels = None if torch.compiler.is_compiling() else backends.choose(tensors, scanned)
     if kernels is None:
-        values = reference.evaluate(spec, tensors, None, reduction)
-        parts = [sum(values[k + 1 : k + per], values[k]) for k in range(0, len(values), per)]
-        return (sum(parts[1:], parts[0]) if with_total else None), parts
-    tensors = tuple([kernels.plain(t) for t in tensors])
+        found = reference.evaluate(spec, tensors, None, reduction)
+        return sum(found[1:], found[0]), found
+    if scanned < 0:
+        tensors = tuple([kernels.plain(t) for t in tensors])
     call = Loss(spec, (), reduction, False, kernels)
     call.aux = native.aux_for(spec, tensors[0].device)
     graph = torch.is_grad_enabled() and any([t.requires_grad for t in tensors])
-    if with_total:
-        total = apply(call, *tensors) if graph else call.forward(tensors, None)
-        units = None
-    else:
-        total = call.forward(tensors, [t.requires_grad for t in tensors] if graph else None)
-        units = call.units
+    total = apply(call, *tensors) if graph else call.forward(tensors, None)
     first = 2 * len(spec.roles)
-    summed = call.aux[first : first + len(spec.terms)]
-    summed = summed.view(-1, per).sum(1) if per > 1 else summed
-    values = list(summed.to(total.dtype).unbind())
+    values = list(call.aux[first : first + len(spec.terms)].to(total.dtype).unbind())
     if graph:
-        for k, (part, operands) in enumerate(spec.parts(per)):
-            mine = [tensors[i] for i in operands]
-            own = None if units is None else tuple([units[i] for i in operands])
-            values[k] = apply(Part(part, reduction, kernels, values[k], own), *mine)
-    return total if with_total else None, values
+        for k, (part, operands) in enumerate(spec.parts()):
+            values[k] = apply(Part(part, reduction, kernels, values[k]), *[tensors[i] for i in operands])
+    return total, values
 
 
 def by_reference(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -289,73 +290,56 @@ def reduce_terms(
         raise ValueError("return_values: expected reduction 'mean' or 'sum', got 'none'")
     if attached and (centred or not return_values):
         raise ValueError("attached: expected return_values=True and centred=False")
-    operands, bounds = _entries(terms, tensors, centred)
-    spec = _intern(tuple(bounds), (0,) * len(operands))
+    spec, operands, scanned = _bind(terms, tensors, centred)
     if attached:
-        return autograd.evaluate_parts(spec, tuple(operands), reduction)
-    result, numbers = autograd.evaluate(spec, tuple(operands), None, reduction, False, values=return_values)
+        return autograd.evaluate_parts(spec, operands, reduction, scanned)
+    result, numbers = autograd.evaluate(spec, operands, None, reduction, False, scanned, return_values)
     if numbers is not None:
         return result, numbers[: len(terms)].to(result.dtype)
     return list(result) if reduction == "none" else result
 
 
-def term_values(
-    terms: Sequence[Term],
-    tensors: Sequence[Tensor | tuple[Tensor, Tensor]],
-    *,
-    per: int = 1,
-    reduction: str = "mean",
-) -> list[Tensor]:
-    """The value of each `per` terms of `reduce_terms`, as scalars with a graph each; all from one call."""
-    checks.reduction(reduction)
-    operands, bounds = _entries(terms, tensors, False)
-    spec = _intern(tuple(bounds), (0,) * len(operands))
-    return autograd.evaluate_parts(spec, tuple(operands), reduction, per, with_total=False)[1]
-
-
-def _entries(
+def _bind(
     terms: Sequence[Term], tensors: Sequence[Tensor | tuple[Tensor, Tensor]], centred: bool
-) -> tuple[list[Tensor], list[Bound]]:
-    """The operands of `reduce_terms`, checked, and its terms bound to them."""
+) -> tuple[Spec, tuple[Tensor, ...], int]:
+    """Terms as a spec, its operands, checked, and what `native.scan` said of them."""
     if len(terms) != len(tensors) or not terms:
         raise ValueError(
             f"terms and tensors: expected as many of each, at least 1, got {len(terms)}, {len(tensors)}"
         )
-    operands: list[Tensor] = []
-    bounds = []
-    for k, (one, entry) in enumerate(zip(terms, tensors, strict=True)):
-        if not isinstance(one, Term):
-            raise TypeError(f"terms: expected fastgan.term, got {type(one).__name__}")
-        at = len(operands)
-        if not isinstance(entry, tuple):
-            operands.append(entry)
-            bounds.append(Bound(one, at, member=k))
-            continue
-        if len(entry) != 2:
-            raise ValueError(f"tensors: expected a tensor or a pair, got {len(entry)} tensors")
-        operands += entry
-        bounds.append(Bound(one, at, -1, at + 1, member=k) if centred else Bound(one, at, at + 1, member=k))
-    usual = not torch.compiler.is_compiling() and native.scan(tuple(operands)) >= 0
-    if not usual:
+    pairs = tuple([isinstance(entry, tuple) for entry in tensors])
+    operands: tuple[Any, ...] = tuple(tensors)
+    if True in pairs:
+        operands = tuple([t for e, pair in zip(tensors, pairs, strict=True) for t in (e if pair else (e,))])
+    tracing = torch.compiler.is_compiling()
+    wanted = (tuple(terms), pairs, centred)
+    try:
+        spec = _terms_spec.__wrapped__(*wanted) if tracing else _terms_spec(*wanted)
+    except TypeError:  # perhaps a list, which no cache can look up: the checks say what it is
+        spec = _terms_spec.__wrapped__(*wanted)
+    scanned = -1 if tracing else native.scan(operands)
+    if len(operands) != len(spec.roles):
+        wrong = next(len(e) for e in tensors if isinstance(e, tuple) and len(e) != 2)
+        raise ValueError(f"tensors: expected a tensor or a pair, got {wrong} tensors")
+    if scanned < 0:
         for t in operands:
             checks.logits("tensors", t)
         checks.together(operands)
-    for b in bounds:
-        if b.y >= 0 and not (usual and operands[b.x].shape == operands[b.y].shape):
-            checks.pair("x", operands[b.x], "y", operands[b.y], True)
-    return operands, bounds
+    if True in pairs:
+        for b in spec.terms:
+            if b.y >= 0 and (scanned < 0 or operands[b.x].shape != operands[b.y].shape):
+                checks.pair("x", operands[b.x], "y", operands[b.y], True)
+    return spec, operands, scanned
 
 
-_interned: dict[tuple[Any, ...], Spec] = {}
-
-
-def _intern(bounds: tuple[Bound, ...], roles: tuple[int, ...]) -> Spec:
-    """One Spec a list of terms, so that what backends make of it is made once."""
-    if torch.compiler.is_compiling():
-        return Spec(bounds, roles)
-    spec = _interned.get((bounds, roles))
-    if spec is None:
-        if len(_interned) >= 1024:  # a training loop with ever new numbers must not grow for ever
-            _interned.clear()
-        spec = _interned[bounds, roles] = Spec(bounds, roles)
-    return spec
+@lru_cache(maxsize=1024)
+def _terms_spec(terms: tuple[Term, ...], pairs: tuple[bool, ...], centred: bool) -> Spec:
+    """Terms, each of one operand or of a pair, each a member of its own."""
+    bounds, at = [], 0
+    for k, (one, pair) in enumerate(zip(terms, pairs, strict=True)):
+        if not isinstance(one, Term):
+            raise TypeError(f"terms: expected fastgan.term, got {type(one).__name__}")
+        y, centre = (-1, at + 1) if centred else (at + 1, -1)
+        bounds.append(Bound(one, at, y, centre, member=k) if pair else Bound(one, at, member=k))
+        at += 1 + pair
+    return Spec(tuple(bounds), (0,) * at)

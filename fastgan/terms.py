@@ -84,7 +84,7 @@ class Spec:
         centred: whether any term is centred.
         native: the compiled extension's form, made at first use.
         plans: what fastgan.triton keeps from call to call.
-        partial: what `parts` returned, for each `per`.
+        partial: what `parts` returned.
     """
 
     __slots__ = ("centred", "native", "partial", "plans", "roles", "terms")
@@ -95,20 +95,17 @@ class Spec:
         self.centred = any(b.centre >= 0 for b in terms)
         self.native: Any = None
         self.plans: Any = None
-        self.partial: dict[int, list[tuple[Spec, list[int]]]] = {}
+        self.partial: list[tuple[Spec, list[int]]] | None = None
 
-    def parts(self, per: int) -> list[tuple[Spec, list[int]]]:
-        """Each `per` terms as a spec of their own, and the numbers of its operands here."""
-        found = self.partial.get(per)
-        if found is None:
-            found = self.partial[per] = []
-            for k in range(0, len(self.terms), per):
-                chosen = self.terms[k : k + per]
-                operands = [i for b in chosen for i in (b.x, b.y) if i >= 0]
-                at = {i: n for n, i in enumerate(operands)} | {-1: -1}
-                bounds = tuple(b._replace(x=at[b.x], y=at[b.y]) for b in chosen)
-                found.append((Spec(bounds, tuple(self.roles[i] for i in operands)), operands))
-        return found
+    def parts(self) -> list[tuple[Spec, list[int]]]:
+        """Each term as a spec of its own, and the numbers of its operands here."""
+        if self.partial is None:
+            self.partial = []
+            for b in self.terms:
+                operands = [b.x] if b.y < 0 else [b.x, b.y]
+                alone = b._replace(x=0, y=-1 if b.y < 0 else 1)
+                self.partial.append((Spec((alone,), tuple(self.roles[i] for i in operands)), operands))
+        return self.partial
 
     def encode(self, weights: Sequence[float] | None = None) -> str:
         """As text, members' weights multiplied in: for the registered operators; `decode` reads it."""

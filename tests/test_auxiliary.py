@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fastgan
-from fastgan import auxiliary, functional, reference
+from fastgan import auxiliary, reference
 from tests import ulp
 from tests.calls import logits
 
@@ -210,39 +210,33 @@ def test_values_can_be_weighed_anew(weigh, reduction, dtype):
 
 
 def test_gradients_that_forward_made_are_used(monkeypatch):
-    """On the CPU: nothing is computed again, once."""
+    """On the CPU: a backward from the loss computes nothing again."""
     tensors = [logits(n, seed=n).requires_grad_() for n in (40, 1500, 3)]
     calls = []
     kernels = type(fastgan.backends.choose(tuple(tensors)))
     backward = kernels.backward
     monkeypatch.setattr(kernels, "backward", lambda self, *a: calls.append(1) or backward(self, *a))
-    values = functional.term_values(TERMS, tensors)
-    (values[0] * 0.5 + values[2]).backward(retain_graph=True)
+    total, values = values_of(tensors)
+    total.backward()
     assert not calls
-    values[1].backward()
-    assert not calls
-    want = [t.grad.clone() for t in tensors]
     values[0].backward()
-    assert calls
-    assert torch.equal(tensors[0].grad, 3 * want[0])
-    assert torch.equal(tensors[1].grad, want[1])
+    assert len(calls) == 1
 
 
-@pytest.mark.parametrize("per", [1, 2])
-def test_each_value_has_a_graph_of_its_own(per):
+def test_each_value_has_a_graph_of_its_own():
     """A backward from one frees nothing behind another, and does not reach it."""
     leaves = [logits(n, seed=n).requires_grad_() for n in (40, 30)]
     reached = []
-    inputs = [leaf * 2 for leaf in leaves for _ in range(per)]
+    inputs = [leaf * 2 for leaf in leaves]
     for k, t in enumerate(inputs):
         t.register_hook(lambda g, k=k: reached.append(k))
-    terms = [fastgan.term("square")] * per + [fastgan.term("abs", weight=0.5)] * per
-    one, other = functional.term_values(terms, inputs, per=per)
+    terms = [fastgan.term("square"), fastgan.term("abs", weight=0.5)]
+    _, (one, other) = fastgan.reduce_terms(terms, inputs, return_values=True, attached=True)
     one.backward()
-    assert set(reached) == set(range(per))
+    assert reached == [0]
     other.backward()
-    torch.testing.assert_close(leaves[0].grad, per * 8 * leaves[0].detach() / 40)
-    torch.testing.assert_close(leaves[1].grad, per * leaves[1].detach().sign() / 30)
+    torch.testing.assert_close(leaves[0].grad, 8 * leaves[0].detach() / 40)
+    torch.testing.assert_close(leaves[1].grad, leaves[1].detach().sign() / 30)
 
 
 def test_higher_orders_of_values():

@@ -1,15 +1,23 @@
-"""The demo runs for every loss and form, writes its pictures, and agrees with the reference."""
+"""The demo agrees with the reference, and trainers with one changed import with what they were before it."""
 
 import re
 import subprocess
 import sys
+import wave
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
-DEMO = Path(__file__).parents[1] / "examples" / "digits.py"
+EXAMPLES = Path(__file__).parents[1] / "examples"
+DEMO = EXAMPLES / "digits.py"
+
+
+def run(script, *options):
+    done = subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 @pytest.mark.parametrize(
@@ -23,11 +31,38 @@ DEMO = Path(__file__).parents[1] / "examples" / "digits.py"
     ],
 )
 def test_the_demo(options, tmp_path):
-    command = [sys.executable, str(DEMO), "--steps", "15", "--out", str(tmp_path), *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = run(DEMO, "--steps", "15", "--out", str(tmp_path), *options)
     for name in ("samples.png", "curves.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     loss, gradient = re.search(r"loss (\S+), gradient (\S+)", done.stdout.splitlines()[-1]).groups()
     assert float(loss) < 1e-6
     assert float(gradient) < 1e-7
+
+
+def difference(done, steps):
+    """What the last line says: the largest relative difference of the curves."""
+    line = done.stdout.splitlines()[-1]
+    found = re.fullmatch(
+        rf"largest difference over {steps} steps: (?:0 \(bitwise equal\)|\S+ \(relative (\S+)\))", line
+    )
+    assert found, line
+    return float(found[1] or 0)
+
+
+@pytest.mark.parametrize("name", ["pix2pix", "vocoder", "vqgan", "r3gan", "wgan_gp"])
+def test_a_trainer_with_one_changed_import(name, tmp_path):
+    pytest.importorskip("tqdm")
+    done = run(EXAMPLES / f"{name}.py", "--steps", "4", "--out", str(tmp_path))
+    pictures = ["curves.png", "spectrograms.png" if name == "vocoder" else "samples.png"]
+    for picture in pictures:
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+    if name == "vocoder":
+        with wave.open(str(tmp_path / "sound.wav")) as file:
+            assert (file.getframerate(), file.getsampwidth()) == (8000, 2)
+            assert file.getnframes() == 2 * (8 * 4000 + 4000)
+    assert difference(done, 4) < 1e-5
+
+
+def test_a_trainer_in_float64(tmp_path):
+    done = run(EXAMPLES / "r3gan.py", "--steps", "4", "--double", "--out", str(tmp_path))
+    assert difference(done, 4) < 1e-13

@@ -52,7 +52,11 @@ EXACT = {
     "square": (lambda x: x * x, lambda x: 2 * x, lambda x: torch.full_like(x, 2.0)),
     "relu_square": (lambda x: x.clamp(min=0) ** 2, lambda x: 2 * x.clamp(min=0), lambda x: step(x, 2.0)),
     "abs": (torch.abs, lambda x: step(x, 1.0, -1.0), torch.zeros_like),
-    "relu_half": (lambda x: x.clamp(min=0), lambda x: (step(x, 1.0) + step(x, 0.0, -1.0) + 1) / 2, torch.zeros_like),
+    "relu_half": (
+        lambda x: x.clamp(min=0),
+        lambda x: (step(x, 1.0) + step(x, 0.0, -1.0) + 1) / 2,
+        torch.zeros_like,
+    ),
 }
 
 

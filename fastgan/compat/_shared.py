@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import graph
-from ..functional import reduce_terms, term_values
+from ..functional import reduce_terms
 from ..interpolation import interpolate
 from ..losses import cross_entropy
 from ..norms import norm_penalty
@@ -22,7 +22,6 @@ __all__ = [
     "bce",
     "between",
     "distance",
-    "each_mean",
     "elements",
     "gradient_by_input",
     "hinge",
@@ -38,6 +37,7 @@ __all__ = [
     "squared_norms",
 ]  # fmt: skip
 
+_FLOAT32 = {torch.float32}
 PLUS, MINUS = Term("identity"), Term("identity", scale=-1.0)  # x, -x
 
 
@@ -76,12 +76,15 @@ def mean_of(
 ) -> Tensor:
     """The sum of the terms' means (sums) over their tensors, or pairs, in one call.
 
-    In `dtype`, or else in that of the first tensor, as the peers that never leave it; for "none" the elements of
-    the only entry.
+    In `dtype`, or else in that of the tensors, as the peers that never leave it; for "none" the elements of the
+    only entry.
     """
-    terms, tensors = [t for t, _ in entries], [x for _, x in entries]
+    terms, tensors = zip(*entries, strict=True)
     result = reduce_terms(terms, tensors, reduction=reduction, centred=centred)
-    return (result[0] if reduction == "none" else result).to(dtype or result_dtype(tensors))
+    if reduction == "none":
+        (result,) = result
+    dtype = dtype or result_dtype(tensors)
+    return result if result.dtype is dtype else result.to(dtype)
 
 
 def elements(term: Term, x: Any, dtype: torch.dtype | None = None) -> Tensor:
@@ -90,9 +93,14 @@ def elements(term: Term, x: Any, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def result_dtype(tensors: Sequence[Any]) -> torch.dtype:
-    """That of all tensors, or what they promote to."""
-    found = {(x[0] if isinstance(x, tuple) else x).dtype for x in tensors}
-    return reduce(torch.promote_types, found)
+    """That of all tensors, or what they promote to; under autocast float32, as of most of PyTorch's losses."""
+    dtypes = {(x[0] if isinstance(x, tuple) else x).dtype for x in tensors}
+    if dtypes == _FLOAT32:
+        return torch.float32
+    first = tensors[0][0] if isinstance(tensors[0], tuple) else tensors[0]
+    if torch.is_autocast_enabled(first.device.type):
+        dtypes.add(torch.float32)
+    return reduce(torch.promote_types, dtypes)
 
 
 def mean_and_each(*entries: tuple[Term, Any]) -> tuple[Tensor, list[Tensor]]:
@@ -109,13 +117,6 @@ def mean_with_values(*entries: tuple[Term, Any]) -> tuple[Tensor, Tensor]:
     total, values = reduce_terms(terms, tensors, return_values=True)
     dtype = result_dtype(tensors)
     return total.to(dtype), values.to(dtype)
-
-
-def each_mean(*entries: tuple[Term, Any], per: int = 1) -> list[Tensor]:
-    """The means of the entries, or the sums of each `per` of them, without their total."""
-    terms, tensors = [t for t, _ in entries], [x for _, x in entries]
-    dtype = result_dtype(tensors)
-    return [v.to(dtype) for v in term_values(terms, tensors, per=per)]
 
 
 # ---------------------------------------------------------------------------------- penalties

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._shared import MINUS, each_mean, hinge, mean_of, softplus
+from ._shared import MINUS, hinge, mean_of, softplus
 
 __all__ = [
     "discriminator_loss", "generator_loss", "loss_dcgan_dis", "loss_dcgan_gen", "loss_hinge_dis", "loss_hinge_gen",
@@ -19,8 +19,7 @@ __all__ = [
 
 def loss_dcgan_dis(dis_fake: Tensor, dis_real: Tensor) -> tuple[Tensor, Tensor]:
     """(mean softplus(-real), mean softplus(fake)): scalars with a graph each, of the logits' dtype."""
-    on_real, on_fake = each_mean((softplus(-1), dis_real), (softplus(1), dis_fake))
-    return on_real, on_fake
+    return mean_of((softplus(-1), dis_real)), mean_of((softplus(1), dis_fake))
 
 
 def loss_dcgan_gen(dis_fake: Tensor) -> Tensor:
@@ -30,8 +29,7 @@ def loss_dcgan_gen(dis_fake: Tensor) -> Tensor:
 
 def loss_hinge_dis(dis_fake: Tensor, dis_real: Tensor) -> tuple[Tensor, Tensor]:
     """(mean [1 - real]+, mean [1 + fake]+)."""
-    on_real, on_fake = each_mean((hinge(-1), dis_real), (hinge(1), dis_fake))
-    return on_real, on_fake
+    return mean_of((hinge(-1), dis_real)), mean_of((hinge(1), dis_fake))
 
 
 def loss_hinge_gen(dis_fake: Tensor) -> Tensor:

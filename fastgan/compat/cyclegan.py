@@ -4,8 +4,8 @@
     from fastgan.compat.cyclegan import GANLoss, cal_gradient_penalty     # after
 
 or `fastgan.compat.patch("cyclegan")` once `models.networks` is imported. Binary cross-entropy is exact at both
-ends, and float64 logits give a float64 loss. A change of the label buffers is noticed; after `.to(device)` the
-labels are read once, which waits.
+ends, and float64 logits give a float64 loss. A change of the label buffers is noticed (in a compiled graph:
+only by load_state_dict); after `.to(device)` the labels are read once, which waits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..interpolation import interpolate
 from ..norms import norm_penalty
 from . import _labels
-from ._shared import elements, mean_of, quiet_input
+from ._shared import elements, mean_of, quiet_input, result_dtype
 
 __all__ = ["GANLoss", "cal_gradient_penalty"]
 
@@ -67,10 +67,17 @@ class GANLoss(nn.Module):
     def _label(self, real: bool) -> float:
         buffer = self.real_label if real else self.fake_label
         seen, version, number = self._read[real]
-        if seen is not buffer or version != buffer._version:
-            number = float(buffer)
-            self._read[real] = (buffer, buffer._version, number)
-        return number
+        if torch.compiler.is_compiling():
+            return float(number)
+        now = 0 if buffer.is_inference() else buffer._version
+        if seen is not buffer or version != now:
+            number = buffer.item()
+            self._read[real] = (buffer, now, number)
+        return float(number)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._label(True), self._label(False)  # while it may wait, and before it may be traced
 
     def forward(self, prediction: Tensor, target_is_real: bool) -> Tensor:
         """The loss of logits of any shape: a scalar, for "nonsaturating" (N,)."""
@@ -78,7 +85,8 @@ class GANLoss(nn.Module):
         term = _MODES[self.gan_mode](self._label(real), real, True)
         if self.gan_mode == "nonsaturating":
             values = elements(term, prediction, torch.promote_types(prediction.dtype, torch.float32))
-            return values.reshape(len(prediction), -1).mean(1).to(prediction.dtype)
+            samples = len(prediction) if prediction.dim() else 1
+            return values.reshape(samples, -1).mean(1).to(result_dtype([prediction]))
         wide = self.gan_mode != "wgangp"
         return mean_of(
             (term, prediction), dtype=torch.promote_types(prediction.dtype, torch.float32) if wide else None

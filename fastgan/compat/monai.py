@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._shared import bce, mean_of, min_hinge, square
+from ._shared import bce, mean_of, min_hinge, result_dtype, square
 
 __all__ = ["AdversarialCriterions", "PatchAdversarialLoss"]
 
@@ -87,7 +87,7 @@ class PatchAdversarialLoss(nn.Module):
         if self.reduction == "none":
             within = "mean" if hinge else "none"
             pairs = zip(entries, members, strict=True)
-            return [mean_of(entry, reduction=within, dtype=x.dtype) for entry, x in pairs]
+            return [mean_of(entry, reduction=within, dtype=result_dtype([x])) for entry, x in pairs]
         if self.reduction == "mean":
             entries = [(term._replace(weight=1.0 / len(entries)), v) for term, v in entries]
-        return mean_of(*entries, reduction="mean" if hinge else self.reduction, dtype=members[0].dtype)
+        return mean_of(*entries, reduction="mean" if hinge else self.reduction, dtype=result_dtype(members))

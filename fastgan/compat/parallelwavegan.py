@@ -3,7 +3,8 @@
     from parallel_wavegan.losses import DiscriminatorAdversarialLoss, GeneratorAdversarialLoss          # before
     from fastgan.compat.parallelwavegan import DiscriminatorAdversarialLoss, GeneratorAdversarialLoss   # after
 
-All members go through one call. Fake comes first in every class, and the loss on real first in the result.
+All members of a kind go through one call. Fake comes first in every class, and the loss on real first in the
+result.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from ..auxiliary import feature_matching_loss
 from ..terms import Term
-from ._shared import MINUS, each_mean, mean_of, min_hinge, result_dtype, square
+from ._shared import MINUS, mean_of, min_hinge, result_dtype, square
 
 __all__ = ["DiscriminatorAdversarialLoss", "FeatureMatchLoss", "GeneratorAdversarialLoss"]
 
@@ -70,8 +71,7 @@ class DiscriminatorAdversarialLoss(_Adversarial):
         pairs = list(zip(reals, fakes, strict=False))
         on_real = self._weighed(square(1.0) if mse else min_hinge(-1), [r for r, _ in pairs])
         on_fake = self._weighed(square(0.0) if mse else min_hinge(1), [f for _, f in pairs])
-        real, fake = each_mean(*on_real, *on_fake, per=len(pairs))
-        return real, fake
+        return mean_of(*on_real), mean_of(*on_fake)  # apart, as each may be differentiated by itself
 
 
 class FeatureMatchLoss(nn.Module):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .. import functional
 from ..penalties import gradient_penalty as penalty_of
-from ._shared import MINUS, PLUS, hinge, mean_of, square
+from ._shared import MINUS, PLUS, hinge, mean_of, result_dtype, square
 
 __all__ = ["discriminator_loss", "generator_loss", "gradient_penalty"]
 
@@ -40,7 +40,13 @@ def _checked(loss_D: int) -> None:
 
 def _result(loss: Tensor, logits: Tensor, loss_D: int) -> Tensor:
     """Losses with a target in a tensor are float32 for 16-bit logits, as the peer's."""
-    return loss if loss_D in (2, 5, 6, 7) else loss.to(logits.dtype)
+    return loss if loss_D in (2, 5, 6, 7) else loss.to(result_dtype([logits]))
+
+
+def _on_probabilities(p: Tensor, real: bool) -> Tensor:
+    """-mean ln p or -mean ln(1 - p), each logarithm at least -100, in float32 or wider."""
+    wide = p.to(torch.promote_types(p.dtype, torch.float32))
+    return F.binary_cross_entropy(wide, torch.full_like(wide, float(real)))
 
 
 def discriminator_loss(y_pred: Tensor, y_pred_fake: Tensor, loss_D: int = 1) -> Tensor:
@@ -55,8 +61,7 @@ def discriminator_loss(y_pred: Tensor, y_pred_fake: Tensor, loss_D: int = 1) -> 
     """
     _checked(loss_D)
     if loss_D == 1:
-        ones, zeros = torch.ones_like(y_pred), torch.zeros_like(y_pred_fake)
-        return F.binary_cross_entropy(y_pred, ones) + F.binary_cross_entropy(y_pred_fake, zeros)
+        return (_on_probabilities(y_pred, True) + _on_probabilities(y_pred_fake, False)).to(y_pred.dtype)
     if loss_D in _RELATIVISTIC:
         name, form, options = _RELATIVISTIC[loss_D]
         loss = functional.discriminator_loss(y_pred, y_pred_fake, name, relativistic=form, **options)
@@ -76,7 +81,7 @@ def generator_loss(y_pred_fake: Tensor, y_pred: Tensor | None = None, loss_D: in
     """
     _checked(loss_D)
     if loss_D == 1:
-        return F.binary_cross_entropy(y_pred_fake, torch.ones_like(y_pred_fake))
+        return _on_probabilities(y_pred_fake, True).to(y_pred_fake.dtype)
     if loss_D in _RELATIVISTIC:
         if y_pred is None:
             raise ValueError(f"y_pred: expected the outputs for real with loss_D={loss_D}, got None")

@@ -106,12 +106,15 @@ def feature_matching_loss(real_embed: Tensor, fake_embed: Tensor) -> Tensor:
 
 def lecam_reg(d_logit_real: Tensor, d_logit_fake: Tensor, ema: Any) -> Tensor:
     """mean [r - ema.D_fake]+^2 + mean [ema.D_real - f]+^2, with averages as numbers or tensors."""
-    averages = []
-    for value in (ema.D_real, ema.D_fake):
-        given = isinstance(value, Tensor)
+
+    def on_device(average: Any) -> Tensor:
+        if isinstance(average, Tensor):
+            return average
         # A fill, and not a copy that would wait for the device.
-        averages.append(value if given else torch.full((1,), float(value), device=d_logit_real.device))
-    return lecam_penalty(d_logit_real, d_logit_fake, *averages).to(d_logit_real.dtype)
+        return torch.full((1,), float(average), dtype=torch.float64, device=d_logit_real.device)
+
+    penalty = lecam_penalty(d_logit_real, d_logit_fake, on_device(ema.D_real), on_device(ema.D_fake))
+    return penalty.to(d_logit_real.dtype)
 
 
 # ---------------------------------------------------------------------------------- penalties

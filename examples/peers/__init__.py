@@ -1,0 +1,1 @@
+"""Losses of well-known trainers in plain PyTorch, from their formulas: what fastgan.compat is compared with."""
