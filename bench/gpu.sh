@@ -126,6 +126,9 @@ warming=
 budget=$(left 60)
 [ "$budget" -gt 300 ] && budget=300
 stage benchmark $((budget + 30)) "$python" bench/gpu.py --out "$out" --budget "$budget" "$@"
+if [ $device = cuda ] && [ "$(left 5)" -ge 60 ]; then
+  stage trainers 60 "$python" bench/trainers.py --device cuda --out "$out"
+fi
 if [ $device = cuda ] && [ "$(left 5)" -ge 40 ]; then
   stage exhaustive 120 env FASTGAN_EXHAUSTIVE=1 "${pytest[@]}" tests/test_gpu.py -k "every_pattern and cuda"
 fi

@@ -305,13 +305,20 @@ def scales(device: str, less: int) -> Made:
 
 
 def penalty_step(m: Any, t: Made) -> Any:
-    """The penalty of a discriminator whose gradient is cheap: x^2 / 2, summed."""
+    """The penalty of a discriminator whose gradient is cheap: w x^2 / 2, summed."""
 
     def discriminator(x: Tensor) -> Tensor:
-        return 0.5 * x.square().flatten(1).sum(1, keepdim=True)
+        return (0.5 * t["w"] * x.square()).flatten(1).sum(1, keepdim=True)
 
     np.random.seed(0)  # where the points are drawn from
-    yield m.compute_gradient_penalty(discriminator, t["r"], t["f"]), [t["r"]]
+    yield m.compute_gradient_penalty(discriminator, t["r"], t["f"]), [t["w"]]
+
+
+def samples(device: str, less: int) -> Made:
+    """Real and generated images, and the discriminator's parameter."""
+    shape = (max(1, 64 // less), 3, 64, 64)
+    real, fake = (randn(device, *shape, seed=k).detach() for k in range(2))
+    return {"r": real, "f": fake, "w": torch.ones((), device=device, requires_grad=True)}
 
 
 def r1_step(m: Any, t: Made) -> Any:
@@ -343,7 +350,7 @@ CASES = [
     Case("magvit2", "logits 4 x 17 x 16 x 16, hinge", pair(4, 1, 17, 16, 16), magvit2_step),
     Case("stylegan2", "32 logits", pair(32, 1), both("d_logistic_loss", "g_nonsaturating_loss")),
     Case("stylegan2", "32 logits, R1 of 3 x 256 x 256", stylegan2, r1_step),
-    Case("wgan_gp", "points and penalty, 64 x 3 x 64 x 64", pair(64, 3, 64, 64), penalty_step),
+    Case("wgan_gp", "points and penalty, 64 x 3 x 64 x 64", samples, penalty_step),
     Case("biggan", "256 logits, hinge", pair(256, 1), biggan_step),
     Case("studiogan", "64 logits, hinge", pair(64), studiogan_step),
     Case(

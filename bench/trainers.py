@@ -28,9 +28,9 @@ CONTENDERS = ("fused", "own")
 AIM = {"hifigan": 3.0}
 # Operators that look at memory anew, or make room for it, and start nothing on a device.
 _IDLE = """empty empty_like empty_strided new_empty new_empty_strided view _unsafe_view reshape _reshape_alias
-as_strided expand expand_as slice select unsqueeze squeeze permute transpose t alias detach detach_ unbind split
-flatten result_type item is_nonzero numpy_T movedim view_as unflatten chunk narrow resolve_conj resolve_neg
-lift_fresh broadcast_tensors"""
+as_strided expand expand_as slice select unsqueeze squeeze permute transpose t alias detach detach_
+unbind split flatten result_type item _local_scalar_dense is_nonzero numpy_T movedim view_as unflatten
+chunk narrow resolve_conj resolve_neg lift_fresh broadcast_tensors"""
 IDLE = frozenset(f"aten::{name}" for name in _IDLE.split())
 
 

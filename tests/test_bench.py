@@ -30,6 +30,18 @@ def test_the_report_of_penalties_is_made(tmp_path):
     assert "says nothing of speed" in done.stdout
 
 
+def test_the_report_of_trainers_is_made(tmp_path):
+    """Small batches of all but the heaviest; before a case is timed both contenders' results are compared."""
+    command = [sys.executable, str(BENCH / "trainers.py"), "--quick", "--out", str(tmp_path), "--only"]
+    trainers = ["pix2pix", "basicsr", "mmagic", "cyclegan", "taming", "monai", "magvit2", "wgan_gp", "biggan"]
+    trainers += ["studiogan", "gigagan", "relativisticgan", "torchgan", "parallelwavegan"]
+    done = subprocess.run([*command, *trainers], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {p.suffix for p in tmp_path.iterdir()} == {".json", ".md", ".png"}
+    assert "3 scales, 12 maps" in done.stdout
+    assert "says nothing of speed" in done.stdout
+
+
 def test_the_report_is_made(tmp_path):
     command = [sys.executable, str(BENCH / "report.py"), "--quick", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
