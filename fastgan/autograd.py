@@ -290,6 +290,12 @@ def evaluate(
     return result, call.aux[2 * len(spec.roles) :] if (stats or values) and call.aux is not None else None
 
 
+def _element(vector: Tensor, k: int) -> Tensor:
+    """A scalar on the memory of vector[k], and no view of it: it may be changed in place where that has a graph."""
+    scalar = torch.empty(0, dtype=vector.dtype, device=vector.device)
+    return scalar.set_(vector.untyped_storage(), vector.storage_offset() + k, (), ())
+
+
 def evaluate_parts(
     spec: Spec, tensors: tuple[Tensor, ...], reduction: str, scanned: int = -1
 ) -> tuple[Tensor, list[Tensor]]:
@@ -309,7 +315,8 @@ def evaluate_parts(
     graph = torch.is_grad_enabled() and any([t.requires_grad for t in tensors])
     total = apply(call, *tensors) if graph else call.forward(tensors, None)
     first = 2 * len(spec.roles)
-    values = list(call.aux[first : first + len(spec.terms)].to(total.dtype).unbind())
+    vector = call.aux[first : first + len(spec.terms)].to(total.dtype)
+    values = [_element(vector, k) for k in range(len(spec.terms))]
     if graph:
         for k, (part, operands) in enumerate(spec.parts()):
             values[k] = apply(Part(part, reduction, kernels, values[k]), *[tensors[i] for i in operands])

@@ -124,7 +124,8 @@ def _averages(name: str, average: Any, members: list[Any]) -> list[Tensor]:
     if average.numel() != len(members):
         raise ValueError(f"{name}: expected {len(members)} numbers, one a member, got shape {tuple(average.shape)}")
     wide = isinstance(members[0], Tensor) and members[0].dtype == torch.float64
-    vector = average.detach().reshape(-1).to(torch.float64 if wide else torch.float32)
+    # A copy: the average moves on before the penalty's backward, which reads it.
+    vector = average.detach().reshape(-1).to(torch.float64 if wide else torch.float32, copy=True)
     return list(vector.split(1))
 
 

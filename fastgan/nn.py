@@ -132,7 +132,7 @@ class LeCam(nn.Module):
 
     `fastgan.lecam_penalty` at averages that each call first moves: average = decay * average + (1 - decay) *
     mean of the logits. They are buffers, kept on the logits' device and in the state_dict; nothing waits for
-    the device.
+    the device. In eval mode they stay.
 
     Args:
         weight: the factor in front.
@@ -164,6 +164,16 @@ class LeCam(nn.Module):
 
     def forward(self, real_logits: Logits, fake_logits: Logits) -> Tensor | None:
         """The penalty, or None before it starts: see `fastgan.lecam_penalty`."""
+        if self.training:
+            self._move(real_logits, fake_logits)
+        if self.calls <= self.start:
+            return None
+        return auxiliary.lecam_penalty(
+            real_logits, fake_logits, self.real_average, self.fake_average, weight=self.weight
+        )
+
+    @torch.no_grad()
+    def _move(self, real_logits: Logits, fake_logits: Logits) -> None:
         decay = self.decay if self.calls > self.start else 0.0
         for average, logits in ((self.real_average, real_logits), (self.fake_average, fake_logits)):
             members = [logits] if isinstance(logits, Tensor) else list(logits)
@@ -172,12 +182,8 @@ class LeCam(nn.Module):
             detached = [t.detach() if isinstance(t, Tensor) else t for t in members]
             _, means = functional.reduce_terms([Term("identity")] * len(members), detached, return_values=True)
             average.lerp_(means.to(average.dtype), 1 - decay)
-        self.calls += 1
-        if self.calls <= self.start:
-            return None
-        return auxiliary.lecam_penalty(
-            real_logits, fake_logits, self.real_average, self.fake_average, weight=self.weight
-        )
+        if self.calls <= self.start:  # no further: a number that changes would be compiled anew at each call
+            self.calls += 1
 
     def get_extra_state(self) -> dict[str, int]:
         return {"calls": self.calls}

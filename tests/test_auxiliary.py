@@ -115,6 +115,32 @@ def test_lecam_module():
     assert used == [False, False, True, True, True]
 
 
+def test_lecam_before_its_backward():
+    """The averages move on while an earlier penalty waits for its backward; in eval mode they stay."""
+    module = fastgan.nn.LeCam()
+    r, f = logits(30).requires_grad_(), logits(30, seed=1).requires_grad_()
+    first = module(r, f)
+    averages = module.real_average.double().clone(), module.fake_average.double().clone()
+    second = module(r + 1, f - 1)
+    (first + second).backward()
+    wanted = torch.autograd.grad(lecam(r, f, *averages), (r, f))
+    got = torch.autograd.grad(module.eval()(r, f), (r, f))
+    assert not torch.equal(got[0], wanted[0].float())
+    moved = module.real_average.clone()
+    module(r + 5, f)
+    assert torch.equal(module.real_average, moved)
+
+
+def test_lecam_is_compiled_once():
+    torch._dynamo.reset()
+    module = fastgan.nn.LeCam(start=2)
+    compiled = torch.compile(module, fullgraph=True, backend="eager")
+    r, f = logits(30).requires_grad_(), logits(30, seed=1).requires_grad_()
+    with torch._dynamo.config.patch(recompile_limit=6):
+        for _ in range(20):
+            compiled(r, f)
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -237,6 +263,20 @@ def test_each_value_has_a_graph_of_its_own():
     other.backward()
     torch.testing.assert_close(leaves[0].grad, 8 * leaves[0].detach() / 40)
     torch.testing.assert_close(leaves[1].grad, leaves[1].detach().sign() / 30)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_values_may_be_changed_in_place(backend):
+    x, y = (logits(n, seed=n).requires_grad_() for n in (40, 30))
+    with fastgan.backend(backend):
+        terms = [fastgan.term("square"), fastgan.term("abs")]
+        _, values = fastgan.reduce_terms(terms, [x, y], return_values=True, attached=True)
+        before = values[1].item()
+        values[0] += 1
+        values[0] *= 2
+        assert values[1].item() == before
+        values[0].backward()
+    torch.testing.assert_close(x.grad, 4 * x.detach() / 40)
 
 
 def test_higher_orders_of_values():

@@ -64,10 +64,12 @@ def modules(monkeypatch):
 
 
 def test_patch_replaces_what_is_bound_anywhere(modules):
-    def own(): ...
+    def own(disc_real_outputs, disc_generated_outputs): ...
 
-    def other(): ...
+    def other(fmap_r, fmap_g): ...
 
+    other.__name__ = "feature_loss"
+    own.__name__ = "discriminator_loss"
     defining = modules("models", discriminator_loss=own, feature_loss=other, Generator=int)
     using = modules("train", discriminator_loss=own, renamed=other, kept=own.__name__)
     assert set(compat.patch("hifigan")) == {
@@ -95,17 +97,20 @@ def test_patch_replaces_what_is_bound_anywhere(modules):
     ],
 )
 def test_patch_replaces_what_is_registered(modules, trainer, where, attribute, table):
-    class GANLoss: ...
+    class GANLoss:
+        def __init__(self, gan_type, real_label_val=1.0, fake_label_val=0.0, loss_weight=1.0): ...
 
     class Other: ...
 
-    registry = types.SimpleNamespace(**{table: {"GANLoss": GANLoss, "Other": Other}})
+    before = {"GANLoss": GANLoss, "Other": Other, "GANLoss_too": GANLoss}
+    registry = types.SimpleNamespace(**{table: dict(before)})
     modules(where[0], GANLoss=GANLoss)
     modules(where[1], **{attribute: registry})
     compat.patch(trainer)
-    assert getattr(registry, table) == {"GANLoss": getattr(compat, trainer).GANLoss, "Other": Other}
+    ours = getattr(compat, trainer).GANLoss
+    assert getattr(registry, table) == {"GANLoss": ours, "Other": Other, "GANLoss_too": ours}
     compat.unpatch(trainer)
-    assert getattr(registry, table) == {"GANLoss": GANLoss, "Other": Other}
+    assert getattr(registry, table) == before
 
 
 def test_patch_replaces_a_method(modules):
@@ -128,25 +133,79 @@ def test_patch_replaces_a_method(modules):
         loss.calculate_adaptive_weight(None, None)
 
 
-def test_patch_of_a_module_by_another_name(modules):
-    def own(): ...
+def loss_hinge_dis(dis_fake, dis_real): ...
 
-    module = modules("my_losses", loss_hinge_dis=own)
+
+def loss_hinge_gen(dis_fake): ...
+
+
+def test_patch_of_a_module_by_another_name(modules):
+    module = modules("my_losses", loss_hinge_dis=loss_hinge_dis)
     with pytest.raises(RuntimeError, match=r"import 'biggan' first; none of losses is loaded"):
         compat.patch("biggan")
     compat.patch("biggan", "my_losses")
     assert module.loss_hinge_dis is compat.biggan.loss_hinge_dis
 
 
+def test_patch_leaves_what_is_somebodys_own(modules):
+    """A function behind an alias, one with other parameters, and what was bound after the patch."""
+
+    def my_gen(dis_fake): ...
+
+    module = modules(
+        "losses", loss_hinge_gen=loss_hinge_gen, generator_loss=my_gen, discriminator_loss=loss_hinge_dis
+    )
+    compat.patch("biggan")
+    assert module.generator_loss is my_gen
+    assert module.loss_hinge_gen is compat.biggan.loss_hinge_gen
+    assert module.discriminator_loss is compat.biggan.loss_hinge_dis
+    module.loss_hinge_gen = my_gen
+    compat.unpatch("biggan")
+    assert module.loss_hinge_gen is my_gen
+    assert module.discriminator_loss is loss_hinge_dis
+
+    def loss_hinge_dis_of_mine(logits, margin): ...
+
+    loss_hinge_dis_of_mine.__name__ = "loss_hinge_dis"
+    module = modules("losses", loss_hinge_gen=loss_hinge_gen, loss_hinge_dis=loss_hinge_dis_of_mine)
+    with pytest.raises(RuntimeError, match=r"losses.loss_hinge_dis: takes \(logits, margin\)"):
+        compat.patch("biggan")
+    assert module.loss_hinge_gen is loss_hinge_gen
+    assert not _patch._undo
+
+
+def test_patch_warns_of_subclasses(modules):
+    class GANLoss(nn.Module):
+        def __init__(self, gan_mode, target_real_label=1.0, target_fake_label=0.0): ...
+
+    class Mine(GANLoss): ...
+
+    modules("models.networks", GANLoss=GANLoss, Mine=Mine)
+    with pytest.warns(UserWarning, match="Mine derive from the class that is replaced"):
+        compat.patch("cyclegan")
+
+
+def test_patch_keeps_torchgans_bases(modules):
+    class GeneratorLoss(nn.Module):
+        def __init__(self, reduction="mean", override_train_ops=None): ...
+
+    def wasserstein_generator_loss(fgz, reduction="mean"): ...
+
+    module = modules("torchgan.losses", GeneratorLoss=GeneratorLoss)
+    modules("torchgan.losses.functional", wasserstein_generator_loss=wasserstein_generator_loss)
+    assert compat.patch("torchgan") == ["torchgan.losses.functional.wasserstein_generator_loss"]
+    assert module.GeneratorLoss is GeneratorLoss
+
+
 def test_patch_refuses(modules):
     with pytest.raises(ValueError, match="did you mean 'hifigan'"):
         compat.patch("hifi-gan")
-    with pytest.raises(ValueError, match="inline"):
-        compat.patch("stylegan3")
+    for trainer in ("stylegan3", "wgan_gp"):
+        with pytest.raises(ValueError, match="inline"):
+            compat.patch(trainer)
     modules("losses", something=1)
     with pytest.raises(RuntimeError, match="found none of its losses in losses"):
         compat.patch("biggan")
-    compat.patch("biggan") if hasattr(sys.modules["losses"], "loss_hinge_gen") else None
     assert not _patch._undo
 
 
@@ -235,14 +294,75 @@ def test_under_autocast(name):
 
 
 def test_labels_of_cyclegan_that_change():
-    """In place, by a checkpoint, and in a graph that is traced after it."""
+    """In place, by a checkpoint, and in a graph that is traced before or after it."""
     x, loss = logits(9), compat.cyclegan.GANLoss("lsgan")
-    loss.real_label.fill_(0.5)
-    torch.testing.assert_close(loss(x, True), (x - 0.5).square().mean())
-    loss.load_state_dict({"real_label": torch.tensor(0.25), "fake_label": torch.tensor(-1.0)})
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for label, change in enumerate((loss.real_label.fill_, loss.real_label.data.fill_)):
+        change(label + 0.5)
+        for f in (loss, compiled):
+            torch.testing.assert_close(f(x, True), (x - label - 0.5).square().mean())
+    loss.load_state_dict({"real_label": torch.tensor(0.25), "fake_label": torch.tensor(-1.0)})
     torch.testing.assert_close(compiled(x, True), (x - 0.25).square().mean())
     torch.testing.assert_close(loss.double()(x.double(), False), (x.double() + 1).square().mean())
+
+
+@pytest.mark.parametrize("mode", ["lsgan", "vanilla"])
+def test_labels_of_a_subclass(mode):
+    """The usual way to noisy labels: a trainer's own method makes them."""
+
+    class Noisy(compat.cyclegan.GANLoss):
+        def get_target_tensor(self, prediction, target_is_real):
+            return super().get_target_tensor(prediction, target_is_real) * 0.5
+
+    class Smooth(compat.basicsr.GANLoss):
+        def get_target_label(self, input, target_is_real):
+            return super().get_target_label(input, target_is_real) * 0.5
+
+    x = logits(30)
+    soft = compat.cyclegan.GANLoss(mode, 0.5)(x, True)
+    torch.testing.assert_close(Noisy(mode)(x, True), soft)
+    torch.testing.assert_close(Smooth(mode)(x, True, is_disc=True), soft)
+
+
+def test_a_weight_that_is_a_tensor_gets_its_gradient():
+    weight = torch.tensor(0.1, requires_grad=True)
+    x = logits(30)
+    compat.basicsr.GANLoss("hinge", loss_weight=weight)(x, True).backward()
+    torch.testing.assert_close(weight.grad, -x.double().mean().float())
+
+
+def test_dtypes_that_differ_as_under_autocast():
+    """Data are float32, and what a network made is not."""
+    r, f = logits(4, 3, 5, 5), logits(4, 3, 5, 5, seed=1).bfloat16()
+
+    def judge(x, *_, **__):
+        return {"adv_output": (x.float() * torch.linspace(-1, 1, x.numel()).view_as(x)).sum((1, 2, 3)).square()}
+
+    def plain(x):
+        return judge(x)["adv_output"]
+
+    m = compat
+    for penalty in (
+        m.cyclegan.cal_gradient_penalty(plain, r, f, "cpu")[0],
+        m.basicsr.gradient_penalty_loss(plain, r, f),
+        m.mmagic.gradient_penalty_loss(plain, r, f),
+        m.studiogan.cal_grad_penalty(r, None, f, judge, "cpu"),
+        m.relativisticgan.gradient_penalty(plain, r, f),
+        m.wgan_gp.compute_gradient_penalty(plain, r, f),
+        m.wgan_gp.calc_gradient_penalty(plain, r, f),
+        m.tfgan.wasserstein_gradient_penalty(r, f, None, lambda x, _: plain(x), None),
+    ):
+        assert penalty.dtype is torch.float32
+        assert penalty.isfinite()
+    for loss in (
+        m.hifigan.feature_loss([[r]], [[f]]) / 2,
+        m.audiocraft.FeatureMatchingLoss()([f], [r]),
+        m.parallelwavegan.FeatureMatchLoss(include_final_outputs=True)([[f]], [[r]]),
+    ):
+        torch.testing.assert_close(loss, (r - f.float()).abs().mean())
+    for number in (5, 8):
+        loss = m.relativisticgan.discriminator_loss(r.flatten(), f.flatten(), number)
+        assert loss.item() == m.relativisticgan.discriminator_loss(r.flatten(), f.float().flatten(), number).item()
 
 
 def test_losses_are_modules_that_can_be_copied_and_saved():

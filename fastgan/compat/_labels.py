@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch.nn.functional as F
+from torch import Tensor
+
 from ..terms import Term
 from ._shared import MINUS, PLUS, bce, distance, hinge, softplus, square
 
 # (label, is real, is for the discriminator) -> term. The label is the number that the trainer gives real or fake.
 Maker = Callable[[float, bool, bool], Term]
+# The same in plain PyTorch where labels are a tensor.
+ON_TARGETS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "vanilla": F.binary_cross_entropy_with_logits,
+    "lsgan": F.mse_loss,
+    "l1": F.l1_loss,
+}
 
 
 def vanilla(label: float, real: bool, disc: bool) -> Term:
@@ -39,3 +48,8 @@ def wgan_softplus(label: float, real: bool, disc: bool) -> Term:
 def hinge_loss(label: float, real: bool, disc: bool) -> Term:
     """Hinge; the generator's is about fake logits whatever the flag says."""
     return hinge(-1 if real else 1) if disc else MINUS
+
+
+def ours(method: Callable[..., object]) -> bool:
+    """Whether a method that makes labels is an adapter's; a trainer's subclass may have its own."""
+    return getattr(method, "__module__", "").startswith("fastgan.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+import warnings
 from collections.abc import Iterator
 from importlib import import_module
 from types import ModuleType
@@ -16,16 +18,18 @@ class Origin(NamedTuple):
         modules: the modules that define them, as the trainer's code imports them; a script's are also `__main__`.
         registries: (module, attribute) of registries from which the trainer builds losses by name.
         methods: (name of the adapter, class, method) of methods to replace in those modules.
+        kept: names of the adapter that are left as the trainer has them.
     """
 
     modules: tuple[str, ...] = ()
     registries: tuple[tuple[str, str], ...] = ()
     methods: tuple[tuple[str, str, str], ...] = ()
+    kept: tuple[str, ...] = ()
 
 
 _NETWORKS = Origin(("models.networks",))
 _SCRIPT = ("train", "__main__")
-# A trainer whose losses are inline in its steps has no names to replace: no modules.
+# No modules: the losses are inline in the trainer's steps, or functions that read globals of their script.
 ORIGINS: dict[str, Origin] = {
     "audiocraft": Origin(("audiocraft.adversarial.losses",)),
     "basicsr": Origin(
@@ -61,45 +65,77 @@ ORIGINS: dict[str, Origin] = {
         methods=(("_method", "VQLPIPSWithDiscriminator", "calculate_adaptive_weight"),),
     ),
     "tfgan": Origin(),
-    "torchgan": Origin(("torchgan.losses", "torchgan.losses.functional")),
-    "wgan_gp": Origin(
-        ("wgan_gp", "dragan", "gan_mnist", "gan_cifar", "gan_64x64", "gan_language", "gan_toy", "__main__")
+    # Its Trainer tells losses apart by these bases, from which the adapter's classes derive.
+    "torchgan": Origin(
+        ("torchgan.losses", "torchgan.losses.functional"), kept=("GeneratorLoss", "DiscriminatorLoss")
     ),
+    "wgan_gp": Origin(),
 }
 TRAINERS = tuple(sorted(ORIGINS))
 
 # What each patch replaced: how to put it back.
-_undo: dict[str, list[tuple[Any, str, Any]]] = {}
+_undo: dict[str, list[tuple[Any, str, Any, Any]]] = {}
 
 
 def _replace(trainer: str, holder: Any, name: str, new: Any) -> None:
     """Sets holder.name, or holder[name] of a dict, and remembers what was there."""
     if isinstance(holder, dict):
-        _undo[trainer].append((holder, name, holder[name]))
+        _undo[trainer].append((holder, name, holder[name], new))
         holder[name] = new
     else:
-        _undo[trainer].append((holder, name, vars(holder)[name]))
+        _undo[trainer].append((holder, name, vars(holder)[name], new))
         setattr(holder, name, new)
 
 
-def _holders(old: Any) -> Iterator[tuple[ModuleType, str]]:
+def _holders(old: Any) -> Iterator[tuple[str, ModuleType, str]]:
     """Every loaded module that holds an object, and by what name: `from m import f` binds it anew."""
-    for module in list(sys.modules.values()):
-        if not isinstance(module, ModuleType) or module.__name__.startswith("fastgan."):
+    for loaded, module in list(sys.modules.items()):
+        if not isinstance(module, ModuleType) or loaded.startswith("fastgan."):
             continue
         for name, value in list(vars(module).items()):
             if value is old:
-                yield module, name
+                yield loaded, module, name
 
 
-def _registered(trainer: str, name: str, old: Any) -> Iterator[dict[str, Any]]:
-    """The tables of the trainer's registries in which `name` stands for the object to replace."""
+def _registered(trainer: str, old: Any) -> Iterator[tuple[dict[str, Any], str]]:
+    """The tables of the trainer's registries that hold the object to replace, and its keys there."""
     for where, attribute in ORIGINS[trainer].registries:
         registry = getattr(sys.modules.get(where), attribute, None)
         for table in ("_obj_map", "_module_dict"):  # BasicSR's, OpenMMLab's
             found = getattr(registry, table, {})
-            if found.get(name) is old:
-                yield found
+            for key in [k for k, value in found.items() if value is old]:
+                yield found, key
+
+
+def _parameters(thing: Any) -> list[str] | None:
+    """The names of what a function or class takes by position; None where that is not known."""
+    try:
+        found = inspect.signature(thing).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    return [p.name for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
+def _check_fit(where: str, old: Any, new: Any) -> None:
+    """Raises unless the adapter takes what the trainer's own takes."""
+    theirs, ours = _parameters(old), _parameters(new)
+    if theirs is not None and ours is not None and theirs != ours[: len(theirs)]:
+        raise RuntimeError(
+            f"{where}: takes ({', '.join(theirs)}), fastgan's ({', '.join(ours)}): not the trainer's own, or of"
+            " another version; import the adapter's by name where it fits"
+        )
+
+
+def _warn_of_subclasses(where: str, old: Any, replaced: list[str]) -> None:
+    """Warns of classes that derive from one that is replaced, and are not replaced themselves."""
+    left = [c for c in getattr(old, "__subclasses__", list)() if not c.__module__.startswith("fastgan.")]
+    names = [c.__qualname__ for c in left if c.__name__ not in replaced]
+    if names:
+        warnings.warn(
+            f"{where}: {', '.join(names)} derive from the class that is replaced and stay as they are; where"
+            " they call super() by its name they fail when they are built",
+            stacklevel=4,
+        )
 
 
 def patch(trainer: str, *modules: str) -> list[str]:
@@ -117,16 +153,24 @@ def patch(trainer: str, *modules: str) -> list[str]:
         What was replaced, as "module.name".
 
     Raises:
-        ValueError: an unknown trainer; one whose losses are inline, so that there is no name to replace.
-        RuntimeError: it is patched already; or none of its modules is loaded, or they hold none of the names.
+        ValueError: an unknown trainer; one whose losses are inline or read globals of their script, so that no
+        name can
+            be replaced.
+        RuntimeError: it is patched already; or none of its modules is loaded, or they hold none of the names,
+        or something
+            else by one of them. Nothing is replaced then.
+
+    Warns:
+        UserWarning: of classes that derive from a replaced one.
     """
     from .. import checks
 
     checks.known("trainer", trainer, ORIGINS)
     origin = ORIGINS[trainer]
-    if not (origin.modules or modules):
+    if not origin.modules:
         raise ValueError(
-            f"trainer: the losses of {trainer!r} are inline in its steps; call fastgan.compat.{trainer} there"
+            f"trainer: the losses of {trainer!r} are inline in its steps or read globals of their script; call"
+            f" fastgan.compat.{trainer} there"
         )
     if trainer in _undo:
         raise RuntimeError(f"trainer: {trainer!r} is patched already")
@@ -152,13 +196,17 @@ def _replace_all(trainer: str, origin: Origin, adapter: ModuleType, loaded: list
     for module in loaded:
         for name in adapter.__all__:
             old, new = vars(module).get(name), getattr(adapter, name)
-            if old is None or old is new:
+            if not callable(old) or old is new or name in origin.kept:
                 continue
-            for table in _registered(trainer, name, old):
-                _replace(trainer, table, name, new)
-            for holder, bound in _holders(old):
+            if getattr(old, "__name__", name) not in (name, new.__name__):
+                continue  # another function by an alias: replaced by its own name, if at all
+            _check_fit(f"{module.__name__}.{name}", old, new)
+            _warn_of_subclasses(f"{module.__name__}.{name}", old, adapter.__all__)
+            for table, key in _registered(trainer, old):
+                _replace(trainer, table, key, new)
+            for where, holder, bound in _holders(old):
                 _replace(trainer, holder, bound, new)
-                replaced.append(f"{holder.__name__}.{bound}")
+                replaced.append(f"{where}.{bound}")
         for name, owner, method in origin.methods:
             cls = vars(module).get(owner)
             if cls is not None and method in vars(cls):
@@ -168,15 +216,16 @@ def _replace_all(trainer: str, origin: Origin, adapter: ModuleType, loaded: list
 
 
 def unpatch(trainer: str) -> None:
-    """Puts back what `patch(trainer)` replaced.
+    """Puts back what `patch(trainer)` replaced, but for names that were bound to something else since.
 
     Raises:
         RuntimeError: it is not patched.
     """
     if trainer not in _undo:
         raise RuntimeError(f"trainer: {trainer!r} is not patched (patched: {', '.join(_undo) or 'none'})")
-    for holder, name, old in reversed(_undo.pop(trainer)):
+    for holder, name, old, new in reversed(_undo.pop(trainer)):
         if isinstance(holder, dict):
-            holder[name] = old
-        else:
+            if holder.get(name) is new:
+                holder[name] = old
+        elif vars(holder).get(name) is new:
             setattr(holder, name, old)

@@ -10,19 +10,22 @@ import torch
 from torch import Tensor
 
 from .. import graph
+from ..auxiliary import feature_matching_loss
 from ..functional import reduce_terms
 from ..interpolation import interpolate
 from ..losses import cross_entropy
-from ..norms import norm_penalty
+from ..norms import gradient_norm, norm_penalty
 from ..terms import Term
 
 __all__ = [
     "MINUS",
     "PLUS",
+    "alike",
     "bce",
     "between",
     "distance",
     "elements",
+    "feature_distance",
     "gradient_by_input",
     "hinge",
     "mean_and_each",
@@ -119,6 +122,21 @@ def mean_with_values(*entries: tuple[Term, Any]) -> tuple[Tensor, Tensor]:
     return total.to(dtype), values.to(dtype)
 
 
+def feature_distance(
+    real: Sequence[Tensor],
+    fake: Sequence[Tensor],
+    weights: float | Sequence[float],
+    detach_real: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """The weighted sum of mean |fake - real| over pairs of maps, in `dtype`, or else in that of all."""
+    pairs = [alike(r, f) for r, f in zip(real, fake, strict=True)]
+    reals, fakes = [r for r, _ in pairs], [f for _, f in pairs]
+    loss = feature_matching_loss(reals, fakes, weights=weights, detach_real=detach_real)
+    dtype = dtype or result_dtype(fakes)
+    return loss if loss.dtype is dtype else loss.to(dtype)
+
+
 # ---------------------------------------------------------------------------------- penalties
 
 
@@ -176,10 +194,17 @@ def squared_norms(grads: Tensor, over: str = "sample", reduction: str = "mean", 
     return norm_penalty(grads, "power", over=over, reduction=reduction, **options).to(grads.dtype)
 
 
+def alike(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the dtype that they promote to: under autocast data are float32 and what a network made is not."""
+    if a.dtype is b.dtype:
+        return a, b
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    return a.to(dtype), b.to(dtype)
+
+
 def between(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
     """Points eps * real + (1 - eps) * fake, in the dtype that the two promote to."""
-    dtype = torch.promote_types(real.dtype, fake.dtype)
-    return interpolate(real.to(dtype), fake.to(dtype), eps)
+    return interpolate(*alike(real, fake), eps)
 
 
 def path_lengths(images: Tensor, latents: Tensor) -> Tensor:
@@ -192,6 +217,4 @@ def path_lengths(images: Tensor, latents: Tensor) -> Tensor:
     noise = torch.randn_like(images) / (images.shape[2] * images.shape[3]) ** 0.5
     with torch.enable_grad():
         (g,) = torch.autograd.grad((images * noise).sum(), latents, create_graph=True)
-    from ..norms import gradient_norm
-
     return gradient_norm(g) / g.shape[1] ** 0.5

@@ -17,9 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..auxiliary import feature_matching_loss
 from ..terms import Term
-from ._shared import MINUS, mean_of, min_hinge, square
+from ._shared import MINUS, feature_distance, mean_of, min_hinge, square
 
 __all__ = [
     "ADVERSARIAL_LOSSES", "AdvLossType", "AdversarialLoss", "FeatLossType", "FeatureMatchingLoss",
@@ -142,7 +141,7 @@ class FeatureMatchingLoss(nn.Module):
         self.check(fmap_fake, fmap_real)
         divisor = len(fmap_fake) if self.normalize else 1
         if _is_mean_l1(self.loss):
-            return feature_matching_loss(fmap_real, fmap_fake, weights=1.0 / divisor, detach_real=False).float()
+            return feature_distance(fmap_real, fmap_fake, 1.0 / divisor, dtype=torch.float32)
         total = torch.zeros((), device=fmap_fake[0].device)
         for fake, real in zip(fmap_fake, fmap_real, strict=True):
             total = total + self.loss(fake, real).float()
@@ -216,15 +215,12 @@ class AdversarialLoss(nn.Module):
         """A step of the adversary on fake and real, both detached; the loss, whose graph has been used."""
         fake_logits, _ = self.get_adversary_pred(fake.detach())
         real_logits, _ = self.get_adversary_pred(real.detach())
-        entries = [(self.loss_fake, x) for x in fake_logits] + [(self.loss_real, x) for x in real_logits]
+        members = list(zip(fake_logits, real_logits, strict=False))
+        entries = [e for f, r in members for e in ((self.loss_fake, f), (self.loss_real, r))]
         loss = _sum_of(entries, len(fake_logits) if self.normalize else 1)
         self.optimizer.zero_grad()
         loss.backward()
-        if _ranks() > 1:
-            for p in self.adversary.parameters():
-                if p.grad is not None:
-                    dist.all_reduce(p.grad)
-                    p.grad /= _ranks()
+        _average(self.adversary)
         self.optimizer.step()
         return loss
 
@@ -247,18 +243,38 @@ class AdversarialLoss(nn.Module):
         matching: Any = self.loss_feat
         if type(matching) is not FeatureMatchingLoss or not _is_mean_l1(matching.loss):
             total = torch.zeros((), device=fake_maps[0][0].device)
-            for fake, real in zip(fake_maps, real_maps, strict=True):
+            for fake, real in zip(fake_maps, real_maps, strict=False):
                 total = total + matching(fake, real).float()
             return total / n
-        weights = []
-        for fake, real in zip(fake_maps, real_maps, strict=True):
+        fakes: list[Tensor] = []
+        reals: list[Tensor] = []
+        weights: list[float] = []
+        for fake, real in zip(fake_maps, real_maps, strict=False):
             matching.check(fake, real)
+            fakes, reals = fakes + fake, reals + real
             weights += [1.0 / n / (len(fake) if matching.normalize else 1)] * len(fake)
-        return feature_matching_loss(real_maps, fake_maps, weights=weights, detach_real=False).float()
+        return feature_distance(reals, fakes, weights, dtype=torch.float32)
 
 
 def _ranks() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+@torch.no_grad()
+def _average(module: nn.Module) -> None:
+    """Averages gradients and floating-point buffers (statistics, spectral norms) over ranks."""
+    ranks = _ranks()
+    if ranks == 1:
+        return
+    shared = [p.grad for p in module.parameters() if p.grad is not None]
+    shared += [b for b in module.buffers() if b.is_floating_point() or b.is_complex()]
+    counts = torch.tensor([len(shared), -len(shared)], device=shared[0].device if shared else None)
+    dist.all_reduce(counts, dist.ReduceOp.MAX)
+    if counts[0] != -counts[1]:
+        raise RuntimeError(f"adversary: expected as many gradients on each rank, got {len(shared)} on this one")
+    for t in shared:
+        dist.all_reduce(t)
+        t.div_(ranks)
 
 
 @contextmanager

@@ -16,10 +16,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..interpolation import interpolate
 from ..norms import norm_penalty
 from . import _labels
-from ._shared import gradient_by_input, mean_of, path_lengths, quiet_input, squared_norms
+from ._shared import between, gradient_by_input, mean_of, path_lengths, quiet_input, squared_norms
 
 __all__ = ["GANLoss", "MultiScaleGANLoss", "g_path_regularize", "gradient_penalty_loss", "r1_penalty"]
 
@@ -69,10 +68,17 @@ class GANLoss(nn.Module):
     def _mean(self, members: Sequence[Tensor], real: bool, disc: bool) -> Tensor:
         """The mean over members of their losses, in one call."""
         label = self.real_label_val if real else self.fake_label_val
+        factor: Any = 1.0 if disc else self.loss_weight
+        apart = isinstance(factor, Tensor)  # it may want a gradient, and reading it would wait
+        if self.gan_type in _labels.ON_TARGETS and not _labels.ours(self.get_target_label):
+            # A trainer's own labels, which may differ from logit to logit.
+            loss = _labels.ON_TARGETS[self.gan_type]
+            values = [loss(x, self.get_target_label(x, real)) for x in members]
+            return torch.stack(values).sum() * factor / len(members)
         term = self.TYPES[self.gan_type](label, bool(real), bool(disc))
-        factor = 1.0 if disc else self.loss_weight
-        term = term._replace(weight=term.weight * factor / len(members))
-        return mean_of(*[(term, x) for x in members])
+        term = term._replace(weight=term.weight * (1.0 if apart else float(factor)) / len(members))
+        total = mean_of(*[(term, x) for x in members])
+        return total * factor if apart else total
 
     def forward(self, input: Tensor, target_is_real: bool, is_disc: bool = False) -> Tensor:
         """A scalar of the logits' dtype."""
@@ -118,6 +124,6 @@ def gradient_penalty_loss(
     broadcasts to the data, g is multiplied by it and the result divided by its mean. No lambda.
     """
     alpha = torch.rand(len(real_data), 1, 1, 1).to(real_data)
-    points = interpolate(real_data.detach(), fake_data.detach(), alpha)
+    points = between(real_data.detach(), fake_data.detach(), alpha)
     grads = quiet_input(discriminator, points)
     return norm_penalty(grads, over="channel", mask=weight).to(grads.dtype)

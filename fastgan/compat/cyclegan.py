@@ -4,8 +4,9 @@
     from fastgan.compat.cyclegan import GANLoss, cal_gradient_penalty     # after
 
 or `fastgan.compat.patch("cyclegan")` once `models.networks` is imported. Binary cross-entropy is exact at both
-ends, and float64 logits give a float64 loss. A change of the label buffers is noticed (in a compiled graph:
-only by load_state_dict); after `.to(device)` the labels are read once, which waits.
+ends, and float64 logits give a float64 loss. On a device the label buffers are read once, which waits, and
+again where they were changed (not through `.data`). A subclass with a get_target_tensor of its own, and graphs
+that torch.compile traces, take the plain formula.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..interpolation import interpolate
 from ..norms import norm_penalty
 from . import _labels
-from ._shared import elements, mean_of, quiet_input, result_dtype
+from ._shared import between, elements, mean_of, quiet_input, result_dtype
 
 __all__ = ["GANLoss", "cal_gradient_penalty"]
 
@@ -54,11 +54,6 @@ class GANLoss(nn.Module):
         self.register_buffer("real_label", torch.tensor(target_real_label))
         self.register_buffer("fake_label", torch.tensor(target_fake_label))
         self.gan_mode = gan_mode
-        # The buffers' numbers, with the state of the buffers in which they were read.
-        self._read = {
-            True: (self.real_label, 0, self.real_label.item()),
-            False: (self.fake_label, 0, self.fake_label.item()),
-        }
 
     def get_target_tensor(self, prediction: Tensor, target_is_real: bool) -> Tensor:
         """The label, in the prediction's shape."""
@@ -66,23 +61,27 @@ class GANLoss(nn.Module):
 
     def _label(self, real: bool) -> float:
         buffer = self.real_label if real else self.fake_label
-        seen, version, number = self._read[real]
-        if torch.compiler.is_compiling():
-            return float(number)
-        now = 0 if buffer.is_inference() else buffer._version
-        if seen is not buffer or version != now:
-            number = buffer.item()
-            self._read[real] = (buffer, now, number)
-        return float(number)
+        if buffer.is_cpu or buffer.is_inference():
+            return float(buffer.item())
+        # Elsewhere reading waits for the device: once, unless the buffer is another or was changed.
+        read = self.__dict__.setdefault("_read", {})
+        seen, version, number = read.get(real, (None, 0, 0.0))
+        if seen is not buffer or version != buffer._version:
+            number = float(buffer.item())
+            read[real] = (buffer, buffer._version, number)
+        return number
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self._label(True), self._label(False)  # while it may wait, and before it may be traced
+    def _labels_are_tensors(self) -> bool:
+        """Whether labels cannot be numbers: a subclass makes its own, a graph is traced, there is no device."""
+        own = not _labels.ours(self.get_target_tensor)
+        return own or torch.compiler.is_compiling() or self.real_label.is_meta
 
     def forward(self, prediction: Tensor, target_is_real: bool) -> Tensor:
         """The loss of logits of any shape: a scalar, for "nonsaturating" (N,)."""
         real = bool(target_is_real)
-        term = _MODES[self.gan_mode](self._label(real), real, True)
+        if self.gan_mode in _labels.ON_TARGETS and self._labels_are_tensors():
+            return _labels.ON_TARGETS[self.gan_mode](prediction, self.get_target_tensor(prediction, target_is_real))
+        term = _MODES[self.gan_mode](self._label(real) if self.gan_mode in _labels.ON_TARGETS else 0.0, real, True)
         if self.gan_mode == "nonsaturating":
             values = elements(term, prediction, torch.promote_types(prediction.dtype, torch.float32))
             samples = len(prediction) if prediction.dim() else 1
@@ -118,7 +117,7 @@ def cal_gradient_penalty(
         points = (real_data if type == "real" else fake_data).requires_grad_(True)
     elif type == "mixed":
         alpha = torch.rand(len(real_data), 1, device=device)
-        points = interpolate(real_data, fake_data, alpha)
+        points = between(real_data, fake_data, alpha)
     else:
         raise NotImplementedError(f"type: {type!r} not implemented (known: 'real', 'fake', 'mixed')")
     gradients = quiet_input(netD, points).reshape(len(points), -1)

@@ -16,8 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..auxiliary import feature_matching_loss
-from ._shared import mean_and_each, mean_with_values, result_dtype, square
+from ._shared import feature_distance, mean_and_each, mean_with_values, square
 
 __all__ = ["discriminator_loss", "feature_loss", "generator_loss"]
 
@@ -50,5 +49,4 @@ def feature_loss(fmap_r: Sequence[Sequence[Tensor]], fmap_g: Sequence[Sequence[T
     pairs = [p for r, g in zip(fmap_r, fmap_g, strict=False) for p in zip(r, g, strict=False)]
     if not pairs:
         return 0
-    real, fake = [r for r, _ in pairs], [g for _, g in pairs]
-    return feature_matching_loss(real, fake, weights=2.0, detach_real=False).to(result_dtype(fake))
+    return feature_distance([r for r, _ in pairs], [g for _, g in pairs], 2.0)

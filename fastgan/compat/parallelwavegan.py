@@ -13,9 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..auxiliary import feature_matching_loss
 from ..terms import Term
-from ._shared import MINUS, mean_of, min_hinge, result_dtype, square
+from ._shared import MINUS, feature_distance, mean_of, min_hinge, square
 
 __all__ = ["DiscriminatorAdversarialLoss", "FeatureMatchLoss", "GeneratorAdversarialLoss"]
 
@@ -111,4 +110,4 @@ class FeatureMatchLoss(nn.Module):
             reals += [r for _, r in pairs]
             outer = len(members) if self.average_by_discriminators else 1
             weights += [1.0 / outer / (len(pairs) if self.average_by_layers else 1)] * len(pairs)
-        return feature_matching_loss(reals, fakes, weights=weights).to(result_dtype(fakes))
+        return feature_distance(reals, fakes, weights, detach_real=True)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .. import functional
 from ..penalties import gradient_penalty as penalty_of
-from ._shared import MINUS, PLUS, hinge, mean_of, result_dtype, square
+from ._shared import MINUS, PLUS, alike, hinge, mean_of, result_dtype, square
 
 __all__ = ["discriminator_loss", "generator_loss", "gradient_penalty"]
 
@@ -64,6 +64,7 @@ def discriminator_loss(y_pred: Tensor, y_pred_fake: Tensor, loss_D: int = 1) -> 
         return (_on_probabilities(y_pred, True) + _on_probabilities(y_pred_fake, False)).to(y_pred.dtype)
     if loss_D in _RELATIVISTIC:
         name, form, options = _RELATIVISTIC[loss_D]
+        y_pred, y_pred_fake = alike(y_pred, y_pred_fake)
         loss = functional.discriminator_loss(y_pred, y_pred_fake, name, relativistic=form, **options)
         return _result(loss, y_pred, loss_D)
     on_real, on_fake = {2: (square(1.0), square(0.0)), 3: (MINUS, PLUS), 4: (hinge(-1), hinge(1))}[loss_D]
@@ -86,6 +87,7 @@ def generator_loss(y_pred_fake: Tensor, y_pred: Tensor | None = None, loss_D: in
         if y_pred is None:
             raise ValueError(f"y_pred: expected the outputs for real with loss_D={loss_D}, got None")
         name, form, options = _RELATIVISTIC[loss_D]
+        y_pred_fake, y_pred = alike(y_pred_fake, y_pred)
         loss = functional.generator_loss(y_pred_fake, y_pred, name, relativistic=form, **options)
         return _result(loss, y_pred_fake, loss_D)
     wide = torch.promote_types(y_pred_fake.dtype, torch.float32) if loss_D == 2 else None
@@ -98,4 +100,5 @@ def gradient_penalty(D: Callable[[Tensor], Any], x: Tensor, x_fake: Tensor, pena
     Draws uniform numbers into (N, 1, 1, 1) on x's device. The data get no gradient.
     """
     u = torch.empty(len(x), 1, 1, 1, device=x.device).uniform_()
-    return penalty_of(D, x.detach(), x_fake.detach(), weight=float(penalty), eps=u).to(x.dtype)
+    real, fake = alike(x.detach(), x_fake.detach())
+    return penalty_of(D, real, fake, weight=float(penalty), eps=u).to(real.dtype)

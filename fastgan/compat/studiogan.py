@@ -18,16 +18,17 @@ from torch import Tensor
 
 from ..auxiliary import feature_matching_loss as matching
 from ..auxiliary import lecam_penalty
-from ..interpolation import interpolate
 from ..norms import norm_penalty
 from ._shared import (
     MINUS,
     PLUS,
+    between,
     gradient_by_input,
     hinge,
     mean_of,
     path_lengths,
     quiet_input,
+    result_dtype,
     softplus,
     square,
     squared_norms,
@@ -94,14 +95,14 @@ def g_wasserstein(d_logit_fake: Tensor, DDP: Any) -> Tensor:
 def crammer_singer_loss(adv_output: Tensor, label: Tensor, DDP: Any, **_: Any) -> Tensor:
     """mean over samples of [1 + max over other classes - x_label]+, of scores (N, C) and labels (N,)."""
     right = adv_output.gather(1, label[:, None]).squeeze(1)
-    wrong = adv_output.scatter(1, label[:, None], -torch.inf).amax(1)
+    wrong = adv_output.scatter(1, label[:, None], -torch.inf).max(1).values  # which gives a tie to one
     return torch.relu(1 + wrong - right).mean()
 
 
 def feature_matching_loss(real_embed: Tensor, fake_embed: Tensor) -> Tensor:
     """mean |mean over the batch of fake - mean over the batch of real|, of embeddings (N, ...)."""
     loss = matching(real_embed.mean(0), fake_embed.mean(0), detach_real=False)
-    return loss.to(fake_embed.dtype)
+    return loss.to(result_dtype([fake_embed]))
 
 
 def lecam_reg(d_logit_real: Tensor, d_logit_fake: Tensor, ema: Any) -> Tensor:
@@ -114,7 +115,7 @@ def lecam_reg(d_logit_real: Tensor, d_logit_fake: Tensor, ema: Any) -> Tensor:
         return torch.full((1,), float(average), dtype=torch.float64, device=d_logit_real.device)
 
     penalty = lecam_penalty(d_logit_real, d_logit_fake, on_device(ema.D_real), on_device(ema.D_fake))
-    return penalty.to(d_logit_real.dtype)
+    return penalty.to(result_dtype([d_logit_real]))
 
 
 # ---------------------------------------------------------------------------------- penalties
@@ -132,7 +133,7 @@ def _gradient(discriminator: Callable[..., Any], points: Tensor, labels: Any) ->
 def _between(real: Tensor, fake: Tensor) -> Tensor:
     """Points between, detached, with one draw a sample on the CPU."""
     alpha = torch.rand(len(real), 1).to(real.device)
-    return interpolate(real.detach(), fake.detach(), alpha)
+    return between(real.detach(), fake.detach(), alpha)
 
 
 def cal_grad_penalty(

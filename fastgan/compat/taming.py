@@ -51,7 +51,7 @@ def calculate_adaptive_weight(
     """
     (nll,) = torch.autograd.grad(nll_loss, last_layer, retain_graph=True)
     (adversarial,) = torch.autograd.grad(g_loss, last_layer, retain_graph=True)
-    return adaptive_weight(nll, adversarial, weight=discriminator_weight).to(nll.dtype)
+    return (adaptive_weight(nll, adversarial) * discriminator_weight).to(nll.dtype)
 
 
 def _method(self: Any, nll_loss: Tensor, g_loss: Tensor, last_layer: Tensor | None = None) -> Tensor:

@@ -17,9 +17,20 @@ import torch
 from torch import Tensor
 
 from .. import functional
-from ..interpolation import interpolate
 from ..terms import Term
-from ._shared import MINUS, PLUS, bce, elements, mean_of, quiet_input, result_dtype, square, squared_norms
+from ._shared import (
+    MINUS,
+    PLUS,
+    alike,
+    bce,
+    between,
+    elements,
+    mean_of,
+    quiet_input,
+    result_dtype,
+    square,
+    squared_norms,
+)
 
 __all__ = [
     "BY_NONZERO_WEIGHTS", "least_squares_discriminator_loss", "least_squares_generator_loss",
@@ -34,7 +45,9 @@ BY_NONZERO_WEIGHTS = "weighted_sum_by_nonzero_weights"
 
 def _reduced(values: Tensor, weights: Any, reduction: str) -> Tensor:
     """Unreduced losses, weighted and reduced as TF-GAN does."""
-    w = torch.as_tensor(weights, dtype=values.dtype, device=values.device).expand_as(values)
+    given = isinstance(weights, Tensor)
+    w = weights.to(values) if given else values.new_full((), weights)  # a fill, where a copy would wait
+    w = w.expand_as(values)
     weighted = values * w
     if reduction == BY_NONZERO_WEIGHTS:
         return weighted.sum() / torch.count_nonzero(w).clamp(min=1)
@@ -200,6 +213,7 @@ def least_squares_discriminator_loss(
 
 def _relativistic(first: Tensor, other: Tensor, weights: Any, other_weights: Any, reduction: str) -> Tensor:
     """Cross-entropy of first - mean(other) with 1 and of other - mean(first) with 0."""
+    first, other = alike(first, other)
     plain = not (isinstance(weights, Tensor) or isinstance(other_weights, Tensor))
     if plain and reduction == BY_NONZERO_WEIGHTS and weights == other_weights == 1:
         loss = functional.discriminator_loss(first, other, "nonsaturating", relativistic="average")
@@ -261,7 +275,7 @@ def wasserstein_gradient_penalty(
     """
     shape = (len(real_data), *[1] * (real_data.dim() - 1))
     a = torch.rand(shape, dtype=real_data.dtype, device=real_data.device)
-    points = interpolate(generated_data, real_data, a)
+    points = between(generated_data, real_data, a)
 
     def first(result: Any) -> Any:
         return result[0] if isinstance(result, tuple) else result

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..norms import norm_penalty
 from ..penalties import gradient_penalty
-from ._shared import quiet_input
+from ._shared import alike, quiet_input
 
 __all__ = ["calc_gradient_penalty", "compute_gradient_penalty", "compute_gradient_penalty_dragan"]
 
@@ -36,7 +36,8 @@ def compute_gradient_penalty(D: Callable[[Tensor], Any], real_samples: Tensor, f
     require grad. A scalar of the samples' dtype.
     """
     alpha = _numpy_uniform(len(real_samples), 1, 1, 1).to(real_samples.device)
-    return gradient_penalty(D, real_samples, fake_samples, weight=1.0, eps=alpha).to(real_samples.dtype)
+    real, fake = alike(real_samples, fake_samples)
+    return gradient_penalty(D, real, fake, weight=1.0, eps=alpha).to(real.dtype)
 
 
 def compute_gradient_penalty_dragan(D: Callable[[Tensor], Any], X: Tensor, lambda_gp: float = 10) -> Tensor:
@@ -65,8 +66,9 @@ def calc_gradient_penalty(
     if over not in ("sample", "dim1"):
         raise ValueError(f"over: expected 'sample' or 'dim1', got {over!r}")
     alpha = torch.rand(len(real_data), 1).to(real_data.device)
+    real, fake = alike(real_data.detach(), fake_data.detach())
     penalty = gradient_penalty(
-        netD, real_data.detach(), fake_data.detach(), weight=float(LAMBDA), eps=alpha,
+        netD, real, fake, weight=float(LAMBDA), eps=alpha,
         over="channel" if over == "dim1" else "sample",
     )  # fmt: skip
-    return penalty.to(real_data.dtype)
+    return penalty.to(real.dtype)
