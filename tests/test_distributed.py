@@ -156,3 +156,44 @@ def test_loss_and_penalty_in_one_backward_are_synchronised():
         for g, p in zip(f["apart"][0], net.parameters(), strict=True)
     ]
     assert any(wrong)
+
+
+class Judge(torch.nn.Module):
+    """An adversary with statistics and a spectral norm."""
+
+    def __init__(self):
+        super().__init__()
+        spectral = torch.nn.utils.spectral_norm(torch.nn.Linear(4, 5))
+        self.net = torch.nn.Sequential(spectral, torch.nn.BatchNorm1d(5), torch.nn.Linear(5, 1))
+
+    def forward(self, x):
+        return [self.net(x)], [[x]]
+
+
+def adversary_worker(rank, port, folder):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=RANKS)
+    m = fastgan.compat.audiocraft
+    torch.manual_seed(rank)  # each rank begins with other weights
+    judge = Judge()
+    optimizer = torch.optim.SGD(judge.parameters(), lr=0.1)
+    loss = m.AdversarialLoss(judge, optimizer, m.hinge_loss, m.hinge_real_loss, m.hinge_fake_loss)
+    begun = [t.clone() for t in judge.state_dict().values()]
+    for _ in range(3):
+        loss.train_adv(torch.randn(8, 4), torch.randn(8, 4))  # and has other data
+    torch.save((begun, list(judge.state_dict().values())), f"{folder}/{rank}")
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch has no gloo")
+def test_an_adversary_is_the_same_on_all_ranks():
+    """Weights are broadcast, gradients and statistics averaged."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(adversary_worker, (port, folder), nprocs=RANKS)
+        one, other = (torch.load(f"{folder}/{rank}") for rank in range(RANKS))
+    for a, b in zip(one[0] + one[1], other[0] + other[1], strict=True):
+        assert torch.equal(a, b)
+    assert not all(torch.equal(a, b) for a, b in zip(*one, strict=True))

@@ -243,6 +243,17 @@ def test_statistics(role, name, form):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_values_with_a_graph(dtype):
+    def call(x, y):
+        terms = [fastgan.term("softplus", weight=0.5), fastgan.term("relu_half", shift=1.0), fastgan.term("abs")]
+        total, values = fastgan.reduce_terms(terms, [x, y, (x, y)], return_values=True, attached=True)
+        return total + 3 * values[1] - values[2]
+
+    for n in (1, 1025, 100_003):
+        check(call, logits(n, dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
 def test_terms(reduction, dtype):
     """Every phi on one tensor, on a pair and on a centred pair, all in one call."""
@@ -688,6 +699,8 @@ def test_several_threads_at_once(name, kernels):
 
 @needs_gpu
 def test_nothing_waits_for_the_device():
+    compat = fastgan.compat
+    lecam, gan = fastgan.nn.LeCam().to(DEVICE), compat.cyclegan.GANLoss("lsgan").to(DEVICE)
     r, f = pair_on_device(5000)
     weights, up = torch.ones(2, device=DEVICE), torch.tensor(3.0, device=DEVICE)
     penalty_options = {"mask": torch.rand(10, 500, device=DEVICE), "return_stats": True}
@@ -703,6 +716,13 @@ def test_nothing_waits_for_the_device():
         value, _ = fastgan.norm_penalty(r.reshape(10, -1), **penalty_options)
         value.backward()
         fastgan.interpolate(r.reshape(10, -1), f.reshape(10, -1))
+        fastgan.feature_matching_loss([[r]], [[f]]).backward(up, retain_graph=True)
+        lecam(r, f).backward(up)
+        fastgan.adaptive_weight(r.detach(), f.detach())
+        total, values = compat.hifigan.generator_loss([r, f])
+        (total + values[0]).backward(up)
+        (gan(r, True) + gan(f, False)).backward(up)
+        sum(compat.biggan.loss_hinge_dis(f, r)).backward(up)
 
     work()  # what is built or looked up once may wait
     torch.cuda.synchronize()
