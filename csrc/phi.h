@@ -4,7 +4,15 @@
 
 namespace fastgan {
 
-enum class Phi : int { identity = 0, softplus = 1, relu = 2, square = 3, relu_square = 4, abs = 5, relu_half = 6 };
+enum class Phi : int {
+  identity = 0,
+  softplus = 1,
+  relu = 2,
+  square = 3,
+  relu_square = 4,
+  abs = 5,
+  relu_half = 6
+};
 constexpr int phi_count = 7;
 
 // A term's constants, each formed in double and rounded once.
@@ -69,7 +77,8 @@ FASTGAN_HD F phi_slope(F a, Pair<F> u) {
   if constexpr (P == Phi::relu_square) return F(0) > a ? F(0) : a + a;
   if constexpr (P == Phi::abs) return a > F(0) ? F(1) : (a < F(0) ? F(-1) : a);
   // As a maximum shares its derivative where both sides are equal.
-  if constexpr (P == Phi::relu_half) return a > F(0) ? F(1) : (a < F(0) ? F(0) : (a == F(0) ? F(0.5) : a));
+  if constexpr (P == Phi::relu_half)
+    return a > F(0) ? F(1) : (a < F(0) ? F(0) : (a == F(0) ? F(0.5) : a));
 }
 
 // phi''(a), 0 at a kink.
