@@ -10,8 +10,8 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .checks import FLOATS
+from .prune import Prune
 
 _ONCE = once_differentiable(lambda ctx: None).__code__
 # Kernels that PyTorch gives one derivative: how their nodes begin, and how to do without.
@@ -120,14 +121,18 @@ def input_gradients(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     create_graph: bool,
-) -> tuple[tuple[Tensor, ...], tuple[list[Tensor], list[Tensor]]]:
+    prune: bool = False,
+) -> tuple[tuple[Tensor, ...], Leaves]:
     """The gradient of the sum of all outputs with respect to each of `points`, which are leaves or have a
-    graph; and, where `create_graph`, what `check` returns. To be called under `differentiable`.
+    graph; and, where `create_graph`, what `check` returns. To be called under `differentiable`. `prune`: see there.
     """
     inputs = [points] if isinstance(points, Tensor) else list(points)
     if any(isinstance(t, Tensor) and t.is_inference() for t in tree_leaves((args, kwargs))):
         args, kwargs = tree_map_only(Tensor, _saveable, (args, kwargs))
-    outputs = [o for o in outputs_of(discriminator(points, *args, **kwargs)) if o.requires_grad]
+    pruning = Prune() if prune and create_graph else None
+    with pruning or nullcontext():
+        result = discriminator(points, *args, **kwargs)
+    outputs = [o for o in outputs_of(result) if o.requires_grad]
     if not outputs:
         raise RuntimeError(
             "discriminator: its output has no graph back to its input (was it computed under no_grad, or detached?)"
@@ -147,7 +152,9 @@ def input_gradients(
         if g is None:
             which = "its input" if isinstance(points, Tensor) else f"tensor {k} of its input"
             raise ValueError(f"discriminator: its output does not depend on {which}")
-    return grads, check(outputs, grads, inputs) if create_graph else ([], [])
+    if not create_graph:
+        return grads, Leaves([], [], [])
+    return grads, check(outputs, grads, inputs, pruning.inputs() if pruning else ())
 
 
 # Types of nodes of which there is nothing to say; a walk meets the same ones at every call.
@@ -230,16 +237,33 @@ def _leads_to(node: Any, inputs: Sequence[Tensor]) -> bool:
     return bool(ends & seen) or any(t is leaf for t in inputs for leaf in leaves)
 
 
+class Leaves(NamedTuple):
+    """The parameters below a discriminator's outputs.
+
+    Attributes:
+        reached: those on which the gradients depend.
+        missed: the others, as a last bias.
+        masked: those, and inputs, to which PyTorch would have sent zeros (fastgan/prune.py).
+    """
+
+    reached: list[Tensor]
+    missed: list[Tensor]
+    masked: list[Tensor]
+
+
+def _touches(nodes: set[Any], end: Any) -> bool:
+    """Whether one of these nodes hands its gradient to `end`."""
+    return any(below is end for node in nodes for below, _ in node.next_functions)
+
+
 def check(
-    outputs: Sequence[Tensor], grads: Sequence[Tensor], inputs: Sequence[Tensor]
-) -> tuple[list[Tensor], list[Tensor]]:
+    outputs: Sequence[Tensor], grads: Sequence[Tensor], inputs: Sequence[Tensor], pruned: Sequence[Any] = ()
+) -> Leaves:
     """Raises where the gradients `grads` of `outputs` cannot be differentiated, or lead to no parameter.
 
     The graph that made `inputs` is not looked at: it is differentiated once, as by any loss.
 
-    Returns:
-        The leaves on which `grads` depend; and those on which `outputs` do and `grads` do not, as a last
-        bias is.
+    `pruned` are nodes below which PyTorch would have sent zeros (fastgan/prune.py).
     """
     # What is seen is kept alive, or the same node would come back as another object.
     seen: set[Any] = {t.grad_fn for t in inputs if t.grad_fn is not None}
@@ -252,11 +276,16 @@ def check(
             "discriminator: a gradient penalty needs its second derivative, which it does not have:"
             f" {why}{_WAYS_OUT}"
         )
-    own = {id(t) for t in inputs}
+    ends = {t.grad_fn for t in inputs if t.grad_fn is not None}
+    masked, _ = _walk(pruned, below := set(ends))
+    masked += [t for t in inputs if t.grad_fn is not None and _touches(below - ends, t.grad_fn)]
+    own, by_masks = {id(t) for t in inputs}, {id(t) for t in masked}
     reached, missed = ([t for t in leaves if id(t) not in own] for leaves in (reached, missed))
+    reached += [t for t in missed if id(t) in by_masks]
+    missed = [t for t in missed if id(t) not in by_masks]
     if missed and not reached:
         raise RuntimeError(
             "discriminator: no parameter can be reached from its gradient by the input, so that the penalty would"
             " train nothing (is a part of it detached, or only a bias trainable?)"
         )
-    return reached, missed
+    return Leaves(reached, missed, masked)

@@ -69,13 +69,13 @@ class GradientPenalty(nn.Module):
         part: the share of the batch that is looked at, in (0, 1]: the first samples, at least one. Every
             tensor among the discriminator's further arguments that has a row for each sample is cut with
             them. The penalty remains a mean, over fewer samples.
-        **options: `weight`, `target`, `power`, `sigma`, `over`, `engine`, `return_stats` of the function.
+        **options: `weight`, `target`, `power`, `sigma`, `over`, `engine`, `prune`, `return_stats` of the function.
 
     Raises:
         TypeError, ValueError: unknown, unfit or bad options, when the module is built.
     """
 
-    _OPTIONS = ("weight", "target", "power", "sigma", "over", "engine", "return_stats")
+    _OPTIONS = ("weight", "target", "power", "sigma", "over", "engine", "prune", "return_stats")
 
     def __init__(self, kind: str = "wgan-gp", *, interval: int = 1, part: float = 1.0, **options: Any) -> None:
         super().__init__()

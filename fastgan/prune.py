@@ -1,0 +1,206 @@
+"""Piecewise linear operations inside a penalty without the second derivative that is zero.
+
+The derivative of relu(x) by x is a mask, and the mask's derivative is zero. PyTorch's double backward all the
+same makes a tensor of zeros for it and sends that back through the whole forward graph. Inside a penalty these
+operations are replaced by ones whose gradient does not depend on x: the same kernels, forward and backward, and
+the same gradients bit by bit, without that walk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+from torch.overrides import TorchFunctionMode
+
+_aten = torch.ops.aten
+
+
+class Rule(NamedTuple):
+    """An operation that is to be replaced.
+
+    Attributes:
+        run: the operation itself, of x.
+        vjp: the gradient by x, of that by the result and of what is kept.
+        keeps_result: what is kept is the result, else x. As PyTorch's own node keeps it, so that checkpointing,
+            which runs the operation again without this module, finds what it saved.
+        inplace: whether `run` changes x.
+    """
+
+    run: Callable[[Tensor], Tensor]
+    vjp: Callable[[Tensor, Tensor], Tensor]
+    keeps_result: bool = False
+    inplace: bool = False
+
+
+class _Linear(Function):
+    """A rule's operation, whose gradient depends on that by its result alone."""
+
+    @staticmethod
+    def forward(ctx: Any, rule: Rule, used: list[bool], x: Tensor) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.vjp, ctx.used = rule.vjp, used
+        y = rule.run(x)
+        if rule.inplace:
+            ctx.mark_dirty(x)
+        ctx.save_for_backward(y if rule.keeps_result else x)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None) -> Any:
+        if g is None:
+            return None, None, None
+        ctx.used[0] = True
+        (kept,) = ctx.saved_tensors
+        return None, None, ctx.vjp(g, kept.detach())
+
+
+class _Zeros(Function):
+    """A penalty, and zeros for parameters on which it depends through masks alone, as PyTorch gives them."""
+
+    @staticmethod
+    def forward(ctx: Any, penalty: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(*parameters)
+        return penalty.clone()
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        return upstream, *[torch.zeros_like(p) for p in ctx.saved_tensors]
+
+
+def with_zeros(penalty: Tensor, parameters: list[Tensor]) -> Tensor:
+    """The penalty, whose backward also gives zeros to these parameters."""
+    return _Zeros.apply(penalty, *parameters) if parameters else penalty
+
+
+# ---------------------------------------------------------------------------------- which operations
+
+# Each function takes the arguments of the operation that it stands for, and returns a rule, or None where the
+# operation is left as it is.
+
+
+def _relu(x: Tensor, inplace: bool = False) -> Rule:
+    return Rule(
+        torch.relu_ if inplace else torch.relu, lambda g, y: _aten.threshold_backward(g, y, 0), True, inplace
+    )
+
+
+def _relu_(x: Tensor) -> Rule:
+    return _relu(x, True)
+
+
+def _leaky_relu(x: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Rule | None:
+    if inplace and negative_slope < 0:
+        return None  # the sign of the result does not tell that of x
+    run = torch._C._nn.leaky_relu_ if inplace else torch._C._nn.leaky_relu
+    return Rule(
+        lambda x: run(x, negative_slope),
+        lambda g, kept: _aten.leaky_relu_backward(g, kept, negative_slope, inplace),
+        inplace,
+        inplace,
+    )
+
+
+def _leaky_relu_(x: Tensor, negative_slope: float = 0.01) -> Rule | None:
+    return _leaky_relu(x, negative_slope, True)
+
+
+def _hardtanh(x: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Rule | None:
+    if inplace:
+        return None  # what was cut off and what lay at the edge look alike afterwards
+    return Rule(
+        lambda x: torch._C._nn.hardtanh(x, min_val, max_val),
+        lambda g, x: _aten.hardtanh_backward(g, x, min_val, max_val),
+    )
+
+
+def _relu6(x: Tensor, inplace: bool = False) -> Rule | None:
+    return _hardtanh(x, 0.0, 6.0, inplace)
+
+
+def _threshold(x: Tensor, threshold: float, value: float, inplace: bool = False) -> Rule | None:
+    if inplace:
+        return None
+    return Rule(
+        lambda x: torch.threshold(x, threshold, value), lambda g, x: _aten.threshold_backward(g, x, threshold)
+    )
+
+
+def _abs(x: Tensor) -> Rule:
+    return Rule(torch.abs, lambda g, x: g * x.sgn())
+
+
+def _hardshrink(x: Tensor, lambd: float = 0.5) -> Rule:
+    return Rule(lambda x: torch.hardshrink(x, lambd), lambda g, x: _aten.hardshrink_backward(g, x, lambd))
+
+
+def _softshrink(x: Tensor, lambd: float = 0.5) -> Rule:
+    return Rule(lambda x: torch._C._nn.softshrink(x, lambd), lambda g, x: _aten.softshrink_backward(g, x, lambd))
+
+
+def _pair(value: Any) -> list[int]:
+    return [value, value] if isinstance(value, int) else list(value)
+
+
+def _avg_pool2d(
+    x: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Rule:
+    size, pad = _pair(kernel_size), _pair(padding)
+    step = size if stride is None or stride == [] else _pair(stride)
+    rest = (size, step, pad, ceil_mode, count_include_pad, divisor_override)
+    return Rule(lambda x: torch._C._nn.avg_pool2d(x, *rest), lambda g, x: _aten.avg_pool2d_backward(g, x, *rest))
+
+
+RULES: dict[Any, Callable[..., Rule | None]] = {
+    F.relu: _relu,
+    torch.relu: _relu,
+    Tensor.relu: _relu,
+    torch.relu_: _relu_,
+    Tensor.relu_: _relu_,
+    F.leaky_relu: _leaky_relu,
+    F.leaky_relu_: _leaky_relu_,
+    F.hardtanh: _hardtanh,
+    F.relu6: _relu6,
+    F.threshold: _threshold,
+    torch.threshold: _threshold,
+    torch.abs: _abs,
+    Tensor.abs: _abs,
+    torch.hardshrink: _hardshrink,
+    Tensor.hardshrink: _hardshrink,
+    F.softshrink: _softshrink,
+    F.avg_pool2d: _avg_pool2d,
+}
+
+
+class Prune(TorchFunctionMode):
+    """Replaces piecewise linear operations while it is active."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.replaced: list[tuple[list[bool], Any]] = []
+
+    def inputs(self) -> list[Any]:
+        """Nodes that made the inputs of what a gradient went through: there PyTorch would have sent zeros."""
+        return [node for used, node in self.replaced if used[0]]
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        make = RULES.get(func)
+        if make is not None and args and type(args[0]) in (Tensor, torch.nn.Parameter):
+            x = args[0]
+            if x.requires_grad and torch.is_grad_enabled():
+                rule = make(*args, **(kwargs or {}))
+                if rule is not None and not (rule.inplace and (x.is_leaf or x._is_view())):
+                    used = [False]  # and no reference to the graph, which would be one in a circle
+                    self.replaced.append((used, x.grad_fn))
+                    return _Linear.apply(rule, used, x)
+        return func(*args, **(kwargs or {}))
