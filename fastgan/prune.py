@@ -60,21 +60,21 @@ class _Linear(Function):
 
 
 class _Zeros(Function):
-    """A penalty, and zeros for parameters on which it depends through masks alone, as PyTorch gives them."""
+    """A tensor, and zeros for parameters on which it depends through masks alone, as PyTorch gives them."""
 
     @staticmethod
-    def forward(ctx: Any, penalty: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, t: Tensor, *parameters: Tensor) -> Tensor:
         ctx.save_for_backward(*parameters)
-        return penalty.clone()
+        return t.clone()  # a view could not be changed in place
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
         return upstream, *[torch.zeros_like(p) for p in ctx.saved_tensors]
 
 
-def with_zeros(penalty: Tensor, parameters: list[Tensor]) -> Tensor:
-    """The penalty, whose backward also gives zeros to these parameters."""
-    return _Zeros.apply(penalty, *parameters) if parameters else penalty
+def with_zeros(t: Tensor, parameters: list[Tensor]) -> Tensor:
+    """A penalty or a gradient, whose backward also gives zeros to these parameters."""
+    return _Zeros.apply(t, *parameters) if parameters else t
 
 
 # ---------------------------------------------------------------------------------- which operations

@@ -177,3 +177,38 @@ def test_the_penalty_may_be_changed_in_place():
 def test_no_effect_on_approximations():
     with pytest.raises(ValueError, match="prune: has no effect"):
         fastgan.gradient_penalty(conv(), torch.randn(2, 3, 8, 8), None, kind="r1-approx", prune=False)
+
+
+PENALTIES = {
+    "cyclegan": lambda m, D, r, f: m.cal_gradient_penalty(D, r, f, "cpu")[0],
+    "cyclegan, real": lambda m, D, r, f: m.cal_gradient_penalty(D, r, f, "cpu", type="real")[0],
+    "basicsr": lambda m, D, r, f: m.gradient_penalty_loss(D, r, f),
+    "mmagic": lambda m, D, r, f: m.gradient_penalty_loss(D, r, f, norm_mode="HWC"),
+    "relativisticgan": lambda m, D, r, f: m.gradient_penalty(lambda x: D(x).flatten(), r, f),
+}
+
+
+@pytest.mark.parametrize("attached", [True, False])
+@pytest.mark.parametrize("name", PENALTIES)
+def test_adapters_prune(name, attached):
+    """And give the gradients, and the zeros, that the trainer's own penalty gives."""
+    import importlib
+
+    module, found = name.partition(",")[0], []
+    for package in ("examples.peers", "fastgan.compat"):
+        torch.manual_seed(1)
+        net = conv().double()
+        real, fake = (torch.randn(4, 3, 8, 8, dtype=torch.float64, requires_grad=attached) for _ in range(2))
+        losses = importlib.import_module(f"{package}.{module}")
+        with pytest.MonkeyPatch.context() as patch:
+            nodes = []
+            patch.setattr(
+                prune.Prune, "inputs", lambda self: nodes.append(self.replaced) or [n for _, n in self.replaced]
+            )
+            penalty = PENALTIES[name](losses, net, real, fake)
+        assert bool(nodes) is (package == "fastgan.compat")
+        penalty.backward()
+        found.append([p.grad for p in (real, fake, *net.parameters())])
+    for k, (a, b) in enumerate(zip(*found, strict=True)):
+        assert (a is None) is (b is None), k
+        assert a is None or torch.allclose(a, b, rtol=1e-10, atol=1e-14)
