@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from textwrap import fill
 from time import perf_counter
 from typing import Any
 
@@ -136,18 +137,17 @@ def plot(result: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     rows = result["rows"][::-1]
-    figure, axes = plt.subplots(figsize=(9, 0.36 * len(rows) + 1.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(11, 0.34 * len(rows) + 1.8), layout="constrained")
     bars = axes.barh(range(len(rows)), [row["ratio"] for row in rows], color="#1b5fa8")
     notes = [f"{row['ratio']:.1f}   {row['launches']['own']} to {row['launches']['fused']}" for row in rows]
     axes.bar_label(bars, notes, fontsize=8, padding=3)
     axes.set_yticks(range(len(rows)), [f"{row['trainer']}: {row['what']}" for row in rows], fontsize=8)
     axes.axvline(1, color="#333333", lw=1)
     axes.set_xlim(0, 1.25 * max(row["ratio"] for row in rows))
-    axes.set_xlabel(
-        "time of the trainer's own losses / fastgan's (higher is better); launches from own to fastgan's"
-    )
-    below = " ".join([report.machine_line(result["machine"]) + ".", *report.warnings(result)])
-    axes.set_title("Loss part of a training step, forward and backward\n" + below, fontsize=8)
+    axes.set_xlabel("time of the trainer's own over fastgan's (higher is better), then launches", fontsize=9)
+    below = [report.machine_line(result["machine"]), *report.warnings(result)]
+    figure.suptitle("Loss part of a training step, forward and backward", fontsize=12)
+    axes.set_title("\n".join(fill(line, 90) for line in below), fontsize=8, color="#555555")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     figure.savefig(path, dpi=120)
