@@ -197,7 +197,9 @@ class Prune(TorchFunctionMode):
         make = RULES.get(func)
         if make is not None and args and type(args[0]) in (Tensor, torch.nn.Parameter):
             x = args[0]
-            if x.requires_grad and torch.is_grad_enabled():
+            # The absolute value of complex numbers is linear nowhere.
+            linear = x.dtype.is_floating_point and not torch._C._are_functorch_transforms_active()
+            if linear and x.requires_grad and torch.is_grad_enabled():
                 rule = make(*args, **(kwargs or {}))
                 if rule is not None and not (rule.inplace and (x.is_leaf or x._is_view())):
                     used = [False]  # and no reference to the graph, which would be one in a circle

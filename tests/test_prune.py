@@ -82,6 +82,50 @@ def test_what_is_left_alone():
             F.relu_(x)
 
 
+def same_gradients(net, *parameters, shape=(4, 3, 8, 8)):
+    """Of R1 with and without pruning."""
+    x = torch.randn(shape, dtype=torch.float64)
+    found = []
+    for pruned in (True, False):
+        penalty = fastgan.r1_penalty(net, x, prune=pruned)
+        found.append(torch.autograd.grad(penalty, parameters, allow_unused=True))
+    for a, b in zip(*found, strict=True):
+        assert (a is None) is (b is None)
+        assert a is None or torch.equal(a, b)
+
+
+def test_magnitudes_of_complex_numbers():
+    """abs of a spectrum, as vocoders' discriminators take it, has a second derivative."""
+    weight = torch.randn(8, 8, dtype=torch.float64, requires_grad=True)
+    last = torch.randn(5, dtype=torch.float64)
+
+    def net(x):
+        spectrum = torch.fft.rfft(x.flatten(1, 2) @ weight)
+        return (spectrum.abs() + torch.abs(spectrum)) @ last
+
+    same_gradients(net, weight)
+
+
+def test_transforms_inside_a_discriminator():
+    weight = torch.randn(2, 8, 8, dtype=torch.float64, requires_grad=True)
+
+    def net(x):
+        one = torch.func.vmap(lambda w: F.relu(x.flatten(1, 2) @ w).sum((1, 2)))
+        return one(weight).sum(0) + F.leaky_relu(x @ weight[0]).sum((1, 2, 3)) ** 2
+
+    same_gradients(net, weight)
+
+
+def test_other_modes_and_calls_by_name():
+    weight = torch.randn(8, 8, dtype=torch.float64, requires_grad=True)
+
+    def net(x):
+        with torch.device("cpu"):
+            return F.relu(input=x @ weight).square().sum((1, 2, 3)) + F.relu(weight).sum() * x.sum((1, 2, 3))
+
+    same_gradients(net, weight)
+
+
 class Residual(nn.Module):
     def __init__(self):
         super().__init__()
