@@ -45,7 +45,7 @@ def measure_all(quick: bool, compile_too: bool) -> tuple[list[Any], list[float]]
             works = {name: penalty_cases.work(name, case, d) for name in names}
             rounds, steps = (3, 2) if quick else (60, 4) if large else (120, 10)
             rows.append(row_of(case, shape, works, rounds, steps, calibrate))
-        works = {name: penalty_cases.whole(name, d) for name in ("fused", "eager")}
+        works = {name: penalty_cases.whole(name, d) for name in ("fused", "pruned", "eager")}
         rows.append(row_of("whole", shape, works, 2 if quick else 12, 1, calibrate))
     calibrations = [c for row in rows for c in row["calibration"]]
     for row in rows:
@@ -56,9 +56,9 @@ def measure_all(quick: bool, compile_too: bool) -> tuple[list[Any], list[float]]
 
 def table(rows: list[Any]) -> str:
     """Minima in microseconds, and ratios."""
-    names = ("fused", "eager", "lerp", "compiled", "copy")
+    names = ("fused", "pruned", "eager", "lerp", "compiled", "copy")
     head = ["case", "shape", *(f"{n} us" for n in names)]
-    head += ["eager/fused", "(median)", "compiled/fused", "fused/copy"]
+    head += ["eager/fused", "(median)", "eager/pruned", "compiled/fused", "fused/copy"]
     lines = []
     for row in rows:
         whole = row["case"] == "whole"
@@ -66,6 +66,7 @@ def table(rows: list[Any]) -> str:
         cells = [TITLES[row["case"]] + " *" * row["marked"], row["n"]]
         cells += ["" if whole and n == "copy" else report.microseconds(row, n) for n in names]
         cells += [f"{1 / over['fused']:.2f}", f"{1 / row['over eager, median']['fused']:.2f}"]
+        cells += [f"{1 / over['pruned']:.2f}" if "pruned" in over else ""]
         cells += [f"{minimum['compiled'] / minimum['fused']:.2f}" if "compiled" in minimum else ""]
         cells += ["" if whole else f"{row['fused over copy']:.2f}"]
         lines.append(cells)
@@ -78,7 +79,8 @@ def markdown(result: dict[str, Any]) -> str:
     checks = result["calibration"]
     text.append(
         "Times are minima over rounds in which the contenders take turns; float32. eager is the usual recipe, "
-        "compiled the same under torch.compile, copy a copy of as many bytes as must be read and written. "
+        "compiled the same under torch.compile, pruned fastgan's with prune=True, "
+        "copy a copy of as many bytes as must be read and written. "
         "(median) is the median of the rounds' ratios. Penalties are forward and backward. "
         f"Rounds dropped as disturbed: {checks['dropped']} of {checks['rounds']}."
     )
@@ -88,8 +90,14 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n\n".join([*text, table(result["rows"])]) + "\n"
 
 
-COLOURS = {"fused": "#1b5fa8", "lerp": "#6b9e78", "compiled": "#c4561a", "copy": "#c3c7cc"}
-LABELS = {"fused": "fastgan", "lerp": "torch.lerp", "compiled": "torch.compile", "copy": "copy of as many bytes"}
+COLOURS = {"fused": "#1b5fa8", "pruned": "#7fb2e0", "lerp": "#6b9e78", "compiled": "#c4561a", "copy": "#c3c7cc"}
+LABELS = {
+    "fused": "fastgan",
+    "pruned": "fastgan, prune=True",
+    "lerp": "torch.lerp",
+    "compiled": "torch.compile",
+    "copy": "copy of as many bytes",
+}
 
 
 def plot(result: dict[str, Any], path: Path) -> None:

@@ -144,9 +144,10 @@ def whole(contender: str, d: Data) -> Work:
         return recipe_penalty(g)
 
     def ours() -> Tensor:
-        return fastgan.gradient_penalty(net, d.real, d.fake, eps=d.eps, weight=WEIGHT)
+        prune = contender == "pruned"
+        return fastgan.gradient_penalty(net, d.real, d.fake, eps=d.eps, weight=WEIGHT, prune=prune)
 
-    penalty = ours if contender == "fused" else recipe
+    penalty = recipe if contender == "eager" else ours
 
     def step() -> None:
         net.zero_grad(set_to_none=True)

@@ -129,7 +129,7 @@ def input_gradients(
     inputs = [points] if isinstance(points, Tensor) else list(points)
     if any(isinstance(t, Tensor) and t.is_inference() for t in tree_leaves((args, kwargs))):
         args, kwargs = tree_map_only(Tensor, _saveable, (args, kwargs))
-    pruning = Prune() if prune and create_graph else None
+    pruning = Prune() if prune and create_graph and Prune.possible() else None
     with pruning or nullcontext():
         result = discriminator(points, *args, **kwargs)
     outputs = [o for o in outputs_of(result) if o.requires_grad]
@@ -278,7 +278,8 @@ def check(
         )
     ends = {t.grad_fn for t in inputs if t.grad_fn is not None}
     masked, _ = _walk(pruned, below := set(ends))
-    masked += [t for t in inputs if t.grad_fn is not None and _touches(below - ends, t.grad_fn)]
+    direct = ends & set(pruned)
+    masked += [t for t in inputs if t.grad_fn in direct or (t.grad_fn and _touches(below - ends, t.grad_fn))]
     own, by_masks = {id(t) for t in inputs}, {id(t) for t in masked}
     reached, missed = ([t for t in leaves if id(t) not in own] for leaves in (reached, missed))
     reached += [t for t in missed if id(t) in by_masks]

@@ -62,7 +62,7 @@ class Options(NamedTuple):
     generator: torch.Generator | None = None
     over: str = "sample"
     engine: str = "auto"
-    prune: bool = True
+    prune: bool = False
     return_stats: bool = False
 
     def checked(self) -> Kind:
@@ -79,7 +79,7 @@ class Options(NamedTuple):
             "eps": self.eps is not None and kind.point not in ("between", "around"),
             "generator": self.generator is not None and kind.point in ("real", "fake") and kind.psi != "",
             "over": self.over != "sample" and not kind.psi,
-            "prune": not self.prune and not kind.psi,
+            "prune": self.prune and not kind.psi,
             "return_stats": self.return_stats and not kind.psi,
         }
         for name, has_none in idle.items():
@@ -150,7 +150,9 @@ def _run(discriminator: Callable[..., Any], real: Any, fake: Any, args: Any, kwa
         return result
     value, stats = result if o.return_stats else (result, None)
     made_here = {id(leaf) for leaf, p in zip(inputs, points, strict=True) if leaf is not p}
-    value = with_zeros(value, [t for t in leaves.masked if id(t) not in made_here])
+    # To what was made here only where there is nothing else: so that there is a graph, as PyTorch has one.
+    wanted = [t for t in leaves.masked if id(t) not in made_here or not value.requires_grad]
+    value = with_zeros(value, wanted)
     distributed.watch(discriminator, value, leaves.reached, leaves.missed)
     return (value, stats) if o.return_stats else value
 
@@ -186,7 +188,7 @@ def gradient_penalty(
     generator: torch.Generator | None = None,
     over: str = "sample",
     engine: str = "auto",
-    prune: bool = True,
+    prune: bool = False,
     return_stats: bool = False,
     **kwargs: Any,
 ) -> Any:
@@ -235,7 +237,7 @@ def gradient_penalty(
         engine: "auto" or "eager": autograd with create_graph.
         prune: leave out second derivatives that are zero: those of relu, leaky_relu and other piecewise linear
             operations, for which PyTorch sends zeros back through the whole discriminator. The gradients are the
-            same, bit by bit.
+            same, bit by bit; see docs/penalties.md for what it does not suit (hooks, sparse gradients).
         return_stats: return (penalty, PenaltyStats).
         **kwargs: more for the discriminator. The names above are this function's own: a discriminator that takes
             one of them needs a function around it.
@@ -261,7 +263,7 @@ def r1_penalty(
     *args: Any,
     weight: float = 1.0,
     engine: str = "auto",
-    prune: bool = True,
+    prune: bool = False,
     **kwargs: Any,
 ) -> Tensor:
     """Weight / 2 * mean over samples of ||g||^2 at real samples (R1, Mescheder et al. 2018).
@@ -279,7 +281,7 @@ def r2_penalty(
     *args: Any,
     weight: float = 1.0,
     engine: str = "auto",
-    prune: bool = True,
+    prune: bool = False,
     **kwargs: Any,
 ) -> Tensor:
     """Weight / 2 * mean over samples of ||g||^2 at generated samples (R2, Mescheder et al. 2018).

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import Function
-from torch.overrides import TorchFunctionMode
+from torch.autograd import Function, forward_ad
+from torch.autograd.graph import get_gradient_edge
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 _aten = torch.ops.aten
 
@@ -54,7 +55,8 @@ class _Linear(Function):
     def backward(ctx: Any, g: Tensor | None) -> Any:
         if g is None:
             return None, None, None
-        ctx.used[0] = True
+        if torch.is_grad_enabled():  # else it is a constant, of which there is no second derivative
+            ctx.used[0] = True
         (kept,) = ctx.saved_tensors
         return None, None, ctx.vjp(g, kept.detach())
 
@@ -64,12 +66,12 @@ class _Zeros(Function):
 
     @staticmethod
     def forward(ctx: Any, t: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.save_for_backward(*parameters)
+        ctx.like = [p.detach() for p in parameters]  # not saved: they may be changed in place before the backward
         return t.clone()  # a view could not be changed in place
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
-        return upstream, *[torch.zeros_like(p) for p in ctx.saved_tensors]
+        return upstream, *[torch.zeros_like(p) for p in ctx.like]
 
 
 def with_zeros(t: Tensor, parameters: list[Tensor]) -> Tensor:
@@ -110,8 +112,8 @@ def _leaky_relu_(x: Tensor, negative_slope: float = 0.01) -> Rule | None:
 
 
 def _hardtanh(x: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Rule | None:
-    if inplace:
-        return None  # what was cut off and what lay at the edge look alike afterwards
+    if inplace or min_val > max_val:
+        return None  # in place, what was cut off and what lay at the edge look alike afterwards
     return Rule(
         lambda x: torch._C._nn.hardtanh(x, min_val, max_val),
         lambda g, x: _aten.hardtanh_backward(g, x, min_val, max_val),
@@ -193,16 +195,34 @@ class Prune(TorchFunctionMode):
         """Nodes that made the inputs of what a gradient went through: there PyTorch would have sent zeros."""
         return [node for used, node in self.replaced if used[0]]
 
+    @staticmethod
+    def possible() -> bool:
+        """Whether nobody else replaces functions, who would see others than were called."""
+        return all(type(mode).__name__ == "DeviceContext" for mode in _get_current_function_mode_stack())
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         make = RULES.get(func)
-        if make is not None and args and type(args[0]) in (Tensor, torch.nn.Parameter):
+        if make is not None and args and _suits(args[0]) and all(map(_is_plain, (*args[1:], *kwargs.values()))):
+            rule = None if "out" in kwargs else make(*args, **kwargs)
             x = args[0]
-            # The absolute value of complex numbers is linear nowhere.
-            linear = x.dtype.is_floating_point and not torch._C._are_functorch_transforms_active()
-            if linear and x.requires_grad and torch.is_grad_enabled():
-                rule = make(*args, **(kwargs or {}))
-                if rule is not None and not (rule.inplace and (x.is_leaf or x._is_view())):
-                    used = [False]  # and no reference to the graph, which would be one in a circle
-                    self.replaced.append((used, x.grad_fn))
-                    return _Linear.apply(rule, used, x)
-        return func(*args, **(kwargs or {}))
+            if rule is not None and not (rule.inplace and (x.is_leaf or x._is_view())):
+                used = [False]  # and no reference to the graph, which would be one in a circle
+                self.replaced.append((used, get_gradient_edge(x).node))
+                return _Linear.apply(rule, used, x)
+        return func(*args, **kwargs)
+
+
+def _suits(x: Any) -> bool:
+    """Whether an operation on x may be replaced. The absolute value of complex numbers is linear nowhere."""
+    if type(x) not in (Tensor, torch.nn.Parameter) or not x.dtype.is_floating_point:
+        return False
+    other = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return x.requires_grad and torch.is_grad_enabled() and not other
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether an argument is as the operators' schemas have it; NumPy's numbers and tensors are not."""
+    if isinstance(value, (tuple, list)):
+        return all(type(v) is int for v in value)
+    return type(value) in (int, float, bool, type(None))

@@ -1,5 +1,6 @@
 """What a penalty leaves out is zero: gradients with and without it are the same, bit by bit."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -207,52 +208,87 @@ def test_only_masks_lead_to_the_parameters():
     """PyTorch gives zeros there, and so do we; it is no error."""
     bias = nn.Parameter(torch.randn(5))
     weight = torch.randn(5)
-    penalty = fastgan.r1_penalty(lambda x: F.relu(x + bias) @ weight, torch.randn(3, 5))
+    penalty = fastgan.r1_penalty(lambda x: F.relu(x + bias) @ weight, torch.randn(3, 5), prune=True)
     penalty.backward()
     assert torch.equal(bias.grad, torch.zeros(5))
 
 
 def test_the_penalty_may_be_changed_in_place():
-    penalty = fastgan.r1_penalty(conv(), torch.randn(2, 3, 8, 8))
+    penalty = fastgan.r1_penalty(conv(), torch.randn(2, 3, 8, 8), prune=True)
     penalty *= 2
     penalty.backward()
 
 
 def test_no_effect_on_approximations():
     with pytest.raises(ValueError, match="prune: has no effect"):
-        fastgan.gradient_penalty(conv(), torch.randn(2, 3, 8, 8), None, kind="r1-approx", prune=False)
+        fastgan.gradient_penalty(conv(), torch.randn(2, 3, 8, 8), None, kind="r1-approx", prune=True)
 
 
-PENALTIES = {
-    "cyclegan": lambda m, D, r, f: m.cal_gradient_penalty(D, r, f, "cpu")[0],
-    "cyclegan, real": lambda m, D, r, f: m.cal_gradient_penalty(D, r, f, "cpu", type="real")[0],
-    "basicsr": lambda m, D, r, f: m.gradient_penalty_loss(D, r, f),
-    "mmagic": lambda m, D, r, f: m.gradient_penalty_loss(D, r, f, norm_mode="HWC"),
-    "relativisticgan": lambda m, D, r, f: m.gradient_penalty(lambda x: D(x).flatten(), r, f),
-}
+V = torch.randn(8, 8, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("attached", [True, False])
-@pytest.mark.parametrize("name", PENALTIES)
-def test_adapters_prune(name, attached):
-    """And give the gradients, and the zeros, that the trainer's own penalty gives."""
-    import importlib
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda x: F.leaky_relu(x, np.float32(0.2)),
+        lambda x: F.leaky_relu(x, torch.tensor(0.2)),
+        lambda x: F.avg_pool2d(x, np.int64(2)).repeat(1, 1, 2, 2),
+        lambda x: torch.abs(x, out=None),
+        lambda x: F.relu_(x * 1),
+        lambda x: F.hardtanh(x, min_val=-0.5, max_val=0.5),
+    ],
+)
+def test_arguments_of_all_kinds(operation):
+    weight = torch.randn(8, 8, dtype=torch.float64, requires_grad=True)
+    same_gradients(lambda x: (operation(x @ weight) * V).square().sum((1, 2, 3)), weight)
 
-    module, found = name.partition(",")[0], []
-    for package in ("examples.peers", "fastgan.compat"):
-        torch.manual_seed(1)
-        net = conv().double()
-        real, fake = (torch.randn(4, 3, 8, 8, dtype=torch.float64, requires_grad=attached) for _ in range(2))
-        losses = importlib.import_module(f"{package}.{module}")
-        with pytest.MonkeyPatch.context() as patch:
-            nodes = []
-            patch.setattr(
-                prune.Prune, "inputs", lambda self: nodes.append(self.replaced) or [n for _, n in self.replaced]
-            )
-            penalty = PENALTIES[name](losses, net, real, fake)
-        assert bool(nodes) is (package == "fastgan.compat")
-        penalty.backward()
-        found.append([p.grad for p in (real, fake, *net.parameters())])
-    for k, (a, b) in enumerate(zip(*found, strict=True)):
-        assert (a is None) is (b is None), k
-        assert a is None or torch.allclose(a, b, rtol=1e-10, atol=1e-14)
+
+def test_other_function_modes_see_what_was_called():
+    class Gelu(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            return F.gelu(args[0]) if func is F.relu else func(*args, **(kwargs or {}))
+
+    weight = torch.randn(8, 8, dtype=torch.float64, requires_grad=True)
+    with Gelu():
+        same_gradients(lambda x: F.relu(x @ weight).sum((1, 2, 3)), weight)
+
+
+def test_an_inner_gradient_that_is_a_constant():
+    weight, other = (torch.randn(8, 8, dtype=torch.float64, requires_grad=True) for _ in range(2))
+
+    def net(x):
+        (slope,) = torch.autograd.grad(F.relu(x @ weight).sum(), x)
+        return (slope * F.relu(x @ other)).sum((1, 2, 3))
+
+    same_gradients(net, weight, other)
+
+
+@pytest.mark.parametrize("attach", [lambda t: t, lambda t: t * 2])
+@pytest.mark.parametrize("operation", [F.relu, torch.abs, lambda x: F.avg_pool2d(x, 2).repeat(1, 1, 2, 2)])
+def test_operations_on_the_input_itself(operation, attach):
+    """Data with a graph get the zeros that PyTorch gives them."""
+    found = []
+    for pruned in (True, False):
+        torch.manual_seed(3)
+        data = torch.randn(4, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+        weight = torch.randn(8, 8, dtype=torch.float64, requires_grad=True)
+        penalty = fastgan.r1_penalty(lambda x: (operation(x) @ weight).sum((1, 2, 3)), attach(data), prune=pruned)
+        found.append(torch.autograd.grad(penalty, (data, weight), allow_unused=True))
+    for a, b in zip(*found, strict=True):
+        assert (a is None) is (b is None)
+        assert a is None or torch.equal(a, b)
+
+
+def test_parameters_may_change_and_be_frozen():
+    """As without pruning: a bias may be changed before the backward, and a frozen network has a graph."""
+    bias = torch.zeros(8, requires_grad=True)
+    weight = torch.randn(8, 8, requires_grad=True)
+    penalty = fastgan.r1_penalty(
+        lambda x: F.relu(x @ weight + bias).sum((1, 2, 3)), torch.randn(2, 3, 8, 8), prune=True
+    )
+    with torch.no_grad():
+        bias.add_(1)
+    penalty.backward()
+    assert torch.equal(bias.grad, torch.zeros(8))
+    frozen = NETWORKS["mlp"]().requires_grad_(False)
+    fastgan.r1_penalty(frozen, torch.randn(2, 3, 8, 8), prune=True).backward()

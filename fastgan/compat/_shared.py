@@ -15,7 +15,6 @@ from ..functional import reduce_terms
 from ..interpolation import interpolate
 from ..losses import cross_entropy
 from ..norms import gradient_norm, norm_penalty
-from ..prune import with_zeros
 from ..terms import Term
 
 __all__ = [
@@ -186,9 +185,8 @@ def quiet_input(
         return pick(result) if pick else result
 
     with graph.differentiable():
-        leaf = graph.leaf(points, True)
-        (grads,), leaves = graph.input_gradients(run, leaf, args, kwargs, True, prune=True)
-    return with_zeros(grads, [t for t in leaves.masked if t is points or t is not leaf])
+        grads, _ = graph.input_gradients(run, graph.leaf(points, True), args, kwargs, True)
+    return grads[0]
 
 
 def squared_norms(grads: Tensor, over: str = "sample", reduction: str = "mean", **options: Any) -> Tensor:
