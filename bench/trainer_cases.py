@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -309,6 +308,8 @@ def penalty_step(m: Any, t: Made) -> Any:
 
     def discriminator(x: Tensor) -> Tensor:
         return (0.5 * t["w"] * x.square()).flatten(1).sum(1, keepdim=True)
+
+    import numpy as np
 
     np.random.seed(0)  # where the points are drawn from
     yield m.compute_gradient_penalty(discriminator, t["r"], t["f"]), [t["w"]]

@@ -2,7 +2,7 @@
 
 "Before" is a run with the trainer's own losses, in plain PyTorch; "after" is the same code with fastgan's. The
 networks have SiLU where the trainers have LeakyReLU: at a kink a difference in the last bit of a number becomes
-another gradient, and the curves would part by percents for reasons that have nothing to do with the losses.
+another gradient, and the curves would part by per cents for reasons that have nothing to do with the losses.
 """
 
 from __future__ import annotations

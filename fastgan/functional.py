@@ -310,6 +310,9 @@ def _bind(
     pairs = tuple([isinstance(entry, tuple) for entry in tensors])
     operands: tuple[Any, ...] = tuple(tensors)
     if True in pairs:
+        for entry in tensors:
+            if isinstance(entry, tuple) and len(entry) != 2:
+                raise ValueError(f"tensors: expected a tensor or a pair, got {len(entry)} tensors")
         operands = tuple([t for e, pair in zip(tensors, pairs, strict=True) for t in (e if pair else (e,))])
     tracing = torch.compiler.is_compiling()
     wanted = (tuple(terms), pairs, centred)
@@ -318,9 +321,6 @@ def _bind(
     except TypeError:  # perhaps a list, which no cache can look up: the checks say what it is
         spec = _terms_spec.__wrapped__(*wanted)
     scanned = -1 if tracing else native.scan(operands)
-    if len(operands) != len(spec.roles):
-        wrong = next(len(e) for e in tensors if isinstance(e, tuple) and len(e) != 2)
-        raise ValueError(f"tensors: expected a tensor or a pair, got {wrong} tensors")
     if scanned < 0:
         for t in operands:
             checks.logits("tensors", t)

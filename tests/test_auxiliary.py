@@ -301,6 +301,14 @@ def test_values_without_gradients(backend):
     assert torch.equal(torch.stack(values), detached)
 
 
+def test_entries_of_other_lengths_are_refused():
+    """Also where three and one make as many tensors as two pairs."""
+    x, term = torch.ones(3), fastgan.term("square")
+    for entries in ([(x, x, x), (x,)], [(x, x, x)], [(x,)], [()]):
+        with pytest.raises(ValueError, match="expected a tensor or a pair, got"):
+            fastgan.reduce_terms([term] * len(entries), entries)
+
+
 def test_attached_refuses():
     x = torch.ones(3)
     with pytest.raises(ValueError, match="attached"):
