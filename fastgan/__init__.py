@@ -10,6 +10,7 @@ except ImportError as _error:
 from . import compat, functional, nn, penalties
 from .auxiliary import adaptive_weight, feature_matching_loss, lecam_penalty
 from .backends import backend
+from .compiled import CompileInfo, compile_info
 from .functional import LossStats, discriminator_loss, generator_loss, reduce_terms
 from .info import info
 from .losses import losses, register_loss
@@ -22,11 +23,14 @@ from .penalties import (
     r1_penalty,
     r2_penalty,
 )
+from .step import DiscriminatorStep, discriminator_step
 from .terms import Term, term
 from .version import __version__
 from .wgan import clip_weights_, curriculum_weights
 
 __all__ = [
+    "CompileInfo",
+    "DiscriminatorStep",
     "LossStats",
     "PenaltyStats",
     "Term",
@@ -35,8 +39,10 @@ __all__ = [
     "backend",
     "clip_weights_",
     "compat",
+    "compile_info",
     "curriculum_weights",
     "discriminator_loss",
+    "discriminator_step",
     "feature_matching_loss",
     "functional",
     "generator_loss",

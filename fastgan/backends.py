@@ -15,6 +15,7 @@ from . import cpu, cuda
 from .native import Kernels
 
 NAMES = ("auto", "cpu", "cuda", "triton", "reference")
+_PROXY = torch._C._TorchDispatchModeKey.PROXY
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -117,6 +118,10 @@ def _refusal(name: str, tensors: Sequence[Tensor], scanned: int) -> str | None:
         return why
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return "torch.func transforms and forward-mode AD need the reference backend"
+    if (
+        torch._C._get_dispatch_mode(_PROXY) is not None
+    ):  # make_fx, which would take a kernel's result for a constant
+        return "a graph that is traced operation by operation needs the reference backend"
     if scanned < 0:
         for t in tensors:
             if type(t) not in _PLAIN:

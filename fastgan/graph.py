@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction, once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -89,6 +89,38 @@ def _saveable(t: Tensor) -> Tensor:
     return t.clone() if t.is_inference() else t
 
 
+def modules_of(discriminator: Any, depth: int = 3) -> Iterator[nn.Module]:
+    """The modules in a discriminator: its own, or those that a function, method or partial holds on to."""
+    if isinstance(discriminator, nn.Module):
+        yield from discriminator.modules()
+    elif depth:
+        held = [getattr(discriminator, name, None) for name in ("__self__", "func", "args", "keywords")]
+        held += [cell.cell_contents for cell in getattr(discriminator, "__closure__", None) or () if _is_full(cell)]
+        for value in tree_leaves(held):
+            yield from modules_of(value, depth - 1)
+
+
+def _is_full(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # a name that has no value yet
+        return False
+
+
+def has_backward_hooks(discriminator: Any) -> bool:
+    """Whether modules want to be called in the backward, which of a changed graph runs otherwise or not at all."""
+    of_all = nn.modules.module
+    return bool(of_all._global_backward_hooks or of_all._global_backward_pre_hooks) or any(
+        m._backward_hooks or m._backward_pre_hooks for m in modules_of(discriminator)
+    )
+
+
+def prunable(discriminator: Any) -> bool:
+    """Whether nothing seen in a discriminator can tell zeros from nothing: backward hooks, sparse gradients."""
+    sparse = any(vars(m).get("sparse") for m in modules_of(discriminator))
+    return not sparse and not has_backward_hooks(discriminator)
+
+
 def outputs_of(result: Any) -> list[Tensor]:
     """The tensors in what a discriminator returned: one, or a sequence or dict of them."""
     if isinstance(result, Tensor):
@@ -123,15 +155,33 @@ def input_gradients(
     create_graph: bool,
     prune: bool = False,
 ) -> tuple[tuple[Tensor, ...], Leaves]:
-    """The gradient of the sum of all outputs with respect to each of `points`, which are leaves or have a
-    graph; and, where `create_graph`, what `check` returns. To be called under `differentiable`. `prune`: see there.
-    """
-    inputs = [points] if isinstance(points, Tensor) else list(points)
+    """`forward` and then `gradients`. To be called under `differentiable`."""
+    result, pruning = forward(discriminator, points, args, kwargs, prune and create_graph)
+    return gradients(result, points, create_graph, pruning)
+
+
+def forward(
+    discriminator: Callable[..., Any],
+    points: Tensor | Sequence[Tensor],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    prune: bool,
+) -> tuple[Any, Prune | None]:
+    """What the discriminator returns, and what was pruned (fastgan/prune.py) if that was wished and possible."""
     if any(isinstance(t, Tensor) and t.is_inference() for t in tree_leaves((args, kwargs))):
         args, kwargs = tree_map_only(Tensor, _saveable, (args, kwargs))
-    pruning = Prune() if prune and create_graph and Prune.possible() else None
+    pruning = Prune() if prune and Prune.possible() else None
     with pruning or nullcontext():
-        result = discriminator(points, *args, **kwargs)
+        return discriminator(points, *args, **kwargs), pruning
+
+
+def gradients(
+    result: Any, points: Tensor | Sequence[Tensor], create_graph: bool, pruning: Prune | None = None
+) -> tuple[tuple[Tensor, ...], Leaves]:
+    """The gradient of the sum of all outputs with respect to each of `points`, which are leaves or have a
+    graph; and, where `create_graph`, what `check` returns.
+    """
+    inputs = [points] if isinstance(points, Tensor) else list(points)
     outputs = [o for o in outputs_of(result) if o.requires_grad]
     if not outputs:
         raise RuntimeError(
@@ -207,6 +257,11 @@ def _walk(roots: Sequence[Any], seen: set[Any]) -> tuple[list[Tensor], list[Any]
             if below is not None:
                 stack.append(below)
     return leaves, suspects
+
+
+def leaves_below(t: Tensor) -> list[Tensor]:
+    """The leaves that get a gradient of `t`."""
+    return _walk([t.grad_fn], set())[0]
 
 
 def _refusal(suspects: Sequence[Any], names: Sequence[str]) -> str:

@@ -102,18 +102,39 @@ class GradientPenalty(nn.Module):
         **kwargs: Any,
     ) -> Any:
         """The penalty, or None between: see `fastgan.gradient_penalty`."""
-        if self.calls % self.interval:
-            self.calls += 1
+        options = self.due()
+        if options is None:
+            self.advance()
             return None
-        first = fake if penalties.KINDS[self.kind].point == "fake" else real
-        if self.part < 1 and first is not None:
-            count = len(first if isinstance(first, Tensor) else first[0])
-            real, fake, args, kwargs = _cut((real, fake, args, kwargs), count, max(1, round(self.part * count)))
-        weight = self.options.get("weight", penalties.Options().weight)
-        options = {**self.options, "weight": weight * self.interval}
-        result = penalties.gradient_penalty(discriminator, real, fake, *args, kind=self.kind, **options, **kwargs)
-        self.calls += 1  # not if it failed, so that a step that is tried again has its penalty
+        real, fake, args, kwargs = self.cut(real, fake, args, kwargs)
+        result = penalties.gradient_penalty(
+            discriminator,
+            real,
+            fake,
+            *args,
+            **{**self.options, **kwargs, "kind": self.kind, "weight": options.weight},
+        )
+        self.advance()  # not if it failed, so that a step that is tried again has its penalty
         return result
+
+    def due(self) -> penalties.Options | None:
+        """The options of this call's penalty, or None between."""
+        if self.calls % self.interval:
+            return None
+        options = penalties.Options(self.kind, **self.options)
+        return options._replace(weight=options.weight * self.interval)
+
+    def advance(self) -> None:
+        """Counts a call."""
+        self.calls += 1
+
+    def cut(self, real: Any, fake: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any, Any]:
+        """What a penalty is given, cut to its part of the batch."""
+        first = fake if penalties.KINDS[self.kind].point == "fake" else real
+        if self.part == 1 or first is None:
+            return real, fake, args, kwargs
+        count = len(first if isinstance(first, Tensor) else first[0])
+        return _cut((real, fake, args, kwargs), count, max(1, round(self.part * count)))
 
     def get_extra_state(self) -> dict[str, int]:
         return {"calls": self.calls}

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import checks, distributed, graph
+from . import checks, compiled, distributed, graph
 from .functional import reduce_terms
 from .interpolation import checked_pair, checked_samples, eps_for, interpolate
 from .interpolation import evaluate as between
@@ -27,7 +27,7 @@ __all__ = [
     "r2_penalty",
 ]
 
-ENGINES = ("auto", "eager")
+ENGINES = ("auto", "eager", "compiled")
 
 
 class Kind(NamedTuple):
@@ -62,7 +62,7 @@ class Options(NamedTuple):
     generator: torch.Generator | None = None
     over: str = "sample"
     engine: str = "auto"
-    prune: bool = False
+    prune: bool = True
     return_stats: bool = False
 
     def checked(self) -> Kind:
@@ -79,7 +79,7 @@ class Options(NamedTuple):
             "eps": self.eps is not None and kind.point not in ("between", "around"),
             "generator": self.generator is not None and kind.point in ("real", "fake") and kind.psi != "",
             "over": self.over != "sample" and not kind.psi,
-            "prune": self.prune and not kind.psi,
+            "engine": self.engine == "compiled" and not kind.psi,
             "return_stats": self.return_stats and not kind.psi,
         }
         for name, has_none in idle.items():
@@ -92,8 +92,12 @@ class Options(NamedTuple):
         return kind
 
 
+def points_for(kind: Kind, real: Any, fake: Any, o: Options) -> Any:
+    """The points at which the penalty looks, in the container that real or fake came in."""
+    return _as_given(fake if kind.point == "fake" else real, _points(kind, real, fake, o))
+
+
 def _points(kind: Kind, real: Any, fake: Any, o: Options) -> tuple[Tensor, ...]:
-    """The points at which the penalty looks, whatever container they came in."""
     if kind.point == "real":
         return checked_samples("real", real)
     if kind.point == "fake":
@@ -122,56 +126,128 @@ def _as_given(given: Any, points: tuple[Tensor, ...]) -> Any:
     return type(given)(*points) if hasattr(given, "_fields") else type(given)(points)
 
 
+class Made(NamedTuple):
+    """A penalty that was computed, and what belongs to it.
+
+    Attributes:
+        value: the penalty.
+        stats: its PenaltyStats, or None where they were not wanted.
+        leaves: the parameters below it.
+    """
+
+    value: Tensor
+    stats: PenaltyStats | None
+    leaves: graph.Leaves
+
+
+def leafed(x: Any, attached: bool) -> tuple[Any, list[Tensor]]:
+    """The points as something to differentiate by, in their container, and those that were made for it."""
+    points = tensors_of(x)
+    inputs = tuple([graph.leaf(p, attached) for p in points])
+    return _as_given(x, inputs), [t for t, p in zip(inputs, points, strict=True) if t is not p]
+
+
+def tensors_of(x: Any) -> tuple[Tensor, ...]:
+    return (x,) if isinstance(x, Tensor) else tuple(x)
+
+
+def of_gradients(
+    grads: tuple[Tensor, ...], leaves: graph.Leaves, own: list[Tensor], o: Options, create_graph: bool, engine: str
+) -> Made:
+    """The penalty on gradients by inputs of which `own` were made here."""
+    default_power = 6 if o.kind == "wgan-div" else 2
+    kind = KINDS[o.kind]
+    result = penalty(
+        grads, kind.psi, target=o.target, power=o.power or default_power, over=o.over, reduction="mean",
+        scale=kind.factor * o.weight, return_stats=o.return_stats, engine=engine,
+    )  # fmt: skip
+    value, stats = result if o.return_stats else (result, None)
+    if create_graph:
+        made_here = {id(t) for t in own}
+        # To what was made here only where there is nothing else: so that there is a graph, as PyTorch has one.
+        value = with_zeros(value, [t for t in leaves.masked if id(t) not in made_here or not value.requires_grad])
+    return Made(value, stats, leaves)
+
+
+def at(
+    discriminator: Callable[..., Any], x: Any, args: Any, kwargs: Any, o: Options, create_graph: bool
+) -> tuple[Made, list[Tensor]]:
+    """The penalty at x by autograd, and the leaves that were made for it."""
+    with graph.differentiable():
+        x, own = leafed(x, create_graph)
+        grads, leaves = graph.input_gradients(discriminator, x, args, kwargs, create_graph, o.prune)
+    return of_gradients(
+        grads, leaves, own, o, create_graph, "eager, pruned" if o.prune and create_graph else "eager"
+    ), own
+
+
 def _run(discriminator: Callable[..., Any], real: Any, fake: Any, args: Any, kwargs: Any, o: Options) -> Any:
     """`gradient_penalty` outside of any compiled graph."""
     kind = o.checked()
+    check_callable("gradient_penalty", discriminator)
+    create_graph = torch.is_grad_enabled()
+    x = points_for(kind, real, fake, o)
+    if not kind.psi:
+        return _difference(discriminator, x, args, kwargs, o)
+    o = o._replace(prune=o.prune and graph.prunable(discriminator), eps=None, generator=None)
+
+    def eager() -> tuple[Tensor, PenaltyStats | None]:
+        made, _ = at(discriminator, x, args, kwargs, o, create_graph)
+        if create_graph:
+            distributed.watch(discriminator, made.value, made.leaves.reached, made.leaves.missed)
+        return made.value, made.stats
+
+    if o.engine == "compiled" and create_graph:
+        value, stats = _by_graph(discriminator, x, args, kwargs, o, eager)
+    else:
+        value, stats = eager()
+    return (value, stats) if o.return_stats else value
+
+
+def _by_graph(discriminator: Any, x: Any, args: Any, kwargs: Any, o: Options, eager: Any) -> Any:
+    """The penalty at x and its statistics, by a compiled graph where that can be."""
+
+    def body(discriminator: Callable[..., Any], inputs: Any) -> Any:
+        x, args, kwargs = inputs
+        made, own = at(discriminator, x, args, kwargs, o, True)
+        return made.value, made.stats, own
+
+    (value, stats), engine = compiled.run(discriminator, body, (x, args, kwargs), ("penalty", o), eager)
+    return value, stats and (stats._replace(engine=engine) if engine == "compiled" else stats)
+
+
+def check_callable(caller: str, discriminator: Any) -> None:
+    """Raises unless there is a discriminator that can be differentiated here."""
     if not callable(discriminator):
         raise TypeError(f"discriminator: expected a module or function, got {type(discriminator).__name__}")
     if torch._C._are_functorch_transforms_active():
         raise RuntimeError(
-            "gradient_penalty: cannot run under a torch.func transform; take torch.func's gradient of the"
+            f"{caller}: cannot run under a torch.func transform; take torch.func's gradient of the"
             " discriminator there, and give it to norm_penalty"
         )
-    create_graph = torch.is_grad_enabled()
-    given = fake if kind.point == "fake" else real
-    if not kind.psi:
-        return _difference(discriminator, given, _points(kind, real, fake, o), args, kwargs, o)
-    points = _points(kind, real, fake, o)
-    with graph.differentiable():
-        inputs = tuple([graph.leaf(p, create_graph) for p in points])
-        x = _as_given(given, inputs)
-        grads, leaves = graph.input_gradients(discriminator, x, args, kwargs, create_graph, o.prune)
-    default_power = 6 if o.kind == "wgan-div" else 2
-    result = penalty(
-        grads, kind.psi, target=o.target, power=o.power or default_power, over=o.over, reduction="mean",
-        scale=kind.factor * o.weight, return_stats=o.return_stats, engine="eager",
-    )  # fmt: skip
-    if not create_graph:
-        return result
-    value, stats = result if o.return_stats else (result, None)
-    made_here = {id(leaf) for leaf, p in zip(inputs, points, strict=True) if leaf is not p}
-    # To what was made here only where there is nothing else: so that there is a graph, as PyTorch has one.
-    wanted = [t for t in leaves.masked if id(t) not in made_here or not value.requires_grad]
-    value = with_zeros(value, wanted)
-    distributed.watch(discriminator, value, leaves.reached, leaves.missed)
-    return (value, stats) if o.return_stats else value
 
 
-def _difference(
-    discriminator: Callable[..., Any], given: Any, points: tuple[Tensor, ...], args: Any, kwargs: Any, o: Options
-) -> Tensor:
-    """Weight * mean (D(x) - D(x + sigma * noise))^2, summed over the outputs."""
+def _difference(discriminator: Callable[..., Any], x: Any, args: Any, kwargs: Any, o: Options) -> Tensor:
+    """The approximation: D at x, and at points nearby."""
+    here, nearby = (discriminator(points, *args, **kwargs) for points in (x, neighbours(x, o)))
+    return of_difference(here, nearby, o)
+
+
+def neighbours(x: Any, o: Options) -> Any:
+    """Points at a distance of sigma * noise from x."""
     sigma = 0.01 if o.sigma is None else o.sigma
     moved = []
-    for p in points:
+    for p in tensors_of(x):
         dtype = torch.float64 if p.dtype == torch.float64 else torch.float32
         noise = torch.randn(p.shape, dtype=dtype, device=p.device, generator=o.generator)
         moved.append((p + sigma * noise).to(p.dtype))
-    pairs = []
-    for x in (points, tuple(moved)):
-        pairs.append(graph.outputs_of(discriminator(_as_given(given, x), *args, **kwargs)))
-    count = len(pairs[0])
-    return reduce_terms([term("square", weight=float(o.weight))] * count, list(zip(*pairs, strict=True)))
+    return _as_given(x, tuple(moved))
+
+
+def of_difference(here: Any, nearby: Any, o: Options) -> Tensor:
+    """Weight * mean (D(x) - D(x + sigma * noise))^2, summed over the outputs."""
+    pairs = list(zip(graph.outputs_of(here), graph.outputs_of(nearby), strict=True))
+    return reduce_terms([term("square", weight=float(o.weight))] * len(pairs), pairs)
 
 
 def gradient_penalty(
@@ -188,7 +264,7 @@ def gradient_penalty(
     generator: torch.Generator | None = None,
     over: str = "sample",
     engine: str = "auto",
-    prune: bool = False,
+    prune: bool = True,
     return_stats: bool = False,
     **kwargs: Any,
 ) -> Any:
@@ -263,7 +339,7 @@ def r1_penalty(
     *args: Any,
     weight: float = 1.0,
     engine: str = "auto",
-    prune: bool = False,
+    prune: bool = True,
     **kwargs: Any,
 ) -> Tensor:
     """Weight / 2 * mean over samples of ||g||^2 at real samples (R1, Mescheder et al. 2018).
@@ -281,7 +357,7 @@ def r2_penalty(
     *args: Any,
     weight: float = 1.0,
     engine: str = "auto",
-    prune: bool = False,
+    prune: bool = True,
     **kwargs: Any,
 ) -> Tensor:
     """Weight / 2 * mean over samples of ||g||^2 at generated samples (R2, Mescheder et al. 2018).

@@ -19,6 +19,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 _aten = torch.ops.aten
+_HARMLESS = ("DeviceContext", "TorchFunctionMetadataMode")  # torch.device as a context, and make_fx's
 
 
 class Rule(NamedTuple):
@@ -198,10 +199,13 @@ class Prune(TorchFunctionMode):
     @staticmethod
     def possible() -> bool:
         """Whether nobody else replaces functions, who would see others than were called."""
-        return all(type(mode).__name__ == "DeviceContext" for mode in _get_current_function_mode_stack())
+        return all(type(mode).__name__ in _HARMLESS for mode in _get_current_function_mode_stack())
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is Tensor.register_hook:  # where it would be called with zeros there may be nothing
+            hook = args[1] if len(args) > 1 else kwargs["hook"]
+            return func(args[0], lambda g: None if g is None else hook(g))
         make = RULES.get(func)
         if make is not None and args and _suits(args[0]) and all(map(_is_plain, (*args[1:], *kwargs.values()))):
             rule = None if "out" in kwargs else make(*args, **kwargs)

@@ -190,7 +190,9 @@ def _root(squares: Tensor) -> Tensor:
 def _unit(rows: Tensor) -> Tensor:
     """A power of two near each row's largest element: what it is divided by before it is squared."""
     most = rows.detach().abs().amax(1)
-    exponent = torch.frexp(most).exponent.to(most.dtype).clamp(-1000, 1000)
+    exponent = (
+        torch.log2(most).floor().clamp(-1000, 1000)
+    )  # not frexp, whose code for a CPU does not always compile
     ordinary = (most > 0) & most.isfinite()
     return torch.where(ordinary, torch.ldexp(torch.ones_like(most), exponent), 1.0)
 

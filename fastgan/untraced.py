@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 
 from . import penalties
+from . import step as steps
 
-run = torch.compiler.disable(
-    penalties._run, reason="a gradient penalty differentiates twice, which torch.compile does not do"
-)
+_WHY = "a gradient penalty differentiates twice, which torch.compile does not do"
+run = torch.compiler.disable(penalties._run, reason=_WHY)
+step = torch.compiler.disable(steps._run, reason=_WHY)

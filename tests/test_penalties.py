@@ -153,7 +153,7 @@ def test_options(net):
         torch.testing.assert_close(got, 2 * ((n - 0.1) ** 2).mean(), rtol=1e-12, atol=0)
     got, stats = fastgan.gradient_penalty(net, real, fake, eps=eps, return_stats=True)
     torch.testing.assert_close(stats.norms, g.flatten(1).norm(dim=1), rtol=1e-12, atol=0)
-    assert stats.engine == "eager"
+    assert stats.engine == "eager, pruned"
     assert torch.equal(got, fastgan.gradient_penalty(net, real, fake, eps=eps, engine="eager"))
     got = fastgan.gradient_penalty(net, real, fake, eps=eps, kind="wgan-div", power=3, weight=2.0)
     torch.testing.assert_close(got, 2 * (g.flatten(1).norm(dim=1) ** 3).mean(), rtol=1e-12, atol=0)
@@ -627,7 +627,9 @@ GP, IN, NP, GN = fastgan.gradient_penalty, fastgan.interpolate, fastgan.norm_pen
 MODULE = fastgan.nn.GradientPenalty
 CASES = [
     (lambda: GP(linear, ok, ok, kind="wgangp"), ValueError, "kind: unknown name 'wgangp'; did you mean 'wgan-gp'"),
-    (lambda: GP(linear, ok, ok, engine="compiled"), ValueError, "engine: unknown name 'compiled'.* 'auto', 'eager'"),
+    (lambda: GP(linear, ok, ok, engine="compield"), ValueError, "engine: unknown name 'compield'; did you mean 'compiled'"),
+    (lambda: GP(linear, ok, None, kind="r1-approx", engine="compiled"), ValueError, "engine: has no effect on kind"),
+    (lambda: GP(lambda x: x, ok, ok, engine="compiled"), TypeError, r"torch.nn.Module for engine='compiled'.* got function"),
     (lambda: GP(linear, ok, ok, over="pixel"), ValueError, "over: unknown name 'pixel'"),
     (lambda: GP(linear, ok, ok, weight="1"), TypeError, "weight: expected a number, got str"),
     (lambda: GP(linear, ok, ok, weight=math.nan), ValueError, "weight: expected a finite number, got nan"),

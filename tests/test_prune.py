@@ -1,5 +1,7 @@
 """What a penalty leaves out is zero: gradients with and without it are the same, bit by bit."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -219,11 +221,6 @@ def test_the_penalty_may_be_changed_in_place():
     penalty.backward()
 
 
-def test_no_effect_on_approximations():
-    with pytest.raises(ValueError, match="prune: has no effect"):
-        fastgan.gradient_penalty(conv(), torch.randn(2, 3, 8, 8), None, kind="r1-approx", prune=True)
-
-
 V = torch.randn(8, 8, dtype=torch.float64)
 
 
@@ -292,3 +289,84 @@ def test_parameters_may_change_and_be_frozen():
     assert torch.equal(bias.grad, torch.zeros(8))
     frozen = NETWORKS["mlp"]().requires_grad_(False)
     fastgan.r1_penalty(frozen, torch.randn(2, 3, 8, 8), prune=True).backward()
+
+
+def compared(make, x, *args, wrap=lambda net: net):
+    """Gradients of R1 with pruning (the default) and without, of two networks of the same weights."""
+    found = []
+    for options in ({}, {"prune": False}):
+        torch.manual_seed(2)
+        net = make()
+        penalty, stats = fastgan.gradient_penalty(
+            wrap(net), x, None, *args, kind="r1", return_stats=True, **options
+        )
+        penalty.backward()
+        found.append([stats.engine, *[p.grad for p in net.parameters()]])
+    return found
+
+
+@pytest.mark.parametrize("where", ["module", "all modules", "a function's module", "a partial's module"])
+def test_backward_hooks_of_modules_see_what_pytorch_sends(where):
+    """With such hooks nothing is pruned."""
+    calls = []
+
+    def make():
+        net = NETWORKS["mlp"]()
+        calls.clear()
+        if where != "all modules":
+            net[1].register_full_backward_pre_hook(lambda module, sent: calls.append(sent[0].shape))
+        return net
+
+    wrap = {"a function's module": lambda net: lambda x: net(x), "a partial's module": functools.partial}
+    handle = nn.modules.module.register_module_full_backward_pre_hook(
+        lambda module, sent: calls.append(sent[0].shape)
+    )
+    if where != "all modules":
+        handle.remove()
+    try:
+        one, other = compared(make, torch.randn(2, 3, 8, 8), wrap=wrap.get(where, lambda net: net))
+    finally:
+        handle.remove()
+    assert one[0] == other[0] == "eager"
+    assert calls
+    for a, b in zip(one[1:], other[1:], strict=True):
+        assert (a is None) is (b is None)
+        assert a is None or torch.equal(a, b)
+
+
+def test_hooks_of_tensors_are_not_called_with_nothing():
+    """Inside of a forward hooks on tensors see gradients, or are not called."""
+    seen = []
+
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 1)
+
+        def forward(self, x):
+            h = self.a(x)
+            h.register_hook(lambda g: seen.append(g.shape))
+            h.register_hook(hook=lambda g: 2 * g)
+            return self.b(F.relu(h))
+
+    one, other = compared(Watched, torch.randn(3, 8))
+    assert one[0] == "eager, pruned"
+    assert set(seen) == {torch.Size([3, 8])}
+    for a, b in zip(one[1:], other[1:], strict=True):
+        assert (a is None) is (b is None)
+        assert a is None or torch.equal(a, b)
+
+
+def test_sparse_gradients_stay_sparse():
+    class Conditional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.last = nn.Embedding(5, 8, sparse=True), nn.Linear(8, 1)
+
+        def forward(self, x, labels):
+            return self.last(F.relu(x + self.embedding(labels)))
+
+    one, other = compared(Conditional, torch.randn(3, 8), torch.tensor([0, 2, 2]))
+    assert one[0] == "eager"
+    assert one[1].is_sparse
+    assert other[1].is_sparse

@@ -1,0 +1,421 @@
+"""A step of a discriminator - forward, both backwards, all gradients - as one compiled graph.
+
+torch.compile cannot differentiate twice. Here autograd runs the step once, `make_fx` writes down the operations of
+all its passes, and what was written down is compiled: a function from parameters, buffers and inputs to the value
+and the gradients. The gradients wait in an autograd node, so that to the caller it is a loss like any other.
+
+Such a graph does what the step did when it was traced. Whatever else the step may depend on is part of the key
+under which the graph is kept (fastgan/snapshot.py), or refused. The first call of each graph is the eager one, with
+which the graph is compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import sys
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from . import graph, snapshot
+from .snapshot import Parts, State
+
+LIMIT = 8  # graphs of one discriminator, after which it runs eagerly
+_log = logging.getLogger("fastgan")
+_lock = threading.RLock()  # tracing exchanges the discriminator's parameters for a while
+
+# What a step does: given the discriminator and the inputs, a value to be differentiated, further results that are
+# not, and the leaves that it made itself.
+Body = Callable[[Callable[..., Any], Any], tuple[Tensor, Any, list[Tensor]]]
+
+
+class CompileInfo(NamedTuple):
+    """What engine "compiled" has done for a discriminator.
+
+    Attributes:
+        graphs: how many graphs were compiled: one for each batch size, dtype, mode, option and so on.
+        calls: how many calls ran as one of them.
+        seconds: what tracing, compiling and comparing took.
+        refused: why it runs eagerly after all, or None.
+    """
+
+    graphs: int = 0
+    calls: int = 0
+    seconds: float = 0.0
+    refused: str | None = None
+
+
+class UnfitError(Exception):
+    """A step cannot be compiled; the message says why."""
+
+
+class _FullError(Exception):
+    """There are as many graphs of this discriminator as there may be, none for this call."""
+
+
+class _Given(Function):
+    """A value whose gradients are known."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, grads: list[Tensor], *leaves: Tensor) -> Tensor:
+        ctx.save_for_backward(*grads)
+        return value.clone()  # no view, so that it may be changed in place
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        return None, None, *[g * upstream.to(g.dtype) for g in ctx.saved_tensors]
+
+
+class _Step:
+    """A step, its inputs' structure, and how its flat list of results is to be read."""
+
+    def __init__(self, discriminator: nn.Module, body: Body, state: State, inputs: Parts) -> None:
+        self.discriminator = discriminator
+        self.body = body
+        self.state = state
+        self.inputs = inputs
+        self.extras = inputs  # then the further results
+        self.reached: list[bool] = []  # which parameters and inputs get a gradient
+
+    def compute(
+        self, params: Sequence[Tensor], buffers: Sequence[Tensor], tensors: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """The step by autograd: the value, further results, and the gradients that there are."""
+        leaves = [p.detach().requires_grad_(p.requires_grad) for p in params]
+        given = [t.detach().requires_grad_(t.requires_grad) for t in tensors]
+
+        def discriminator(*args: Any, **kwargs: Any) -> Any:
+            exchanged = dict(zip(self.state.names, (*leaves, *buffers), strict=True))
+            result = torch.func.functional_call(self.discriminator, exchanged, args, kwargs)
+            for (name, now), before in zip(exchanged.items(), (*leaves, *buffers), strict=True):
+                if now is not before:
+                    raise UnfitError(f"its forward replaces {name} where it should change it in place")
+            return result
+
+        total, extras, made = self.body(discriminator, self.inputs.filled(given))
+        needed = [t for t in (*leaves, *given) if t.requires_grad]
+        known = {id(t) for t in (*needed, *made)}
+        if any(id(t) not in known for t in graph.leaves_below(total)):
+            raise UnfitError("it uses a parameter that is not its own")
+        grads = torch.autograd.grad(total, needed, allow_unused=True)
+        self.reached = [g is not None for g in grads]
+        self.extras = Parts.of(extras)
+        return [total.detach(), *[t.detach() for t in self.extras.tensors], *[g for g in grads if g is not None]]
+
+
+class _Graph(NamedTuple):
+    """A compiled step."""
+
+    run: Callable[..., list[Tensor]]
+    extras: Parts
+    reached: list[bool]
+    held: list[tuple[Any, str, Tensor]]  # tensors that were found as plain attributes: whose, their names
+
+    def is_current(self) -> bool:
+        """Whether those attributes are the same tensors still."""
+        return all((m := owner()) is not None and vars(m).get(name) is t for owner, name, t in self.held)
+
+
+class _Graphs:
+    """The graphs of one discriminator."""
+
+    def __init__(self) -> None:
+        self.by_key: dict[Any, _Graph] = {}
+        self.latest: Any = None  # the key of the newest one
+        self.full = False  # whether that there are too many has been said
+        self.info = CompileInfo()
+
+
+_all: weakref.WeakKeyDictionary[nn.Module, _Graphs] = weakref.WeakKeyDictionary()
+
+
+def compile_info(discriminator: nn.Module) -> CompileInfo:
+    """What engine "compiled" has done for this discriminator: how many graphs, calls, seconds, or why none."""
+    found = _all.get(_within(discriminator))
+    return found.info if found else CompileInfo()
+
+
+# ------------------------------------------------------------------------- running
+
+
+def run(discriminator: Any, body: Body, inputs: Any, key: Any, eager: Callable[[], Any]) -> tuple[Any, str]:
+    """A step's (value, further results) and the engine that computed it, "compiled" or "eager".
+
+    `key` says what the body depends on beside its arguments. `eager` is the same step by autograd, for one that
+    cannot be compiled.
+    """
+    if not isinstance(discriminator, nn.Module):
+        raise TypeError(
+            "discriminator: expected a torch.nn.Module for engine='compiled', whose parameters and attributes tell"
+            f" when to compile anew, got {type(discriminator).__name__}"
+        )
+    discriminator = _within(discriminator)
+    graphs = _all.setdefault(discriminator, _Graphs())
+    if graphs.info.refused is not None:
+        return eager(), "eager"
+    try:
+        done = _run(graphs, discriminator, body, Parts.of(inputs), key)
+        return (eager(), "eager") if done is None else done
+    except _FullError:
+        if not graphs.full:
+            graphs.full = True
+            name = type(discriminator).__name__
+            warnings.warn(
+                f"engine='compiled': {name} has {LIMIT} compiled graphs; calls that none of them fits run eagerly"
+                " (give it batches of few sizes)",
+                stacklevel=2,
+            )
+        return eager(), "eager"
+    except Exception as error:
+        result = eager()  # where the caller is at fault, this is what says so
+        why = str(error) if isinstance(error, UnfitError) else f"{type(error).__name__}: {error}"
+        graphs.by_key.clear()
+        graphs.info = graphs.info._replace(refused=why)
+        warnings.warn(
+            f"engine='compiled': {type(discriminator).__name__} runs eagerly from here on: {why}", stacklevel=2
+        )
+        return result, "eager"
+
+
+def _within(discriminator: nn.Module) -> nn.Module:
+    """The network that torch.compile was given."""
+    return getattr(discriminator, "_orig_mod", discriminator)
+
+
+def _run(graphs: _Graphs, discriminator: nn.Module, body: Body, inputs: Parts, key: Any) -> Any:
+    """The results and the engine; None where nothing needs a gradient."""
+    state = State.of(discriminator)
+    device = (*inputs.tensors, *state.params)[0].device
+    needed = [t for t in (*state.params, *inputs.tensors) if t.requires_grad]
+    if not needed:
+        return None
+    whole = (key, snapshot.surroundings(device), state.facts, state.signature(), inputs.signature())
+    found = graphs.by_key.get(whole)
+    if found is not None and found.is_current():
+        with _as_traced(device):
+            flat = found.run(state.params, state.buffers, inputs.tensors)
+        graphs.info = graphs.info._replace(calls=graphs.info.calls + 1)
+        return _results(flat, found.extras, found.reached, needed), "compiled"
+    with _lock:
+        if graphs.info.graphs >= LIMIT:
+            raise _FullError
+        _check(discriminator, state, inputs, device)
+        step = _Step(discriminator, body, state, inputs)
+        flat = _first(graphs, step, whole, device)
+        return _results(flat, step.extras, step.reached, needed), "eager"
+
+
+def _results(flat: list[Tensor], extras: Parts, reached: list[bool], needed: list[Tensor]) -> tuple[Tensor, Any]:
+    """The value, with a node that has the gradients, and the further results."""
+    count = sum(extras.is_tensor)
+    leaves = [t for t, wanted in zip(needed, reached, strict=True) if wanted]
+    value = _Given.apply(flat[0], flat[1 + count :], *leaves)
+    return value, extras.filled(flat[1 : 1 + count])
+
+
+def _check(discriminator: nn.Module, state: State, inputs: Parts, device: torch.device) -> None:
+    """Raises where it shows without running it that a discriminator cannot be compiled."""
+    if isinstance(discriminator, nn.parallel.DistributedDataParallel):
+        raise UnfitError(
+            "give it the network within DistributedDataParallel (ddp.module), and call backward once, on the sum of"
+            " penalty and a loss of ddp(...)"
+        )
+    if isinstance(discriminator, torch.jit.ScriptModule):
+        raise UnfitError("it is a scripted module")
+    if graph.has_backward_hooks(discriminator):
+        raise UnfitError("its modules have backward hooks, which a compiled graph does not call")
+    if torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16:
+        raise UnfitError("under autocast to float16 gradients would underflow before a GradScaler's factor comes")
+    if nn.utils.parametrize._cache_enabled:
+        raise UnfitError("its parametrizations are cached")
+    for t in (*state.params, *state.buffers, *inputs.tensors):
+        if type(t) not in (Tensor, nn.Parameter, nn.Buffer):
+            raise UnfitError(f"it has a tensor of type {type(t).__name__}")
+        if t.layout is not torch.strided or t.is_conj() or t.is_neg() or t.is_inference():
+            raise UnfitError("it has a tensor that is sparse, conjugate, negative or made in inference mode")
+        if t.device != device:
+            raise UnfitError(f"it has tensors on {device} and {t.device}")
+
+
+# ------------------------------------------------------------------------- tracing and comparing
+
+
+class _Before:
+    """What a forward may change, as it stood: buffers, attributes and generators of random numbers."""
+
+    def __init__(self, discriminator: nn.Module, state: State, device: torch.device) -> None:
+        self.device = device
+        self.buffers = [(b, b.clone()) for b in state.buffers]
+        self.attributes = [(vars(m), dict(vars(m))) for m in discriminator.modules()]
+        held = [(k, v) for _, old in self.attributes for k, v in old.items() if isinstance(v, Tensor)]
+        self.held = [(name, t, t.detach().clone(), t._version) for name, t in held]
+        self.drawn = self.generators()
+        self.of_python = random.getstate()
+        numpy = sys.modules.get("numpy")
+        self.of_numpy = numpy.random.get_state() if numpy else None
+
+    def generators(self) -> tuple[Tensor, Tensor]:
+        """What PyTorch's generators stand at: the CPU's, and the device's."""
+        on_cpu = torch.get_rng_state()
+        return on_cpu, torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else on_cpu
+
+    def set_generators(self, to: tuple[Tensor, Tensor] | None = None) -> None:
+        """Sets PyTorch's generators, if nothing else is said to what they stood at."""
+        on_cpu, on_device = to or self.drawn
+        torch.set_rng_state(on_cpu)
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(on_device, self.device)
+
+    def copies(self) -> list[Tensor]:
+        """The buffers, anew."""
+        return [old.clone() for _, old in self.buffers]
+
+    def change(self, discriminator: nn.Module, facts: tuple[Any, ...]) -> str | None:
+        """What a forward has changed that a graph would not, or None."""
+        numpy = sys.modules.get("numpy")
+        if random.getstate() != self.of_python or (numpy and str(numpy.random.get_state()) != str(self.of_numpy)):
+            return "its forward draws from Python's or NumPy's random numbers"
+        if State.of(discriminator).facts != facts:
+            return "its forward changes Python attributes of its modules"
+        changed = [name for name, t, _, version in self.held if t._version != version]
+        return f"its forward changes {changed[0]} in place, which is no buffer" if changed else None
+
+    def take_back_attributes(self) -> None:
+        """Takes back what tracing leaves in attributes, as the weight of weight norm by hooks."""
+        for now, old in self.attributes:
+            now.clear()
+            now.update(old)
+
+    def take_back(self) -> None:
+        """Everything as it was."""
+        self.take_back_attributes()
+        self.set_generators()
+        random.setstate(self.of_python)
+        if self.of_numpy is not None:
+            sys.modules["numpy"].random.set_state(self.of_numpy)
+        with torch.no_grad():
+            for b, old in self.buffers:
+                b.copy_(old)
+            for _, t, old, version in self.held:
+                if t._version != version:
+                    t.copy_(old)
+
+
+@contextlib.contextmanager
+def _as_traced(device: torch.device) -> Iterator[None]:
+    """A traced graph has autograd's and autocast's work in it already."""
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
+
+
+def _first(graphs: _Graphs, step: _Step, key: Any, device: torch.device) -> list[Tensor]:
+    """The eager step; unless its values are not finite, it is also compiled, and compared with that.
+
+    Where it raises, everything stands as before.
+    """
+    state = step.state
+    before = _Before(step.discriminator, state, device)
+    try:
+        want = step.compute(state.params, state.buffers, step.inputs.tensors)
+        after = before.generators()
+        change = before.change(step.discriminator, state.facts)
+        if change is not None:
+            raise UnfitError(change)
+        if all(t.isfinite().all() for t in want):
+            begin = time.perf_counter()
+            try:
+                made = _compiled(step, before)
+                _compare(made, step, before, [*want, *state.buffers], after)
+            finally:
+                before.set_generators(after)
+            graphs.by_key[key] = made
+            _count(graphs, step, key, time.perf_counter() - begin)
+        return want
+    except BaseException:
+        before.take_back()
+        raise
+
+
+def _compiled(step: _Step, before: _Before) -> _Graph:
+    """The step, traced and compiled."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    cached = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)  # a cast that is traced is no other call's
+    before.set_generators()
+    try:
+        traced = make_fx(lambda *given: step.compute(*given))(
+            step.state.params, before.copies(), step.inputs.tensors
+        )
+    finally:
+        torch.set_autocast_cache_enabled(cached)
+        before.take_back_attributes()
+    constants = {id(getattr(traced, str(n.target))) for n in traced.graph.nodes if n.op == "get_attr"}
+    held = [
+        (weakref.ref(m), name, value)
+        for m in step.discriminator.modules()
+        for name, value in vars(m).items()
+        if isinstance(value, Tensor) and id(value) in constants
+    ]
+    run = torch.compile(traced, dynamic=False, fullgraph=True, options={"fallback_random": True})
+    return _Graph(run, step.extras._replace(tensors=[]), step.reached, held)
+
+
+def _compare(made: _Graph, step: _Step, before: _Before, want: list[Tensor], after: tuple[Tensor, Tensor]) -> None:
+    """Raises unless the compiled step computes what the eager one did: `want`, with the buffers at its end."""
+    copies = before.copies()
+    before.set_generators()
+    with _as_traced(before.device):
+        got = [*made.run(step.state.params, copies, step.inputs.tensors), *copies]
+    if not all(torch.equal(a, b) for a, b in zip(before.generators(), after, strict=True)):
+        raise UnfitError("compiled, it draws other random numbers")
+    rough = torch.is_autocast_enabled(before.device.type) or any(t.dtype.itemsize == 2 for t in step.state.params)
+    values, gradients = 1 + sum(step.extras.is_tensor), len(want) - len(copies)
+    for what, part in (
+        ("values", slice(values)), ("gradients", slice(values, gradients)), ("buffers", slice(gradients, None)),
+    ):  # fmt: skip
+        if not _agree(got[part], want[part], rough):
+            raise UnfitError(f"compiled, its {what} are not those of the eager step")
+
+
+def _agree(got: list[Tensor], want: list[Tensor], rough: bool) -> bool:
+    """Whether results agree up to rounding; small ones up to the rounding of the largest."""
+    largest = max([float(w.double().norm()) for w in want if w.is_floating_point()], default=0.0)
+    for g, w in zip(got, want, strict=True):
+        if g.shape != w.shape or g.dtype != w.dtype:
+            return False
+        if not w.is_floating_point():
+            if not torch.equal(g, w):
+                return False
+            continue
+        relative = 0.1 if rough else 1e-8 if w.dtype == torch.float64 else 2e-3
+        if not (g.double() - w.double()).norm() <= relative * (float(w.double().norm()) + 1e-2 * largest):
+            return False
+    return True
+
+
+_PARTS = ("options", "settings", "the discriminator's modules, modes or attributes", "its tensors", "its inputs")
+
+
+def _count(graphs: _Graphs, step: _Step, key: Any, seconds: float) -> None:
+    """Counts a graph, and shows it: the first as information, the others as warnings of the log "fastgan"."""
+    info = graphs.info._replace(graphs=graphs.info.graphs + 1, seconds=graphs.info.seconds + seconds)
+    graphs.info, latest, graphs.latest = info, graphs.latest, key
+    differ = [name for name, a, b in zip(_PARTS, key, latest or key, strict=True) if a != b]
+    _log.log(
+        logging.INFO if info.graphs == 1 else logging.WARNING,
+        "engine='compiled': graph %d of at most %d for %s, inputs %s, took %.1f s%s",
+        info.graphs, LIMIT, type(step.discriminator).__name__, [tuple(t.shape) for t in step.inputs.tensors],
+        seconds, f"; since the one before there changed: {', '.join(differ)}" if differ else "",
+    )  # fmt: skip
