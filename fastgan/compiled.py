@@ -26,8 +26,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+from torch.nn.parallel import DistributedDataParallel
 
-from . import graph, snapshot
+from . import distributed, graph, snapshot
 from .snapshot import Parts, State
 
 LIMIT = 8  # graphs of one discriminator, after which it runs eagerly
@@ -160,41 +161,64 @@ def run(discriminator: Any, body: Body, inputs: Any, key: Any, eager: Callable[[
             "discriminator: expected a torch.nn.Module for engine='compiled', whose parameters and attributes tell"
             f" when to compile anew, got {type(discriminator).__name__}"
         )
-    discriminator = _within(discriminator)
-    graphs = _all.setdefault(discriminator, _Graphs())
+    graphs = _all.setdefault(_within(discriminator), _Graphs())
     if graphs.info.refused is not None:
         return eager(), "eager"
     try:
-        done = _run(graphs, discriminator, body, Parts.of(inputs), key)
-        return (eager(), "eager") if done is None else done
+        if isinstance(discriminator, DistributedDataParallel):
+            found = _run_parallel(graphs, discriminator, body, Parts.of(inputs), key)
+        else:
+            found = _run(graphs, discriminator, body, Parts.of(inputs), key)
+        return (eager(), "eager") if found is None else found
     except _FullError:
         if not graphs.full:
             graphs.full = True
-            name = type(discriminator).__name__
-            warnings.warn(
-                f"engine='compiled': {name} has {LIMIT} compiled graphs; calls that none of them fits run eagerly"
-                " (give it batches of few sizes)",
-                stacklevel=2,
-            )
+            _warn(discriminator, f"has {LIMIT} graphs, and runs eagerly where none fits (give it few batch sizes)")
         return eager(), "eager"
     except Exception as error:
         result = eager()  # where the caller is at fault, this is what says so
         why = str(error) if isinstance(error, UnfitError) else f"{type(error).__name__}: {error}"
         graphs.by_key.clear()
         graphs.info = graphs.info._replace(refused=why)
-        warnings.warn(
-            f"engine='compiled': {type(discriminator).__name__} runs eagerly from here on: {why}", stacklevel=2
-        )
+        _warn(discriminator, f"runs eagerly from here on: {why}")
         return result, "eager"
 
 
+def _warn(discriminator: nn.Module, what: str) -> None:
+    warnings.warn(f"engine='compiled': {type(_within(discriminator)).__name__} {what}", stacklevel=3)
+
+
 def _within(discriminator: nn.Module) -> nn.Module:
-    """The network that torch.compile was given."""
-    return getattr(discriminator, "_orig_mod", discriminator)
+    """The network that DistributedDataParallel and torch.compile were given."""
+    while True:
+        if isinstance(discriminator, DistributedDataParallel):
+            discriminator = discriminator.module
+        elif "_orig_mod" in discriminator._modules:
+            discriminator = discriminator._orig_mod  # type: ignore[assignment]
+        else:
+            return discriminator
+
+
+def _run_parallel(graphs: _Graphs, ddp: DistributedDataParallel, body: Body, inputs: Parts, key: Any) -> Any:
+    """`_run`, with what DDP does before and after a forward, so that it expects the gradients."""
+    if ddp.static_graph or ddp.mixed_precision is not None:
+        raise UnfitError("DistributedDataParallel with a static graph or mixed precision of its own")
+    ddp._pre_forward()
+    found = _run(graphs, ddp, body, inputs, key)
+    if found is None:
+        return None
+    (value, extras), by = found
+    value = ddp._post_forward(value)
+    reached = graph.leaves_below(value)
+    known = {id(t) for t in reached}
+    missed = [p for p in ddp.parameters() if p.requires_grad and id(p) not in known]
+    distributed.watch(ddp, value, reached, missed)
+    return (value, extras), by
 
 
 def _run(graphs: _Graphs, discriminator: nn.Module, body: Body, inputs: Parts, key: Any) -> Any:
     """The results and the engine; None where nothing needs a gradient."""
+    discriminator = _within(discriminator)
     state = State.of(discriminator)
     device = (*inputs.tensors, *state.params)[0].device
     needed = [t for t in (*state.params, *inputs.tensors) if t.requires_grad]
@@ -226,11 +250,6 @@ def _results(flat: list[Tensor], extras: Parts, reached: list[bool], needed: lis
 
 def _check(discriminator: nn.Module, state: State, inputs: Parts, device: torch.device) -> None:
     """Raises where it shows without running it that a discriminator cannot be compiled."""
-    if isinstance(discriminator, nn.parallel.DistributedDataParallel):
-        raise UnfitError(
-            "give it the network within DistributedDataParallel (ddp.module), and call backward once, on the sum of"
-            " penalty and a loss of ddp(...)"
-        )
     if isinstance(discriminator, torch.jit.ScriptModule):
         raise UnfitError("it is a scripted module")
     if graph.has_backward_hooks(discriminator):

@@ -158,6 +158,57 @@ def test_loss_and_penalty_in_one_backward_are_synchronised():
     assert any(wrong)
 
 
+def compiled_worker(rank, port, folder):
+    """A penalty beside its loss, and a whole step, three times each: the first is eager, the others are compiled."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=RANKS)
+    eps = torch.linspace(0.1, 0.9, 6, dtype=torch.float64)
+    x, y, e = (t[rank::RANKS].contiguous() for t in (*data(), eps))
+    found = {}
+    for name in ("beside", "step", "unused", "alone"):
+        ddp = torch.nn.parallel.DistributedDataParallel(discriminator(), find_unused_parameters=name == "unused")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(1 if name == "alone" else 3):  # after one alone, the next forward raises
+                ddp.zero_grad()
+                if name in ("step", "unused"):
+                    step = fastgan.discriminator_step(ddp, x, y, loss="hinge", penalty="r1", engine="compiled")
+                    by, total = step.engine, step.total
+                else:
+                    total, stats = fastgan.gradient_penalty(ddp, x, y, eps=e, engine="compiled", return_stats=True)
+                    by = stats.engine
+                    if name == "beside":
+                        total = total + fastgan.discriminator_loss(ddp(x), ddp(y), "wasserstein")
+                total.backward()
+        ours = [text for w in caught if "penalty" in (text := str(w.message)) or "engine" in text]
+        found[name] = [p.grad for p in ddp.parameters()], by, ours
+    torch.save(found, f"{folder}/{rank}")
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch has no gloo")
+def test_compiled_steps_are_synchronised():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(compiled_worker, (port, folder), nprocs=RANKS)
+        saved = [torch.load(f"{folder}/{rank}") for rank in range(RANKS)]
+
+    want = {name: discriminator() for name in ("beside", "step", "unused")}
+    sum(parts(want["beside"], *data(), torch.linspace(0.1, 0.9, 6, dtype=torch.float64))).backward()
+    for name in ("step", "unused"):
+        fastgan.discriminator_step(want[name], *data(), loss="hinge", penalty="r1").total.backward()
+    for found in saved:
+        for name, net in want.items():
+            grads, by, caught = found[name]
+            assert by == "compiled"
+            assert not caught
+            for got, p in zip(grads, net.parameters(), strict=True):
+                torch.testing.assert_close(got, p.grad, rtol=1e-10, atol=1e-14)
+        assert any("went backward without its loss" in text for text in found["alone"][2])
+
+
 class Judge(torch.nn.Module):
     """An adversary with statistics and a spectral norm."""
 
