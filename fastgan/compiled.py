@@ -112,7 +112,10 @@ class _Step:
         grads = torch.autograd.grad(total, needed, allow_unused=True)
         self.reached = [g is not None for g in grads]
         self.extras = Parts.of(extras)
-        return [total.detach(), *[t.detach() for t in self.extras.tensors], *[g for g in grads if g is not None]]
+        # A gradient may be the memory of a parameter, which may change before the backward.
+        memory = {t.untyped_storage().data_ptr() for t in (*leaves, *buffers, *given)}
+        own = [g.clone() if g.untyped_storage().data_ptr() in memory else g for g in grads if g is not None]
+        return [total.detach(), *[t.detach() for t in self.extras.tensors], *own]
 
 
 class _Graph(NamedTuple):

@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .checks import FLOATS
-from .prune import Prune
+from .prune import Prune, with_zeros
 
 _ONCE = once_differentiable(lambda ctx: None).__code__
 # Kernels that PyTorch gives one derivative: how their nodes begin, and how to do without.
@@ -116,9 +116,11 @@ def has_backward_hooks(discriminator: Any) -> bool:
 
 
 def prunable(discriminator: Any) -> bool:
-    """Whether nothing seen in a discriminator can tell zeros from nothing: backward hooks, sparse gradients."""
+    """Whether a discriminator's zeros may be left out: where nothing in it could tell zeros from nothing, as
+    backward hooks and sparse gradients do, and nobody else replaces functions.
+    """
     sparse = any(vars(m).get("sparse") for m in modules_of(discriminator))
-    return not sparse and not has_backward_hooks(discriminator)
+    return Prune.possible() and not sparse and not has_backward_hooks(discriminator)
 
 
 def outputs_of(result: Any) -> list[Tensor]:
@@ -304,6 +306,13 @@ class Leaves(NamedTuple):
     reached: list[Tensor]
     missed: list[Tensor]
     masked: list[Tensor]
+
+    def with_zeros(self, t: Tensor, own: Sequence[Tensor]) -> Tensor:
+        """What was made of the gradients, in a form that sends these zeros; to the points that were made for it
+        (`own`) only where there is nothing else, so that there is a graph, as PyTorch has one.
+        """
+        made_here = {id(p) for p in own} if t.requires_grad else set()
+        return with_zeros(t, [p for p in self.masked if id(p) not in made_here])
 
 
 def _touches(nodes: set[Any], end: Any) -> bool:

@@ -13,7 +13,6 @@ from .functional import reduce_terms
 from .interpolation import checked_pair, checked_samples, eps_for, interpolate
 from .interpolation import evaluate as between
 from .norms import PenaltyStats, Tensors, check_power, gradient_norm, norm_penalty, penalty
-from .prune import with_zeros
 from .rows import OVER
 from .terms import number, term
 
@@ -163,9 +162,7 @@ def of_gradients(
     )  # fmt: skip
     value, stats = result if o.return_stats else (result, None)
     if create_graph:
-        made_here = {id(t) for t in own}
-        # To what was made here only where there is nothing else: so that there is a graph, as PyTorch has one.
-        value = with_zeros(value, [t for t in leaves.masked if id(t) not in made_here or not value.requires_grad])
+        value = leaves.with_zeros(value, own)
     return Made(value, stats, leaves)
 
 
@@ -229,8 +226,8 @@ def check_callable(caller: str, discriminator: Any) -> None:
 
 def _difference(discriminator: Callable[..., Any], x: Any, args: Any, kwargs: Any, o: Options) -> Tensor:
     """The approximation: D at x, and at points nearby."""
-    here, nearby = (discriminator(points, *args, **kwargs) for points in (x, neighbours(x, o)))
-    return of_difference(here, nearby, o)
+    moved = neighbours(x, o)  # drawn before the discriminator draws, of dropout say
+    return of_difference(discriminator(x, *args, **kwargs), discriminator(moved, *args, **kwargs), o)
 
 
 def neighbours(x: Any, o: Options) -> Any:
@@ -310,10 +307,13 @@ def gradient_penalty(
         eps: (N,) in [0, 1], for points between and "dragan"; by default uniform.
         generator: for random draws: eps, then noise.
         over: "sample", "channel" (a norm for each pixel) or "batch".
-        engine: "auto" or "eager": autograd with create_graph.
+        engine: "auto" and "eager": autograd with create_graph. "compiled": the double backward traced and
+            compiled as one graph (torch.nn.Module discriminators). It compiles for each batch size, dtype, mode
+            and so on, which takes seconds to a minute or two; the first call of each is eager, and compared with
+            the graph. What cannot be compiled warns once and runs eagerly. See `fastgan.compile_info`.
         prune: leave out second derivatives that are zero: those of relu, leaky_relu and other piecewise linear
             operations, for which PyTorch sends zeros back through the whole discriminator. The gradients are the
-            same, bit by bit; see docs/penalties.md for what it does not suit (hooks, sparse gradients).
+            same, bit by bit. Nothing is left out where modules have backward hooks or sparse gradients.
         return_stats: return (penalty, PenaltyStats).
         **kwargs: more for the discriminator. The names above are this function's own: a discriminator that takes
             one of them needs a function around it.

@@ -185,8 +185,9 @@ def quiet_input(
         return pick(result) if pick else result
 
     with graph.differentiable():
-        grads, _ = graph.input_gradients(run, graph.leaf(points, True), args, kwargs, True)
-    return grads[0]
+        x = graph.leaf(points, True)
+        (g,), leaves = graph.input_gradients(run, x, args, kwargs, True, graph.prunable(discriminator))
+    return leaves.with_zeros(g, [] if x is points else [x])
 
 
 def squared_norms(grads: Tensor, over: str = "sample", reduction: str = "mean", **options: Any) -> Tensor:
