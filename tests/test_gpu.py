@@ -559,6 +559,34 @@ def test_whole_penalties(kind):
             torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("form", ["penalty", "step"])
+def test_compiled_steps(form):
+    """Against the same by autograd, on both devices' random numbers: three calls, of which the first is eager."""
+    found = []
+    for engine in ("compiled", "eager"):
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(*discriminator(), torch.nn.Dropout(0.5)).double()
+        results = []
+        for k in range(3):
+            torch.manual_seed(k)
+            real, fake = (torch.randn(8, 3, 16, 16, dtype=torch.float64, device=DEVICE) for _ in range(2))
+            if form == "penalty":
+                value, stats = fastgan.gradient_penalty(net, real, fake, engine=engine, return_stats=True)
+                by = stats.engine
+            else:
+                step = fastgan.discriminator_step(net, real, fake, penalty=["r1", "r2"], engine=engine)
+                value, by = step.total, step.engine
+            results.append([value, *torch.autograd.grad(value, list(net.parameters()), allow_unused=True)])
+        found.append((by, results))
+    (by, got), (other, want) = found
+    assert (by, other) == ("compiled", "eager, pruned")
+    for one, two in zip(got, want, strict=True):
+        for a, b in zip(one, two, strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
 # ---------------------------------------------------------------------------------- graphs, streams, threads
 
 
