@@ -25,11 +25,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 from torch.nn.parallel import DistributedDataParallel
 
 from . import distributed, graph, snapshot
-from .snapshot import Parts, State
+from .snapshot import Parts, Reader, State, UnfitError
 
 LIMIT = 8  # graphs of one discriminator, after which it runs eagerly
 _log = logging.getLogger("fastgan")
@@ -56,10 +55,6 @@ class CompileInfo(NamedTuple):
     refused: str | None = None
 
 
-class UnfitError(Exception):
-    """A step cannot be compiled; the message says why."""
-
-
 class _FullError(Exception):
     """There are as many graphs of this discriminator as there may be, none for this call."""
 
@@ -73,16 +68,22 @@ class _Given(Function):
         return value.clone()  # no view, so that it may be changed in place
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "engine='compiled' gives gradients that have no derivative; create_graph=True needs engine='eager'"
+            )
         return None, None, *[g * upstream.to(g.dtype) for g in ctx.saved_tensors]
 
 
 class _Step:
     """A step, its inputs' structure, and how its flat list of results is to be read."""
 
-    def __init__(self, discriminator: nn.Module, body: Body, state: State, inputs: Parts) -> None:
+    def __init__(
+        self, discriminator: nn.Module, body: Body, state: State, inputs: Parts, facts: Callable[[], Any]
+    ) -> None:
         self.discriminator = discriminator
+        self.facts = facts  # what else it depends on, now
         self.body = body
         self.state = state
         self.inputs = inputs
@@ -119,16 +120,12 @@ class _Step:
 
 
 class _Graph(NamedTuple):
-    """A compiled step."""
+    """A compiled step; `held` is what its key knows by identity alone."""
 
     run: Callable[..., list[Tensor]]
     extras: Parts
     reached: list[bool]
-    held: list[tuple[Any, str, Tensor]]  # tensors that were found as plain attributes: whose, their names
-
-    def is_current(self) -> bool:
-        """Whether those attributes are the same tensors still."""
-        return all((m := owner()) is not None and vars(m).get(name) is t for owner, name, t in self.held)
+    held: list[Any]
 
 
 class _Graphs:
@@ -146,6 +143,8 @@ _all: weakref.WeakKeyDictionary[nn.Module, _Graphs] = weakref.WeakKeyDictionary(
 
 def compile_info(discriminator: nn.Module) -> CompileInfo:
     """What engine "compiled" has done for this discriminator: how many graphs, calls, seconds, or why none."""
+    if not isinstance(discriminator, nn.Module):
+        raise TypeError(f"discriminator: expected a torch.nn.Module, got {type(discriminator).__name__}")
     found = _all.get(_within(discriminator))
     return found.info if found else CompileInfo()
 
@@ -222,25 +221,33 @@ def _run_parallel(graphs: _Graphs, ddp: DistributedDataParallel, body: Body, inp
 def _run(graphs: _Graphs, discriminator: nn.Module, body: Body, inputs: Parts, key: Any) -> Any:
     """The results and the engine; None where nothing needs a gradient."""
     discriminator = _within(discriminator)
-    state = State.of(discriminator)
-    device = (*inputs.tensors, *state.params)[0].device
-    needed = [t for t in (*state.params, *inputs.tensors) if t.requires_grad]
-    if not needed:
-        return None
-    whole = (key, snapshot.surroundings(device), state.facts, state.signature(), inputs.signature())
-    found = graphs.by_key.get(whole)
-    if found is not None and found.is_current():
-        with _as_traced(device):
-            flat = found.run(state.params, state.buffers, inputs.tensors)
-        graphs.info = graphs.info._replace(calls=graphs.info.calls + 1)
-        return _results(flat, found.extras, found.reached, needed), "compiled"
-    with _lock:
-        if graphs.info.graphs >= LIMIT:
-            raise _FullError
-        _check(discriminator, state, inputs, device)
-        step = _Step(discriminator, body, state, inputs)
-        flat = _first(graphs, step, whole, device)
-        return _results(flat, step.extras, step.reached, needed), "eager"
+    with _lock:  # while another thread traces, the parameters are not the discriminator's own
+        reader = Reader()
+        state = State.of(discriminator, reader)
+        device = (*inputs.tensors, *state.params)[0].device
+        needed = [t for t in (*state.params, *inputs.tensors) if t.requires_grad]
+        if not needed:
+            return None
+        others = reader.plain((key, inputs.others))
+        whole = (others, snapshot.surroundings(device), state.facts, snapshot.signature(state, inputs))
+        found = graphs.by_key.get(whole)
+        if found is None:
+            if graphs.info.graphs >= LIMIT:
+                raise _FullError
+            _check(discriminator, state, inputs, device)
+            step = _Step(discriminator, body, state, inputs, lambda: _facts(discriminator, key, inputs))
+            flat = _first(graphs, step, whole, reader.held, device)
+            return _results(flat, step.extras, step.reached, needed), "eager"
+    with _as_traced(device):
+        flat = found.run(state.params, state.buffers, inputs.tensors)
+    graphs.info = graphs.info._replace(calls=graphs.info.calls + 1)
+    return _results(flat, found.extras, found.reached, needed), "compiled"
+
+
+def _facts(discriminator: nn.Module, key: Any, inputs: Parts) -> Any:
+    """What is no tensor in a step's key."""
+    reader = Reader()
+    return State.of(discriminator, reader).facts, reader.plain((key, inputs.others))
 
 
 def _results(flat: list[Tensor], extras: Parts, reached: list[bool], needed: list[Tensor]) -> tuple[Tensor, Any]:
@@ -259,6 +266,9 @@ def _check(discriminator: nn.Module, state: State, inputs: Parts, device: torch.
         raise UnfitError("its modules have backward hooks, which a compiled graph does not call")
     if torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16:
         raise UnfitError("under autocast to float16 gradients would underflow before a GradScaler's factor comes")
+    of_all = nn.modules.module
+    if of_all._global_forward_hooks or of_all._global_forward_pre_hooks:
+        raise UnfitError("there are global forward hooks")
     if nn.utils.parametrize._cache_enabled:
         raise UnfitError("its parametrizations are cached")
     for t in (*state.params, *state.buffers, *inputs.tensors):
@@ -276,12 +286,13 @@ def _check(discriminator: nn.Module, state: State, inputs: Parts, device: torch.
 class _Before:
     """What a forward may change, as it stood: buffers, attributes and generators of random numbers."""
 
-    def __init__(self, discriminator: nn.Module, state: State, device: torch.device) -> None:
+    def __init__(self, step: _Step, held: list[Any], device: torch.device) -> None:
         self.device = device
-        self.buffers = [(b, b.clone()) for b in state.buffers]
-        self.attributes = [(vars(m), dict(vars(m))) for m in discriminator.modules()]
-        held = [(k, v) for _, old in self.attributes for k, v in old.items() if isinstance(v, Tensor)]
-        self.held = [(name, t, t.detach().clone(), t._version) for name, t in held]
+        self.step = step
+        self.facts = step.facts()
+        self.buffers = [(b, b.clone()) for b in step.state.buffers]
+        self.attributes = [(vars(m), dict(vars(m))) for m in step.discriminator.modules()]
+        self.held = [(t, t.detach().clone(), t._version) for t in held if isinstance(t, Tensor)]
         self.drawn = self.generators()
         self.of_python = random.getstate()
         numpy = sys.modules.get("numpy")
@@ -303,15 +314,14 @@ class _Before:
         """The buffers, anew."""
         return [old.clone() for _, old in self.buffers]
 
-    def change(self, discriminator: nn.Module, facts: tuple[Any, ...]) -> str | None:
+    def change(self) -> str | None:
         """What a forward has changed that a graph would not, or None."""
         numpy = sys.modules.get("numpy")
         if random.getstate() != self.of_python or (numpy and str(numpy.random.get_state()) != str(self.of_numpy)):
             return "its forward draws from Python's or NumPy's random numbers"
-        if State.of(discriminator).facts != facts:
-            return "its forward changes Python attributes of its modules"
-        changed = [name for name, t, _, version in self.held if t._version != version]
-        return f"its forward changes {changed[0]} in place, which is no buffer" if changed else None
+        if self.step.facts() != self.facts:
+            return "its forward changes attributes, or what they hold"
+        return None
 
     def take_back_attributes(self) -> None:
         """Takes back what tracing leaves in attributes, as the weight of weight norm by hooks."""
@@ -329,7 +339,7 @@ class _Before:
         with torch.no_grad():
             for b, old in self.buffers:
                 b.copy_(old)
-            for _, t, old, version in self.held:
+            for t, old, version in self.held:
                 if t._version != version:
                     t.copy_(old)
 
@@ -341,23 +351,23 @@ def _as_traced(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _first(graphs: _Graphs, step: _Step, key: Any, device: torch.device) -> list[Tensor]:
+def _first(graphs: _Graphs, step: _Step, key: Any, held: list[Any], device: torch.device) -> list[Tensor]:
     """The eager step; unless its values are not finite, it is also compiled, and compared with that.
 
     Where it raises, everything stands as before.
     """
     state = step.state
-    before = _Before(step.discriminator, state, device)
+    before = _Before(step, held, device)
     try:
         want = step.compute(state.params, state.buffers, step.inputs.tensors)
         after = before.generators()
-        change = before.change(step.discriminator, state.facts)
+        change = before.change()
         if change is not None:
             raise UnfitError(change)
         if all(t.isfinite().all() for t in want):
             begin = time.perf_counter()
             try:
-                made = _compiled(step, before)
+                made = _compiled(step, before)._replace(held=held)
                 _compare(made, step, before, [*want, *state.buffers], after)
             finally:
                 before.set_generators(after)
@@ -383,15 +393,8 @@ def _compiled(step: _Step, before: _Before) -> _Graph:
     finally:
         torch.set_autocast_cache_enabled(cached)
         before.take_back_attributes()
-    constants = {id(getattr(traced, str(n.target))) for n in traced.graph.nodes if n.op == "get_attr"}
-    held = [
-        (weakref.ref(m), name, value)
-        for m in step.discriminator.modules()
-        for name, value in vars(m).items()
-        if isinstance(value, Tensor) and id(value) in constants
-    ]
     run = torch.compile(traced, dynamic=False, fullgraph=True, options={"fallback_random": True})
-    return _Graph(run, step.extras._replace(tensors=[]), step.reached, held)
+    return _Graph(run, step.extras._replace(tensors=[]), step.reached, [])
 
 
 def _compare(made: _Graph, step: _Step, before: _Before, want: list[Tensor], after: tuple[Tensor, Tensor]) -> None:
@@ -427,7 +430,7 @@ def _agree(got: list[Tensor], want: list[Tensor], rough: bool) -> bool:
     return True
 
 
-_PARTS = ("options", "settings", "the discriminator's modules, modes or attributes", "its tensors", "its inputs")
+_PARTS = ("options or arguments", "settings", "modules, modes or attributes", "tensors")
 
 
 def _count(graphs: _Graphs, step: _Step, key: Any, seconds: float) -> None:

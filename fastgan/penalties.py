@@ -173,9 +173,7 @@ def at(
     with graph.differentiable():
         x, own = leafed(x, create_graph)
         grads, leaves = graph.input_gradients(discriminator, x, args, kwargs, create_graph, o.prune)
-    return of_gradients(
-        grads, leaves, own, o, create_graph, "eager, pruned" if o.prune and create_graph else "eager"
-    ), own
+    return of_gradients(grads, leaves, own, o, create_graph, "eager, pruned" if o.prune else "eager"), own
 
 
 def _run(discriminator: Callable[..., Any], real: Any, fake: Any, args: Any, kwargs: Any, o: Options) -> Any:
@@ -186,7 +184,8 @@ def _run(discriminator: Callable[..., Any], real: Any, fake: Any, args: Any, kwa
     x = points_for(kind, real, fake, o)
     if not kind.psi:
         return _difference(discriminator, x, args, kwargs, o)
-    o = o._replace(prune=o.prune and graph.prunable(discriminator), eps=None, generator=None)
+    prune = o.prune and create_graph and graph.prunable(discriminator)
+    o = o._replace(prune=prune, eps=None, generator=None)
 
     def eager() -> tuple[Tensor, PenaltyStats | None]:
         made, _ = at(discriminator, x, args, kwargs, o, create_graph)

@@ -1,49 +1,117 @@
-"""What the forward of a discriminator depends on, in a form that can be compared: the key of a compiled graph."""
+"""What a step depends on beside its tensors' values, in a form that can be compared: the key of a compiled graph.
+
+Everything counts that a discriminator's modules hold as attributes, and functions as closures. What cannot be
+compared is not passed over: an object without visible state counts by its identity, and what is too much or too
+deep raises, so that the step runs eagerly.
+"""
 
 from __future__ import annotations
 
+import collections
+import enum
 import functools
 import types
+import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-_VALUES = {int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size}
-_OWN = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}  # of nn.Module
+DEPTH, MOST = 12, 20_000  # of values within values, and of values in all
+_VALUES = {int, float, complex, str, bytes, bool, type(None), range, type(...)}
+_VALUES |= {torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size}
+_NAMED = (type, types.ModuleType, torch._ops.OpOverload, torch._ops.OpOverloadPacket)
+# Of nn.Module: what is looked at by itself, and what no forward reads.
+_OWN = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
+_OWN |= {"_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"}
+_SETTERS = (
+    WeightNorm,
+    SpectralNorm,
+)  # hooks that set an attribute before each forward, which is thus no input of it
 
 
-def plain(value: Any, depth: int = 4) -> Any:
-    """What can be compared of a value: numbers and strings, also within containers and objects; of a function its
-    code and what it holds on to.
+class UnfitError(Exception):
+    """A step cannot be compiled; the message says why."""
 
-    Of a tensor nothing: where a graph has read one, it is kept with the graph.
+
+class Reader:
+    """Puts values into a form that can be compared.
+
+    Attributes:
+        known: the place among a discriminator's modules and tensors, by identity.
+        held: what counts by its identity, and must live for as long as that is remembered.
     """
-    kind = type(value)
-    if kind in _VALUES:
-        return kind, value
-    if isinstance(value, Tensor):
-        return None
-    if isinstance(value, (type, types.BuiltinFunctionType, nn.Module)):
+
+    def __init__(self) -> None:
+        self.known: dict[int, tuple[str, int]] = {}
+        self.held: list[Any] = []
+        self._around: list[int] = []
+        self._count = 0
+
+    def plain(self, value: Any) -> Any:
+        """The value, or what it holds, or which one it is."""
+        kind = type(value)
+        if kind in _VALUES:
+            return kind, value
+        if id(value) in self.known:
+            return self.known[id(value)]
+        if isinstance(value, Tensor):
+            return self._itself(value), 0 if value.is_inference() else value._version
+        if isinstance(value, _NAMED):
+            return self._itself(value)
+        if id(value) in self._around:
+            return "around", self._around.index(id(value))
+        self._count += 1
+        if len(self._around) == DEPTH or self._count > MOST:
+            raise UnfitError(f"its attributes hold more than can be compared, down to a {kind.__name__}")
+        self._around.append(id(value))
+        found = self._contents(value)
+        self._around.pop()
+        return kind, found
+
+    def _itself(self, value: Any) -> int:
+        self.held.append(value)
         return id(value)
-    if depth == 0:
-        return kind
-    if isinstance(value, types.FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType()]
-        return value.__code__, plain((cells, value.__defaults__, value.__kwdefaults__), depth - 1)
-    if isinstance(value, types.MethodType):
-        return plain((value.__func__, value.__self__), depth - 1)
-    if isinstance(value, functools.partial):
-        return kind, plain((value.func, value.args, value.keywords), depth - 1)
-    if isinstance(value, dict):
-        return kind, tuple([(plain(k, depth - 1), plain(v, depth - 1)) for k, v in value.items()])
-    if hasattr(value, "tobytes"):  # NumPy's
-        return kind, getattr(value, "shape", None), value.tobytes()
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return kind, tuple([plain(v, depth - 1) for v in value])
-    return kind, plain(vars(value), depth - 1) if hasattr(value, "__dict__") else None
+
+    def _contents(self, value: Any) -> Any:
+        """What a value holds; of one that shows nothing, which one it is."""
+        if isinstance(value, (dict, types.MappingProxyType)):
+            return tuple([(self.plain(k), self.plain(v)) for k, v in value.items()])
+        if isinstance(value, (list, tuple, collections.deque)):
+            return tuple([self.plain(v) for v in value])
+        if isinstance(value, (set, frozenset)):
+            return frozenset([self.plain(v) for v in value])
+        if isinstance(value, types.FunctionType):
+            cells = [c.cell_contents for c in value.__closure__ or () if c != types.CellType()]
+            return value.__code__, self._all(cells, value.__defaults__, value.__kwdefaults__, vars(value))
+        if isinstance(value, (types.MethodType, types.BuiltinFunctionType)):
+            return value.__name__, self._all(value.__self__, getattr(value, "__func__", None))
+        if isinstance(value, functools.partial):
+            return self._all(value.func, value.args, value.keywords)
+        if isinstance(value, weakref.ref):
+            return self.plain(value())
+        if isinstance(value, enum.Enum):
+            return value.name
+        if hasattr(value, "tobytes"):  # NumPy's
+            return getattr(value, "shape", None), str(getattr(value, "dtype", None)), value.tobytes()
+        return self._object(value)
+
+    def _all(self, *values: Any) -> Any:
+        return tuple([self.plain(v) for v in values])
+
+    def _object(self, value: Any) -> Any:
+        slots = [name for c in type(value).__mro__ for name in _listed(getattr(c, "__slots__", ()))]
+        state = {name: getattr(value, name) for name in slots if name[:2] != "__" and hasattr(value, name)}
+        state |= getattr(value, "__dict__", {})
+        return self.plain(state) if slots or hasattr(value, "__dict__") else self._itself(value)
+
+
+def _listed(slots: Any) -> Sequence[str]:
+    return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 def _signature(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
@@ -56,7 +124,7 @@ class State(NamedTuple):
     Attributes:
         names: of the parameters, then of the buffers.
         params, buffers: themselves.
-        facts: its structure, modes, hooks and plain attributes.
+        facts: its structure, modes, hooks and attributes.
     """
 
     names: list[str]
@@ -65,34 +133,40 @@ class State(NamedTuple):
     facts: tuple[Any, ...]
 
     @classmethod
-    def of(cls, discriminator: nn.Module) -> State:
-        params: dict[int, tuple[int, str, Tensor]] = {}  # by identity, so that tied ones are found
-        buffers: dict[int, tuple[int, str, Tensor]] = {}
+    def of(cls, discriminator: nn.Module, reader: Reader) -> State:
+        """As `reader` reads it, which then knows its modules and tensors.
+
+        Raises:
+            UnfitError: it holds what cannot be compared.
+        """
+        known = reader.known
+        modules = list(discriminator.named_modules())
+        found: dict[str, list[Any]] = {"_parameters": [], "_buffers": []}
+        for prefix, module in modules:
+            known[id(module)] = ("module", len(known))
+            for kind, tensors in found.items():
+                for name, t in vars(module)[kind].items():
+                    if t is not None and id(t) not in known:
+                        known[id(t)] = (kind, len(known))
+                        tensors.append((f"{prefix}.{name}" if prefix else name, t))
         facts: list[Any] = []
-        for prefix, module in discriminator.named_modules():
+        for _, module in modules:
             own = vars(module)
-            facts.append((type(module), tuple([id(m) for m in module._modules.values()])))
-            for kind, found in (("_parameters", params), ("_buffers", buffers)):
-                for name, t in own[kind].items():
-                    if t is None:
-                        facts.append(None)
-                        continue
-                    if id(t) not in found:
-                        found[id(t)] = (len(found), f"{prefix}.{name}" if prefix else name, t)
-                    facts.append(found[id(t)][0])
+            facts.append(type(module))
+            for kind in ("_modules", "_parameters", "_buffers"):
+                facts += [(name, None if v is None else known[id(v)]) for name, v in own[kind].items()]
+            hooks = own["_forward_pre_hooks"]
+            set_by_hooks = [h.name for h in hooks.values() if isinstance(h, _SETTERS)] if hooks else []
             for name, value in own.items():
                 if type(value) in _VALUES:  # the common case, without a call
-                    facts += (name, value)
-                elif name not in _OWN and not (
-                    isinstance(value, dict) and not value
-                ):  # most are empty dicts of hooks
-                    facts += (name, plain(value))
-        both = [*params.values(), *buffers.values()]
-        names, tensors = [n for _, n, _ in both], [t for _, _, t in both]
-        return cls(names, tensors[: len(params)], tensors[len(params) :], tuple(facts))
-
-    def signature(self) -> tuple[Any, ...]:
-        return _signature(self.params), _signature(self.buffers)
+                    facts += (name, type(value), value)
+                elif name in _OWN or name in set_by_hooks or (isinstance(value, dict) and not value):
+                    continue  # most are empty dicts of hooks
+                else:
+                    facts += (name, reader.plain(value))
+        params, buffers = found.values()
+        names = [name for name, _ in (*params, *buffers)]
+        return cls(names, [t for _, t in params], [t for _, t in buffers], tuple(facts))
 
 
 class Parts(NamedTuple):
@@ -117,8 +191,13 @@ class Parts(NamedTuple):
         flat = [next(given) if t else v for v, t in zip(self.others, self.is_tensor, strict=True)]
         return tree_unflatten(flat, self.structure)
 
-    def signature(self) -> tuple[Any, ...]:
-        return _signature(self.tensors), plain(self.others), self.structure
+
+def signature(state: State, inputs: Parts) -> tuple[Any, ...]:
+    """Shapes, strides and so on of all tensors, and which of them are the same."""
+    tensors = [*state.params, *state.buffers, *inputs.tensors]
+    first: dict[int, int] = {}
+    same = tuple([first.setdefault(id(t), k) for k, t in enumerate(tensors)])
+    return _signature(tensors), len(state.params), len(state.buffers), same, inputs.structure
 
 
 def surroundings(device: torch.device) -> tuple[Any, ...]:
@@ -129,4 +208,6 @@ def surroundings(device: torch.device) -> tuple[Any, ...]:
         torch.get_default_dtype(),
         torch.are_deterministic_algorithms_enabled(),
         torch.get_float32_matmul_precision(),
+        nn.utils.parametrize._cache_enabled,
+        bool(nn.modules.module._global_forward_hooks or nn.modules.module._global_forward_pre_hooks),
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from . import checks, compiled, graph, penalties, snapshot
+from . import checks, compiled, graph, penalties
 from .functional import discriminator_loss
 from .interpolation import checked_samples
 from .nn import GradientPenalty
@@ -55,21 +55,22 @@ class _Due(NamedTuple):
     kwargs: Any = None
 
 
-def _loss_function(loss: Loss) -> tuple[Callable[[Any, Any], Tensor], Any]:
-    """The loss as a function, and what it depends on."""
+def _loss_function(loss: Loss) -> Callable[[Any, Any], Tensor]:
     if isinstance(loss, str):
-        return partial(discriminator_loss, loss=loss), loss
-    if isinstance(loss, nn.Module):
-        state = snapshot.State.of(loss)
-        return loss, None if state.params or state.buffers else (type(loss), state.facts)
-    if callable(loss):
-        return loss, snapshot.plain(loss)
-    raise TypeError(f"loss: expected a name or a function of real and fake logits, got {type(loss).__name__}")
+        return partial(discriminator_loss, loss=loss)
+    if not callable(loss):
+        raise TypeError(f"loss: expected a name or a function of real and fake logits, got {type(loss).__name__}")
+    return loss
 
 
 def _modules(penalty: Penalty | Sequence[Penalty] | None) -> list[GradientPenalty]:
     """The penalties as modules."""
-    given = [] if penalty is None else [penalty] if isinstance(penalty, (str, nn.Module)) else list(penalty)
+    single = penalty is None or isinstance(penalty, (str, nn.Module))
+    given: Any = ([] if penalty is None else [penalty]) if single else penalty
+    if not isinstance(given, (list, tuple)):
+        raise TypeError(
+            f"penalty: expected a kind, a fastgan.nn.GradientPenalty or a list of them, got {type(given).__name__}"
+        )
     modules = []
     for p in given:
         module = GradientPenalty(p) if isinstance(p, str) else p
@@ -139,7 +140,7 @@ class _Sides:
         if side not in self._gradients:
             x, pruning = self._points[side]
             points = x if isinstance(x, Tensor) else tuple(x)
-            self._gradients[side] = graph.gradients(self.results[side], points, True, pruning)
+            self._gradients[side] = graph.gradients(self.results[side], points, self.create_graph, pruning)
         return self._gradients[side]
 
 
@@ -251,13 +252,15 @@ def _run(
     penalties.check_callable("discriminator_step", discriminator)
     for name, x in (("real", real), ("fake", fake)):
         checked_samples(name, x)
-    function, key = _loss_function(loss)
+    function = _loss_function(loss)
     modules = _modules(penalty)
+    if not isinstance(fake_args, (list, tuple, type(None))):
+        raise TypeError(f"fake_args: expected a tuple of arguments, got {type(fake_args).__name__}")
     fake_args = args if fake_args is None else tuple(fake_args)
     due = [d for m in modules if (d := _due(m, real, fake, args, fake_args, kwargs)) is not None]
     inputs = (real, fake, args, fake_args, kwargs, due)
-    prune = prune and graph.prunable(discriminator)
     create_graph = torch.is_grad_enabled()
+    prune = prune and create_graph and graph.prunable(discriminator)
 
     def body(
         discriminator: Callable[..., Any], inputs: Any, traced: bool = True
@@ -269,17 +272,12 @@ def _run(
 
     by = "eager"
     if engine == "compiled" and create_graph:
-        if key is None:
-            raise TypeError(
-                "loss: expected a name, a function or a module without parameters and buffers for"
-                f" engine='compiled', got {type(loss).__name__}"
-            )
-        (total, parts), by = compiled.run(discriminator, body, inputs, ("step", key, prune), eager)
+        (total, parts), by = compiled.run(discriminator, body, inputs, ("step", loss, prune), eager)
     else:
         total, parts = eager()
     for m in modules:
         m.advance()  # not if it failed, so that a step that is tried again has its penalties
-    pruned = by == "eager" and prune and create_graph and any(KINDS[d.options.kind].psi for d in due)
+    pruned = by == "eager" and prune and any(KINDS[d.options.kind].psi for d in due)
     on_logits, of_penalties, real_logits, fake_logits = parts
     by = "eager, pruned" if pruned else by
     return DiscriminatorStep(total, on_logits, of_penalties, real_logits, fake_logits, by)
