@@ -55,10 +55,6 @@ class CompileInfo(NamedTuple):
     refused: str | None = None
 
 
-class _FullError(Exception):
-    """There are as many graphs of this discriminator as there may be, none for this call."""
-
-
 class _Given(Function):
     """A value whose gradients are known."""
 
@@ -113,6 +109,8 @@ class _Step:
         grads = torch.autograd.grad(total, needed, allow_unused=True)
         self.reached = [g is not None for g in grads]
         self.extras = Parts.of(extras)
+        if not all(type(v) in snapshot.VALUES for v in self.extras.others):
+            raise UnfitError("it returns what is no nest of tensors, numbers and strings")
         # A gradient may be the memory of a parameter, which may change before the backward.
         memory = {t.untyped_storage().data_ptr() for t in (*leaves, *buffers, *given)}
         own = [g.clone() if g.untyped_storage().data_ptr() in memory else g for g in grads if g is not None]
@@ -134,8 +132,21 @@ class _Graphs:
     def __init__(self) -> None:
         self.by_key: dict[Any, _Graph] = {}
         self.latest: Any = None  # the key of the newest one
-        self.full = False  # whether that there are too many has been said
+        self.said: set[str] = set()  # what has been warned of
         self.info = CompileInfo()
+
+    def warn(self, discriminator: nn.Module, what: str) -> None:
+        """Warns of each thing once."""
+        if what not in self.said:
+            self.said.add(what)
+            warnings.warn(f"engine='compiled': {type(_within(discriminator)).__name__} {what}", stacklevel=4)
+
+    def refuse(self, discriminator: nn.Module, why: Exception) -> None:
+        """No graphs from here on."""
+        text = str(why) if isinstance(why, UnfitError) else f"{type(why).__name__}: {why}"
+        self.by_key.clear()
+        self.info = self.info._replace(refused=text)
+        self.warn(discriminator, f"runs eagerly from here on: {text}")
 
 
 _all: weakref.WeakKeyDictionary[nn.Module, _Graphs] = weakref.WeakKeyDictionary()
@@ -172,22 +183,13 @@ def run(discriminator: Any, body: Body, inputs: Any, key: Any, eager: Callable[[
         else:
             found = _run(graphs, discriminator, body, Parts.of(inputs), key)
         return (eager(), "eager") if found is None else found
-    except _FullError:
-        if not graphs.full:
-            graphs.full = True
-            _warn(discriminator, f"has {LIMIT} graphs, and runs eagerly where none fits (give it few batch sizes)")
+    except UnfitError as error:  # of this call; another may do
+        graphs.warn(discriminator, f"runs eagerly where {error}")
         return eager(), "eager"
     except Exception as error:
         result = eager()  # where the caller is at fault, this is what says so
-        why = str(error) if isinstance(error, UnfitError) else f"{type(error).__name__}: {error}"
-        graphs.by_key.clear()
-        graphs.info = graphs.info._replace(refused=why)
-        _warn(discriminator, f"runs eagerly from here on: {why}")
+        graphs.refuse(discriminator, error)
         return result, "eager"
-
-
-def _warn(discriminator: nn.Module, what: str) -> None:
-    warnings.warn(f"engine='compiled': {type(_within(discriminator)).__name__} {what}", stacklevel=3)
 
 
 def _within(discriminator: nn.Module) -> nn.Module:
@@ -204,7 +206,7 @@ def _within(discriminator: nn.Module) -> nn.Module:
 def _run_parallel(graphs: _Graphs, ddp: DistributedDataParallel, body: Body, inputs: Parts, key: Any) -> Any:
     """`_run`, with what DDP does before and after a forward, so that it expects the gradients."""
     if ddp.static_graph or ddp.mixed_precision is not None:
-        raise UnfitError("DistributedDataParallel with a static graph or mixed precision of its own")
+        raise UnfitError("DistributedDataParallel has a static graph or a mixed precision of its own")
     ddp._pre_forward()
     found = _run(graphs, ddp, body, inputs, key)
     if found is None:
@@ -233,7 +235,7 @@ def _run(graphs: _Graphs, discriminator: nn.Module, body: Body, inputs: Parts, k
         found = graphs.by_key.get(whole)
         if found is None:
             if graphs.info.graphs >= LIMIT:
-                raise _FullError
+                raise UnfitError(f"none of its {LIMIT} graphs fits; give it few batch sizes and modes")
             _check(discriminator, state, inputs, device)
             step = _Step(discriminator, body, state, inputs, lambda: _facts(discriminator, key, inputs))
             flat = _first(graphs, step, whole, reader.held, device)
@@ -264,13 +266,12 @@ def _check(discriminator: nn.Module, state: State, inputs: Parts, device: torch.
         raise UnfitError("it is a scripted module")
     if graph.has_backward_hooks(discriminator):
         raise UnfitError("its modules have backward hooks, which a compiled graph does not call")
-    if torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16:
-        raise UnfitError("under autocast to float16 gradients would underflow before a GradScaler's factor comes")
     of_all = nn.modules.module
     if of_all._global_forward_hooks or of_all._global_forward_pre_hooks:
         raise UnfitError("there are global forward hooks")
     if nn.utils.parametrize._cache_enabled:
         raise UnfitError("its parametrizations are cached")
+    half = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16
     for t in (*state.params, *state.buffers, *inputs.tensors):
         if type(t) not in (Tensor, nn.Parameter, nn.Buffer):
             raise UnfitError(f"it has a tensor of type {type(t).__name__}")
@@ -278,21 +279,25 @@ def _check(discriminator: nn.Module, state: State, inputs: Parts, device: torch.
             raise UnfitError("it has a tensor that is sparse, conjugate, negative or made in inference mode")
         if t.device != device:
             raise UnfitError(f"it has tensors on {device} and {t.device}")
+        half = half or (t.dtype == torch.float16 and t.requires_grad)
+    if half:
+        raise UnfitError("gradients in float16 would underflow before a GradScaler's factor comes")
 
 
 # ------------------------------------------------------------------------- tracing and comparing
 
 
 class _Before:
-    """What a forward may change, as it stood: buffers, attributes and generators of random numbers."""
+    """What a forward may change, as it stood: tensors, attributes and generators of random numbers."""
 
     def __init__(self, step: _Step, held: list[Any], device: torch.device) -> None:
         self.device = device
         self.step = step
         self.facts = step.facts()
-        self.buffers = [(b, b.clone()) for b in step.state.buffers]
+        self.buffers = [b.clone() for b in step.state.buffers]
         self.attributes = [(vars(m), dict(vars(m))) for m in step.discriminator.modules()]
-        self.held = [(t, t.detach().clone(), t._version) for t in held if isinstance(t, Tensor)]
+        constants = [*step.state.params, *step.inputs.tensors, *[v for v in held if isinstance(v, Tensor)]]
+        self.constants = [(t, t.detach().clone(), t._version) for t in constants if not t.is_inference()]
         self.drawn = self.generators()
         self.of_python = random.getstate()
         numpy = sys.modules.get("numpy")
@@ -312,16 +317,17 @@ class _Before:
 
     def copies(self) -> list[Tensor]:
         """The buffers, anew."""
-        return [old.clone() for _, old in self.buffers]
+        return [b.clone() for b in self.buffers]
 
-    def change(self) -> str | None:
-        """What a forward has changed that a graph would not, or None."""
+    def check_unchanged(self) -> None:
+        """Raises where a forward has changed what a graph would not."""
         numpy = sys.modules.get("numpy")
         if random.getstate() != self.of_python or (numpy and str(numpy.random.get_state()) != str(self.of_numpy)):
-            return "its forward draws from Python's or NumPy's random numbers"
+            raise UnfitError("its forward draws from Python's or NumPy's random numbers")
+        if any(t._version != version for t, _, version in self.constants):
+            raise UnfitError("its forward changes in place what is no buffer")
         if self.step.facts() != self.facts:
-            return "its forward changes attributes, or what they hold"
-        return None
+            raise UnfitError("its forward changes attributes, or what they hold")
 
     def take_back_attributes(self) -> None:
         """Takes back what tracing leaves in attributes, as the weight of weight norm by hooks."""
@@ -336,12 +342,10 @@ class _Before:
         random.setstate(self.of_python)
         if self.of_numpy is not None:
             sys.modules["numpy"].random.set_state(self.of_numpy)
+        changed = [(t, old) for t, old, version in self.constants if t._version != version]
         with torch.no_grad():
-            for b, old in self.buffers:
-                b.copy_(old)
-            for t, old, version in self.held:
-                if t._version != version:
-                    t.copy_(old)
+            for t, old in (*zip(self.step.state.buffers, self.buffers, strict=True), *changed):
+                t.copy_(old)
 
 
 @contextlib.contextmanager
@@ -354,29 +358,31 @@ def _as_traced(device: torch.device) -> Iterator[None]:
 def _first(graphs: _Graphs, step: _Step, key: Any, held: list[Any], device: torch.device) -> list[Tensor]:
     """The eager step; unless its values are not finite, it is also compiled, and compared with that.
 
-    Where it raises, everything stands as before.
+    Where the eager step itself raises, everything stands as before.
     """
     state = step.state
     before = _Before(step, held, device)
     try:
         want = step.compute(state.params, state.buffers, step.inputs.tensors)
-        after = before.generators()
-        change = before.change()
-        if change is not None:
-            raise UnfitError(change)
-        if all(t.isfinite().all() for t in want):
-            begin = time.perf_counter()
-            try:
-                made = _compiled(step, before)._replace(held=held)
-                _compare(made, step, before, [*want, *state.buffers], after)
-            finally:
-                before.set_generators(after)
-            graphs.by_key[key] = made
-            _count(graphs, step, key, time.perf_counter() - begin)
-        return want
-    except BaseException:
+    except BaseException as error:
         before.take_back()
+        if isinstance(error, UnfitError):
+            graphs.refuse(step.discriminator, error)
         raise
+    after = before.generators()
+    begin = time.perf_counter()
+    try:
+        before.check_unchanged()
+        if all(t.isfinite().all() for t in want):
+            made = _compiled(step, before)
+            _compare(made, step, before, [*want, *state.buffers], after)
+            graphs.by_key[key] = made._replace(held=held)
+            _count(graphs, step, key, time.perf_counter() - begin)
+    except Exception as error:
+        graphs.refuse(step.discriminator, error)  # what the eager step computed holds all the same
+    finally:
+        before.set_generators(after)
+    return want
 
 
 def _compiled(step: _Step, before: _Before) -> _Graph:

@@ -119,7 +119,7 @@ def prunable(discriminator: Any) -> bool:
     """Whether a discriminator's zeros may be left out: where nothing in it could tell zeros from nothing, as
     backward hooks and sparse gradients do, and nobody else replaces functions.
     """
-    sparse = any(vars(m).get("sparse") for m in modules_of(discriminator))
+    sparse = any(vars(m).get("sparse") is True for m in modules_of(discriminator))
     return Prune.possible() and not sparse and not has_backward_hooks(discriminator)
 
 

@@ -107,13 +107,8 @@ class GradientPenalty(nn.Module):
             self.advance()
             return None
         real, fake, args, kwargs = self.cut(real, fake, args, kwargs)
-        result = penalties.gradient_penalty(
-            discriminator,
-            real,
-            fake,
-            *args,
-            **{**self.options, **kwargs, "kind": self.kind, "weight": options.weight},
-        )
+        chosen = {**self.options, "weight": options.weight}
+        result = penalties.gradient_penalty(discriminator, real, fake, *args, kind=self.kind, **chosen, **kwargs)
         self.advance()  # not if it failed, so that a step that is tried again has its penalty
         return result
 

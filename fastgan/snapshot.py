@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import enum
 import functools
+import random
 import types
 import weakref
 from collections.abc import Sequence
@@ -22,12 +23,13 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 DEPTH, MOST = 12, 20_000  # of values within values, and of values in all
-_VALUES = {int, float, complex, str, bytes, bool, type(None), range, type(...)}
-_VALUES |= {torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size}
+VALUES = {int, float, complex, str, bytes, bool, type(None), range, type(...)}
+VALUES |= {torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size}
 _NAMED = (type, types.ModuleType, torch._ops.OpOverload, torch._ops.OpOverloadPacket)
 # Of nn.Module: what is looked at by itself, and what no forward reads.
 _OWN = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
 _OWN |= {"_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"}
+_CONTAINERS = (dict, types.MappingProxyType, list, tuple, collections.deque, set, frozenset)
 _SETTERS = (
     WeightNorm,
     SpectralNorm,
@@ -55,7 +57,7 @@ class Reader:
     def plain(self, value: Any) -> Any:
         """The value, or what it holds, or which one it is."""
         kind = type(value)
-        if kind in _VALUES:
+        if kind in VALUES:
             return kind, value
         if id(value) in self.known:
             return self.known[id(value)]
@@ -63,6 +65,8 @@ class Reader:
             return self._itself(value), 0 if value.is_inference() else value._version
         if isinstance(value, _NAMED):
             return self._itself(value)
+        if isinstance(value, (random.Random, torch.Generator)) or kind.__module__.startswith("numpy.random"):
+            raise UnfitError(f"it has random numbers of its own (a {kind.__name__})")
         if id(value) in self._around:
             return "around", self._around.index(id(value))
         self._count += 1
@@ -78,13 +82,7 @@ class Reader:
         return id(value)
 
     def _contents(self, value: Any) -> Any:
-        """What a value holds; of one that shows nothing, which one it is."""
-        if isinstance(value, (dict, types.MappingProxyType)):
-            return tuple([(self.plain(k), self.plain(v)) for k, v in value.items()])
-        if isinstance(value, (list, tuple, collections.deque)):
-            return tuple([self.plain(v) for v in value])
-        if isinstance(value, (set, frozenset)):
-            return frozenset([self.plain(v) for v in value])
+        """What a value holds."""
         if isinstance(value, types.FunctionType):
             cells = [c.cell_contents for c in value.__closure__ or () if c != types.CellType()]
             return value.__code__, self._all(cells, value.__defaults__, value.__kwdefaults__, vars(value))
@@ -96,18 +94,38 @@ class Reader:
             return self.plain(value())
         if isinstance(value, enum.Enum):
             return value.name
-        if hasattr(value, "tobytes"):  # NumPy's
-            return getattr(value, "shape", None), str(getattr(value, "dtype", None)), value.tobytes()
-        return self._object(value)
+        if isinstance(value, slice):
+            return self._all(value.start, value.stop, value.step)
+        return self._items(value), self._attributes(value)
 
     def _all(self, *values: Any) -> Any:
         return tuple([self.plain(v) for v in values])
 
-    def _object(self, value: Any) -> Any:
+    def _items(self, value: Any) -> Any:
+        """What a container, an array or a number has in it."""
+        if isinstance(value, (dict, types.MappingProxyType)):
+            return tuple([(self.plain(k), self.plain(v)) for k, v in value.items()])
+        if isinstance(value, (list, tuple, collections.deque)):
+            return tuple([self.plain(v) for v in value])
+        if isinstance(value, (set, frozenset)):
+            return frozenset([self.plain(v) for v in value])
+        if hasattr(value, "tobytes"):  # NumPy's
+            return getattr(value, "shape", None), str(getattr(value, "dtype", None)), value.tobytes()
+        kinds: tuple[Any, ...] = (int, float, complex, str, bytes)
+        return next((kind(value) for kind in kinds if isinstance(value, kind)), None)
+
+    def _attributes(self, value: Any) -> Any:
         slots = [name for c in type(value).__mro__ for name in _listed(getattr(c, "__slots__", ()))]
         state = {name: getattr(value, name) for name in slots if name[:2] != "__" and hasattr(value, name)}
         state |= getattr(value, "__dict__", {})
-        return self.plain(state) if slots or hasattr(value, "__dict__") else self._itself(value)
+        if state:
+            return self._items(state)
+        visible = slots or hasattr(value, "__dict__") or isinstance(value, _CONTAINERS) or hasattr(value, "tobytes")
+        if visible:
+            return None
+        if type(value).__eq__ is object.__eq__ or type(value).__hash__ is None:
+            raise UnfitError(f"it holds a {type(value).__name__}, whose state cannot be seen")
+        return value  # something like a date
 
 
 def _listed(slots: Any) -> Sequence[str]:
@@ -150,23 +168,35 @@ class State(NamedTuple):
                         known[id(t)] = (kind, len(known))
                         tensors.append((f"{prefix}.{name}" if prefix else name, t))
         facts: list[Any] = []
+        classes: dict[type, list[Any]] = {}
         for _, module in modules:
             own = vars(module)
             facts.append(type(module))
+            for c in type(module).__mro__:
+                if c is nn.Module or c in classes:
+                    break
+                own_code = () if c.__module__.startswith("torch.") else vars(c).items()
+                classes[c] = [(n, getattr(v, "__code__", v)) for n, v in own_code if _is_fixed(v)]
             for kind in ("_modules", "_parameters", "_buffers"):
                 facts += [(name, None if v is None else known[id(v)]) for name, v in own[kind].items()]
             hooks = own["_forward_pre_hooks"]
             set_by_hooks = [h.name for h in hooks.values() if isinstance(h, _SETTERS)] if hooks else []
             for name, value in own.items():
-                if type(value) in _VALUES:  # the common case, without a call
+                if type(value) in VALUES:  # the common case, without a call
                     facts += (name, type(value), value)
                 elif name in _OWN or name in set_by_hooks or (isinstance(value, dict) and not value):
                     continue  # most are empty dicts of hooks
                 else:
                     facts += (name, reader.plain(value))
+        facts += [tuple(attributes) for attributes in classes.values()]
         params, buffers = found.values()
         names = [name for name, _ in (*params, *buffers)]
         return cls(names, [t for _, t in params], [t for _, t in buffers], tuple(facts))
+
+
+def _is_fixed(value: Any) -> bool:
+    """Whether it is a class's number, string or method."""
+    return type(value) in VALUES or isinstance(value, types.FunctionType)
 
 
 class Parts(NamedTuple):
