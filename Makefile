@@ -42,6 +42,7 @@ bench: $(VENV)/ready  ## fused against eager PyTorch and torch.compile, with a p
 	$(BIN)/python -m pytest bench -q
 	$(BIN)/python bench/report.py
 	$(BIN)/python bench/penalties.py
+	$(BIN)/python bench/penalty_steps.py
 	$(BIN)/python bench/trainers.py
 
 exhaustive: $(VENV)/ready  ## all 2^32 float32 patterns, some minutes

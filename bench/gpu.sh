@@ -39,7 +39,7 @@ stage() {
   echo "== $name (at most $most s)"
   timeout -k 5 "$most" "$@" >"$out/$name.log" 2>&1
   code=$?
-  case $name in machine | benchmark) shown=40 ;; esac
+  case $name in machine | benchmark | penalty-steps) shown=40 ;; esac
   [ $code -ne 0 ] && shown=40
   tail -n $shown "$out/$name.log" | cut -c1-300
   [ $code -eq 124 ] || [ $code -eq 137 ] && echo "-- stopped after $most s"
@@ -122,12 +122,18 @@ stage tests-cpu 60 "${pytest[@]}" "${parallel[@]}" tests/test_losses.py tests/te
 [ -n "$warming" ] && { wait "$warming"; summary+=("filling torch.compile's cache: exit $?"); }
 warming=
 
-# The benchmark has the machine to itself; what time it leaves goes to all 2^32 patterns.
-budget=$(left 60)
+# The benchmark has the machine to itself, and leaves time for the stages after it unless little is left at all;
+# what they leave goes to all 2^32 patterns.
+budget=$(left 180)
+[ "$budget" -lt 150 ] && budget=$(left 60) && [ "$budget" -gt 150 ] && budget=150
 [ "$budget" -gt 300 ] && budget=300
 stage benchmark $((budget + 30)) "$python" bench/gpu.py --out "$out" --budget "$budget" "$@"
 if [ $device = cuda ] && [ "$(left 5)" -ge 60 ]; then
   stage trainers 60 "$python" bench/trainers.py --device cuda --out "$out"
+fi
+if [ $device = cuda ] && [ "$(left 5)" -ge 100 ]; then
+  stage penalty-steps 120 "$python" bench/penalty_steps.py --device cuda --out "$out" --budget 50 --tables penalty step \
+    --width 64 --batch 64 --only conv residual "batch norm" attention
 fi
 if [ $device = cuda ] && [ "$(left 5)" -ge 40 ]; then
   stage exhaustive 120 env FASTGAN_EXHAUSTIVE=1 "${pytest[@]}" tests/test_gpu.py -k "every_pattern and cuda"

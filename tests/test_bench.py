@@ -30,6 +30,28 @@ def test_the_report_of_penalties_is_made(tmp_path):
     assert "says nothing of speed" in done.stdout
 
 
+def test_the_report_of_whole_steps_is_made(tmp_path):
+    """Small ones of each kind of output and argument; before a case is timed values and gradients are compared."""
+    command = [sys.executable, str(BENCH / "penalty_steps.py"), "--quick", "--out", str(tmp_path), "--only"]
+    names = [
+        "conv",
+        "spectral norm",
+        "batch norm",
+        "vocoder",
+        "projection",
+        "attention",
+        "dict",
+        "list",
+        "autocast",
+    ]
+    done = subprocess.run([*command, *names], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {p.suffix for p in tmp_path.iterdir()} == {".json", ".md", ".png"}
+    for heading in ("whole penalty step", "whole discriminator step", "What a penalty costs", "of 6 cases"):
+        assert heading in done.stdout
+    assert "says nothing of speed" in done.stdout
+
+
 def test_the_report_of_trainers_is_made(tmp_path):
     """Small batches of all but the heaviest; before a case is timed both contenders' results are compared."""
     command = [sys.executable, str(BENCH / "trainers.py"), "--quick", "--out", str(tmp_path), "--only"]
