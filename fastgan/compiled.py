@@ -139,7 +139,8 @@ class _Graphs:
         """Warns of each thing once."""
         if what not in self.said:
             self.said.add(what)
-            warnings.warn(f"engine='compiled': {type(_within(discriminator)).__name__} {what}", stacklevel=4)
+            name = type(_within(discriminator)).__name__
+            warnings.warn(f"engine='compiled': {name} {what}", stacklevel=_depth_of_caller())
 
     def refuse(self, discriminator: nn.Module, why: Exception) -> None:
         """No graphs from here on."""
@@ -147,6 +148,14 @@ class _Graphs:
         self.by_key.clear()
         self.info = self.info._replace(refused=text)
         self.warn(discriminator, f"runs eagerly from here on: {text}")
+
+
+def _depth_of_caller() -> int:
+    """How many calls up the caller of this package stands."""
+    depth, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(__package__ + "."):
+        depth, frame = depth + 1, frame.f_back
+    return depth - 1
 
 
 _all: weakref.WeakKeyDictionary[nn.Module, _Graphs] = weakref.WeakKeyDictionary()
@@ -184,7 +193,8 @@ def run(discriminator: Any, body: Body, inputs: Any, key: Any, eager: Callable[[
             found = _run(graphs, discriminator, body, Parts.of(inputs), key)
         return (eager(), "eager") if found is None else found
     except UnfitError as error:  # of this call; another may do
-        graphs.warn(discriminator, f"runs eagerly where {error}")
+        if graphs.info.refused is None:
+            graphs.warn(discriminator, f"runs eagerly where {error}")
         return eager(), "eager"
     except Exception as error:
         result = eager()  # where the caller is at fault, this is what says so
@@ -223,6 +233,8 @@ def _run_parallel(graphs: _Graphs, ddp: DistributedDataParallel, body: Body, inp
 def _run(graphs: _Graphs, discriminator: nn.Module, body: Body, inputs: Parts, key: Any) -> Any:
     """The results and the engine; None where nothing needs a gradient."""
     discriminator = _within(discriminator)
+    if isinstance(discriminator, torch.jit.ScriptModule):
+        raise UnfitError("it is a scripted module")
     with _lock:  # while another thread traces, the parameters are not the discriminator's own
         reader = Reader()
         state = State.of(discriminator, reader)
@@ -262,8 +274,6 @@ def _results(flat: list[Tensor], extras: Parts, reached: list[bool], needed: lis
 
 def _check(discriminator: nn.Module, state: State, inputs: Parts, device: torch.device) -> None:
     """Raises where it shows without running it that a discriminator cannot be compiled."""
-    if isinstance(discriminator, torch.jit.ScriptModule):
-        raise UnfitError("it is a scripted module")
     if graph.has_backward_hooks(discriminator):
         raise UnfitError("its modules have backward hooks, which a compiled graph does not call")
     of_all = nn.modules.module

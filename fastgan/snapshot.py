@@ -28,8 +28,15 @@ VALUES |= {torch.dtype, torch.device, torch.layout, torch.memory_format, torch.S
 _NAMED = (type, types.ModuleType, torch._ops.OpOverload, torch._ops.OpOverloadPacket)
 # Of nn.Module: what is looked at by itself, and what no forward reads.
 _OWN = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
-_OWN |= {"_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"}
+_OWN |= {
+    "_compiled_call_impl",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+}
 _CONTAINERS = (dict, types.MappingProxyType, list, tuple, collections.deque, set, frozenset)
+_OF_RECURRENT = ("_flat_weights", "_flat_weight_refs")  # the parameters once more
 _SETTERS = (
     WeightNorm,
     SpectralNorm,
@@ -179,12 +186,15 @@ class State(NamedTuple):
                 classes[c] = [(n, getattr(v, "__code__", v)) for n, v in own_code if _is_fixed(v)]
             for kind in ("_modules", "_parameters", "_buffers"):
                 facts += [(name, None if v is None else known[id(v)]) for name, v in own[kind].items()]
+            if "_orig_mod" in own["_modules"]:  # of torch.compile, which runs its network as it is
+                continue
             hooks = own["_forward_pre_hooks"]
-            set_by_hooks = [h.name for h in hooks.values() if isinstance(h, _SETTERS)] if hooks else []
+            left_out = [h.name for h in hooks.values() if isinstance(h, _SETTERS)] if hooks else []
+            left_out += _OF_RECURRENT if isinstance(module, nn.RNNBase) else ()
             for name, value in own.items():
                 if type(value) in VALUES:  # the common case, without a call
                     facts += (name, type(value), value)
-                elif name in _OWN or name in set_by_hooks or (isinstance(value, dict) and not value):
+                elif name in _OWN or name in left_out or (isinstance(value, dict) and not value):
                     continue  # most are empty dicts of hooks
                 else:
                     facts += (name, reader.plain(value))
