@@ -155,7 +155,7 @@ def _depth_of_caller() -> int:
     depth, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(__package__ + "."):
         depth, frame = depth + 1, frame.f_back
-    return depth - 1
+    return depth
 
 
 _all: weakref.WeakKeyDictionary[nn.Module, _Graphs] = weakref.WeakKeyDictionary()
@@ -397,15 +397,19 @@ def _first(graphs: _Graphs, step: _Step, key: Any, held: list[Any], device: torc
 
 def _compiled(step: _Step, before: _Before) -> _Graph:
     """The step, traced and compiled."""
+    import torch._dynamo
     from torch.fx.experimental.proxy_tensor import make_fx
 
     cached = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)  # a cast that is traced is no other call's
     before.set_generators()
+    # Compiled parts of the discriminator run as they were, and their operations are traced.
+    nested = torch._dynamo.config.patch(error_on_nested_fx_trace=False)
     try:
-        traced = make_fx(lambda *given: step.compute(*given))(
-            step.state.params, before.copies(), step.inputs.tensors
-        )
+        with nested:
+            traced = make_fx(lambda *given: step.compute(*given))(
+                step.state.params, before.copies(), step.inputs.tensors
+            )
     finally:
         torch.set_autocast_cache_enabled(cached)
         before.take_back_attributes()
