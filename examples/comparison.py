@@ -44,6 +44,13 @@ def arguments(name: str, description: str) -> argparse.Namespace:
     return args
 
 
+def seed(number: int) -> None:
+    """Seeds everything that an example draws from."""
+    random.seed(number)
+    np.random.seed(number)
+    torch.manual_seed(number)
+
+
 def run_both(
     train: Callable[[ModuleType, Any], tuple[Any, Curves]],
     before: ModuleType,
@@ -57,9 +64,7 @@ def run_both(
     """
     made, curves = {}, {}
     for run, losses in (("before", before), ("after", after)):
-        random.seed(args.seed)
-        np.random.seed(args.seed)
-        torch.manual_seed(args.seed)
+        seed(args.seed)
         steps = tqdm(range(args.steps), desc=f"{run} ({RUNS[run]} losses)", unit="step", mininterval=0.5)
         made[run], curves[run] = train(losses, steps)
     return made, curves
@@ -70,30 +75,30 @@ def conclude(curves: dict[str, Curves], title: str, args: argparse.Namespace, *w
     path = args.out / "curves.png"
     draw_curves(curves, title, path)
     print("wrote", ", ".join(str(file) for file in (*written, path)))
-    apart = {name: np.abs(values["before"] - values["after"]) for name, values in _by_loss(curves).items()}
+    apart = {name: np.abs(values["before"] - values["after"]) for name, values in by_loss(curves).items()}
     largest = max(difference.max() for difference in apart.values())
-    relative = max(difference.max() / _size(curves, name) for name, difference in apart.items())
+    relative = max(difference.max() / size(curves, name) for name, difference in apart.items())
     equal = all(not difference.any() for difference in apart.values())
     found = "0 (bitwise equal)" if equal else f"{largest:.1e} (relative {relative:.1e})"
     print(f"largest difference over {args.steps} steps: {found}")
 
 
-def _by_loss(curves: dict[str, Curves]) -> dict[str, dict[str, np.ndarray]]:
+def by_loss(curves: dict[str, Curves]) -> dict[str, dict[str, np.ndarray]]:
     """The curves by the name of the loss, and then by the run."""
-    names = curves["before"][0]
+    names = next(iter(curves.values()))[0]
     return {
         name: {run: np.array([step[name] for step in steps]) for run, steps in curves.items()} for name in names
     }
 
 
-def _size(curves: dict[str, Curves], name: str) -> float:
-    """A loss's mean size over its run: Wasserstein losses go through 0, where a ratio means nothing."""
-    return float(np.mean([abs(step[name]) for step in curves["before"]]))
+def size(curves: dict[str, Curves], name: str) -> float:
+    """A loss's mean size over the first run: Wasserstein losses go through 0, where a ratio means nothing."""
+    return float(np.mean([abs(step[name]) for step in next(iter(curves.values()))]))
 
 
 def draw_curves(curves: dict[str, Curves], title: str, path: Path) -> None:
     """Plots each loss of both runs, one over the other, and below it how far apart they are."""
-    losses = _by_loss(curves)
+    losses = by_loss(curves)
     figure, axes = plt.subplots(
         2, len(losses), figsize=(5.2 * len(losses), 6), sharex=True, squeeze=False, layout="constrained"
     )

@@ -66,3 +66,28 @@ def test_a_trainer_with_one_changed_import(name, tmp_path):
 def test_a_trainer_in_float64(tmp_path):
     done = run(EXAMPLES / "r3gan.py", "--steps", "4", "--double", "--out", str(tmp_path))
     assert difference(done, 4) < 1e-13
+
+
+def test_the_engines_of_a_penalty(tmp_path):
+    """Uncompiled: tests/test_compiled.py has what is compiled."""
+    pytest.importorskip("tqdm")
+    done = run(EXAMPLES / "penalty_engines.py", "--steps", "3", "--no-compile", "--out", str(tmp_path))
+    for model in ("r3gan", "wgan-gp"):
+        for picture in ("samples.png", "curves.png"):
+            assert (tmp_path / model / picture).read_bytes().startswith(b"\x89PNG")
+    found = re.findall(r"largest difference over 3 steps, of the curve's size: eager (\S+)$", done.stdout, re.M)
+    assert len(found) == 2
+    assert max(map(float, found)) < 1e-13
+
+
+def test_engines_whose_curves_part(tmp_path):
+    pytest.importorskip("tqdm")
+    options = ["--model", "wgan-gp", "--steps", "1", "--no-compile", "--bound", "-1", "--out", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "penalty_engines.py"), *options],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.endswith("the curves of wgan-gp are further apart than -1.0\n")
