@@ -1,13 +1,19 @@
-"""Whole penalty steps over the zoo: every usual discriminator, every engine, against the recipe as one writes it."""
+"""Whole penalty steps over the zoo: every usual discriminator, every engine, against the recipe as one writes it.
+
+To compile all of them by inductor takes half an hour of processor time: by default that is done to a few, and the
+others' graphs run uncompiled, through torch.compile's backend "aot_eager". FASTGAN_TEST_INDUCTOR=1 compiles all.
+"""
 
 import functools
 import importlib.util
+import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import fastgan
@@ -24,11 +30,25 @@ def _zoo():
 
 zoo = _zoo()
 ENGINES = {"eager": {"prune": False}, "pruned": {"prune": True}}
+COMPILED = {"engine": "compiled"}
+COMPILE = torch.compile
 KINDS = ["wgan-gp", "r1"]
 FULL = [name for name, case in zoo.ZOO.items() if case.autocast is None]
 LOWERED = [name for name, case in zoo.ZOO.items() if case.autocast is not None]
 N, WIDTH, SIZE = 4, 8, 16
 EPS = torch.tensor([0.1, 0.9, 0.4, 0.7], dtype=torch.float64)
+SEEDS = (0, 1, 2)
+INDUCTOR = [
+    ("conv, in place", "wgan-gp"), ("spectral norm, hook", "wgan-gp"), ("dropout", "wgan-gp"), ("mlp", "wgan-gp"),
+    ("dict", "r1"),
+]  # fmt: skip
+UNCOMPILED = [(name, "wgan-gp") for name in FULL] + [("conv", "r1"), ("list", "r1")]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """More of them would wait for each other: everything here is small."""
+    torch.set_num_threads(1)
 
 
 def recipe(kind, net, real, fake, *arguments):
@@ -46,43 +66,48 @@ def recipe(kind, net, real, fake, *arguments):
     return 10 / 2 * squares.mean() if kind == "r1" else 10 * ((squares.sqrt() - 1) ** 2).mean()
 
 
-def ours(engine):
-    """A penalty with the recipe's arguments."""
+def ours(options, engines=None):
+    """A penalty with the recipe's arguments; notes by what it was computed."""
 
     def penalty(kind, net, real, fake, *arguments):
         eps = {"eps": EPS.to(real)} if kind == "wgan-gp" else {}
-        return fastgan.gradient_penalty(net, real, fake, *arguments, kind=kind, **eps, **ENGINES[engine])
+        value, stats = fastgan.gradient_penalty(
+            net, real, fake, *arguments, kind=kind, return_stats=True, **eps, **options
+        )
+        if engines is not None:
+            engines.append(stats.engine)
+        return value
 
     return penalty
 
 
-def step(penalty, kind, name, dtype):
-    """The value, the parameters' gradients and the buffers after one penalty, from the same state each time."""
+def steps(penalty, kind, name, dtype, seeds=SEEDS[:1]):
+    """The value, the parameters' gradients and the buffers after each of several penalties, from the same state."""
     case = zoo.ZOO[name]
     net = zoo.built(case, WIDTH, SIZE, dtype)
-    real, fake, arguments = zoo.samples(case, N, SIZE, dtype)
-    torch.manual_seed(5)  # dropout's masks
-    with torch.autocast("cpu", case.autocast) if case.autocast else nullcontext():
-        value = penalty(kind, net, real, fake, *arguments)
-    value.backward()
-    grads = {n: p.grad for n, p in net.named_parameters()}
-    return value.detach(), grads, dict(net.named_buffers())
+    found = []
+    for seed in seeds:
+        net.zero_grad()
+        real, fake, arguments = zoo.samples(case, N, SIZE, dtype, seed)
+        torch.manual_seed(5 + seed)  # dropout's masks
+        with torch.autocast("cpu", case.autocast) if case.autocast else nullcontext():
+            value = penalty(kind, net, real, fake, *arguments)
+        value.backward()
+        grads = {n: p.grad for n, p in net.named_parameters()}
+        found.append((value.detach(), grads, {n: b.clone() for n, b in net.named_buffers()}))
+    return found
 
 
 @functools.cache
-def wanted(kind, name):
+def wanted(kind, name, seeds=SEEDS[:1]):
     """What the recipe comes to in float64."""
-    return step(recipe, kind, name, torch.float64)
+    return steps(recipe, kind, name, torch.float64, seeds)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", FULL)
-def test_gradients(name, kind, engine):
-    """Value, every gradient, None's too, and buffers are the recipe's."""
-    value, grads, buffers = step(ours(engine), kind, name, torch.float64)
-    want, want_grads, want_buffers = wanted(kind, name)
-    torch.testing.assert_close(value, want, rtol=1e-11, atol=0)
+def same(found, want):
+    """Value, every gradient, None's too, and buffers, up to rounding."""
+    (value, grads, buffers), (want_value, want_grads, want_buffers) = found, want
+    torch.testing.assert_close(value, want_value, rtol=1e-11, atol=0)
     assert {n for n, g in grads.items() if g is None} == {n for n, g in want_grads.items() if g is None}
     most = max(g.abs().max() for g in want_grads.values() if g is not None)
     assert most > 1e-6
@@ -97,21 +122,90 @@ def test_gradients(name, kind, engine):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", FULL)
+def test_gradients(name, kind, engine):
+    """They are the recipe's."""
+    for found, want in zip(
+        steps(ours(ENGINES[engine]), kind, name, torch.float64), wanted(kind, name), strict=True
+    ):
+        same(found, want)
+
+
+@pytest.fixture
+def backend(request, monkeypatch):
+    """What compiles graphs."""
+    if request.param != "inductor" and not os.environ.get("FASTGAN_TEST_INDUCTOR"):
+        monkeypatch.setattr(torch, "compile", lambda graph, **_: COMPILE(graph, backend=request.param))
+
+
+CASES = [(*case, "inductor") for case in INDUCTOR] + [(*case, "aot_eager") for case in UNCOMPILED]
+
+
+@pytest.mark.parametrize(("name", "kind", "backend"), CASES, indirect=["backend"])
+def test_compiled_gradients(name, kind, backend):
+    """They are the recipe's, at the first call, which is eager, and at those that run as a graph."""
+    engines = []
+    found = steps(ours(COMPILED, engines), kind, name, torch.float64, SEEDS)
+    assert engines == ["eager, pruned", "compiled", "compiled"]
+    for got, want in zip(found, wanted(kind, name, SEEDS), strict=True):
+        same(got, want)
+
+
+def distances(penalty, kind, name, seeds):
+    """How far the gradients under autocast are from those in float64, which it leaves alone."""
+    found = []
+    for (_, grads, _), (_, exact, _) in zip(
+        steps(penalty, kind, name, torch.float32, seeds), wanted(kind, name, seeds), strict=True
+    ):
+        assert all((g is None) is (exact[n] is None) for n, g in grads.items())
+        known = {n: w for n, w in exact.items() if w is not None}
+        assert {grads[n].dtype for n in known} == {torch.float32}
+        size = torch.cat([w.flatten() for w in known.values()]).norm()
+        found.append(float(torch.cat([(grads[n].double() - w).flatten() for n, w in known.items()]).norm() / size))
+    return found
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", LOWERED)
 def test_gradients_under_autocast(name, kind, engine):
-    """No further from float64, which autocast leaves alone, than twice the recipe: that is off by 0.02 and 0.04."""
-    exact = {n: w for n, w in wanted(kind, name)[1].items() if w is not None}
-    size = torch.cat([w.flatten() for w in exact.values()]).norm()
-
-    def error(penalty):
-        grads = {n: g for n, g in step(penalty, kind, name, torch.float32)[1].items() if g is not None}
-        assert grads.keys() == exact.keys()
-        assert {g.dtype for g in grads.values()} == {torch.float32}
-        return float(torch.cat([(grads[n].double() - w).flatten() for n, w in exact.items()]).norm() / size)
-
-    theirs = error(recipe)
+    """No further from float64 than twice the recipe: that is off by 0.02 and 0.04."""
+    (theirs,) = distances(recipe, kind, name, SEEDS[:1])
     assert 0.005 < theirs < 0.1
-    assert error(ours(engine)) <= 2 * theirs
+    assert distances(ours(ENGINES[engine]), kind, name, SEEDS[:1])[0] <= 2 * theirs
+
+
+@pytest.mark.parametrize("backend", ["inductor"], indirect=True)
+@pytest.mark.parametrize("name", LOWERED)
+def test_compiled_gradients_under_autocast(name, backend):
+    engines = []
+    found = distances(ours(COMPILED, engines), "wgan-gp", name, SEEDS)
+    assert engines == ["eager, pruned", "compiled", "compiled"]
+    for got, theirs in zip(found, distances(recipe, "wgan-gp", name, SEEDS), strict=True):
+        assert 0.005 < theirs < 0.1
+        assert got <= 2 * theirs
+
+
+@pytest.mark.parametrize("backend", ["aot_eager"], indirect=True)
+@pytest.mark.parametrize("name", ["residual"])
+def test_compiled_steps(name, backend):
+    """Loss, R1 and R2 of a step as one graph."""
+
+    def written(kind, net, real, fake):
+        loss = F.softplus(-net(real)).mean() + F.softplus(net(fake)).mean()
+        return loss + recipe("r1", net, real, None) + recipe("r1", net, fake, None)
+
+    engines = []
+
+    def whole(kind, net, real, fake):
+        step = fastgan.discriminator_step(net, real, fake, penalty=["r1", "r2"], engine="compiled")
+        engines.append(step.engine)
+        return step.total
+
+    found, want = (steps(each, "", name, torch.float64, SEEDS) for each in (whole, written))
+    assert engines == ["eager, pruned", "compiled", "compiled"]
+    for got, wished in zip(found, want, strict=True):
+        same(got, wished)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -119,7 +213,7 @@ def test_gradients_under_autocast(name, kind, engine):
 @pytest.mark.parametrize("name", zoo.ZOO)
 def test_pruning_changes_no_bit(name, kind, dtype):
     """Value, every gradient, None's too, and buffers."""
-    pruned, plain = (step(ours(engine), kind, name, dtype) for engine in ("pruned", "eager"))
+    (pruned,), (plain,) = (steps(ours(ENGINES[engine]), kind, name, dtype) for engine in ("pruned", "eager"))
     assert torch.equal(pruned[0], plain[0])
     for found, want in zip(pruned[1:], plain[1:], strict=True):
         for n, w in want.items():

@@ -1,0 +1,1313 @@
+"""engine="compiled": the same as the eager engine, whatever changes between two calls, and where it cannot compile.
+
+Most tests run graphs as they were traced, which takes no time; those with the fixture `inductor` compile them.
+"""
+
+import collections
+import contextlib
+import copy
+import dataclasses
+import enum
+import gc
+import logging
+import pickle
+import random
+import threading
+import warnings
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import fastgan
+from fastgan import compiled
+from fastgan.nn import DiscriminatorLoss, GradientPenalty
+
+COMPILE = torch.compile
+STEP = fastgan.discriminator_step
+
+
+@pytest.fixture(autouse=True)
+def _as_traced(monkeypatch):
+    torch.set_num_threads(1)  # more of them would wait for each other: everything here is small
+    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
+
+
+@pytest.fixture
+def inductor(_as_traced, monkeypatch):
+    """Graphs are compiled."""
+    monkeypatch.setattr(torch, "compile", COMPILE)
+
+
+class Net(nn.Module):
+    """A tiny discriminator. What it does to its features is a method, `between`, for others to change."""
+
+    def __init__(self, **attributes):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.activation, self.last = nn.Linear(6, 8), nn.LeakyReLU(0.2), nn.Linear(8, 1)
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def between(self, h):
+        return h
+
+    def forward(self, x):
+        return self.last(self.between(self.activation(self.first(x)))).square()
+
+
+def network(between, **attributes):
+    """A discriminator with that in its middle."""
+    return type("Net", (Net,), {"between": between, "SLOPE": 2.0})(**attributes).double()
+
+
+class Conditional(Net):
+    def forward(self, x, labels):
+        return (super().forward(x) * self.by_class(labels)).sum(1)
+
+
+def conditional():
+    return Conditional(by_class=nn.Embedding(5, 1)).double()
+
+
+def batch(seed, *shape):
+    shape = shape or (4, 6)
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+X, Y = batch(1), batch(2)
+
+
+def penalty(d, x=X, *args, engine="compiled", kind="r1", **options):
+    """The penalty of a fixed seed, its gradients and the buffers after it; and the engine."""
+    d.zero_grad()
+    torch.manual_seed(9)
+    fake = None if kind == "r1" else Y
+    value, stats = fastgan.gradient_penalty(
+        d, x, fake, *args, kind=kind, engine=engine, return_stats=True, **options
+    )
+    value.backward()
+    return [value.detach(), stats.norms, *[p.grad for p in d.parameters()], *d.buffers()], stats.engine
+
+
+def step(d, real=X, fake=Y, *args, engine="compiled", **options):
+    """The same of a whole step."""
+    d.zero_grad()
+    torch.manual_seed(9)
+    found = STEP(d, real, fake, *args, engine=engine, **options)
+    found.total.backward()
+    return [*found[:5], *[p.grad for p in d.parameters()], *d.buffers()], found.engine
+
+
+def same(got, want, tolerance=1e-10):
+    for a, b in zip(got, want, strict=True):
+        assert (a is None) is (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def agrees(call, d, *args, **options):
+    """Calls with the engine, compares with the eager one on a copy, and returns by what it was computed."""
+    twin = copy.deepcopy(d)
+    got, by = call(d, *args, **options)
+    want, other = call(twin, *args, engine="eager", **options)
+    assert other.startswith("eager")
+    single = any(p.dtype in (torch.float32, torch.bfloat16) for p in d.parameters())
+    same(got, want, 1e-5 if single else 1e-10)
+    return by
+
+
+def compiled_twice(call, d, *args, **options):
+    """The first call is eager, the second is not, and both are right."""
+    assert agrees(call, d, *args, **options).startswith("eager")
+    assert agrees(call, d, *args, **options) == "compiled"
+
+
+def complaints(found):
+    return [str(w.message) for w in found if "engine='compiled'" in str(w.message)]
+
+
+# ---------------------------------------------------------------------------------- compiled by inductor
+
+
+def sequence(d, engine, call=None, count=4, seed=0):
+    """What each of several calls gives, and what all generators then stand at."""
+    random.seed(seed)
+    np.random.seed(seed)
+    found = []
+    for k in range(count):
+        results, by = (call or penalty)(d, batch(10 + k), engine=engine)
+        states = torch.get_rng_state(), random.getstate(), str(np.random.get_state())
+        found.append(([t if t is None else t.clone() for t in results], states, by))
+    return found
+
+
+def same_sequence(got, want, tolerance=1e-10):
+    for (a, one, _), (b, other, _) in zip(got, want, strict=True):
+        same(a, b, tolerance)
+        assert torch.equal(one[0], other[0])
+        assert one[1:] == other[1:]
+
+
+def test_by_inductor(inductor):
+    """Dropout draws the same masks, statistics move once in each call, and the generator stands where it would."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(6, 8), nn.BatchNorm1d(8), nn.LeakyReLU(0.2), nn.Dropout(0.4), nn.Linear(8, 1)]
+    d = nn.Sequential(*layers).double()
+    twin = copy.deepcopy(d)
+    got, want = sequence(d, "compiled"), sequence(twin, "eager")
+    assert [by for *_, by in got] == ["eager, pruned", "compiled", "compiled", "compiled"]
+    same_sequence(got, want)
+    assert d[1].num_batches_tracked == 4
+    assert not torch.equal(got[1][0][0], penalty(twin, batch(11), engine="eager")[0][0])  # statistics matter
+    info = fastgan.compile_info(d)
+    assert (info.graphs, info.calls, info.refused) == (1, 3, None)
+    assert info.seconds > 0
+
+
+def test_steps_by_inductor(inductor):
+    """With everything that a step may have: several arguments, losses and penalties, on data with a graph."""
+    d = conditional()
+    labels = torch.tensor([0, 1, 4, 4]), torch.tensor([2, 2, 0, 3])
+    z = batch(3).requires_grad_()
+
+    def call(d, real, engine):
+        z.grad = None
+        found, by = step(
+            d, real, torch.tanh(z), labels[0], fake_args=labels[1:], engine=engine,
+            loss=DiscriminatorLoss("hinge"), penalty=["r1", GradientPenalty("r2", weight=0.5)],
+        )  # fmt: skip
+        return [*found, z.grad], by
+
+    twin = copy.deepcopy(d)
+    got, want = sequence(d, "compiled", call, 3), sequence(twin, "eager", call, 3)
+    assert [by for *_, by in got] == ["eager, pruned", "compiled", "compiled"]
+    same_sequence(got, want)
+    assert got[2][0][-1].any()
+
+
+def test_inside_a_compiled_function_by_inductor(inductor):
+    """Called from a function that is itself compiled, the graphs still are, and nothing keeps the network alive."""
+    torch._dynamo.reset()
+    d = Net().double()
+    twin = copy.deepcopy(d)
+
+    def whole(d, x, engine):
+        total = STEP(d, x * 2, Y, penalty="r1", engine=engine).total
+        value, stats = fastgan.gradient_penalty(d, x, None, kind="r1", engine=engine, return_stats=True)
+        return total + value * 2, stats.engine
+
+    outer = COMPILE(whole, backend="aot_eager")
+    for k in range(3):
+        d.zero_grad()
+        twin.zero_grad()
+        got, by = outer(d, batch(k), "compiled")
+        want, _ = whole(twin, batch(k), "eager")
+        got.backward()
+        want.backward()
+        same([got, *[p.grad for p in d.parameters()]], [want, *[p.grad for p in twin.parameters()]])
+        assert by == ("compiled" if k else "eager, pruned")
+    assert fastgan.compile_info(d)[:2] == (2, 4)
+    alive = weakref.ref(d)
+    del d, got, outer
+    torch._dynamo.reset()
+    gc.collect()
+    assert alive() is None
+
+
+# ---------------------------------------------------------------------------------- what changes between calls
+
+
+class Colour(enum.Enum):
+    RED = 2.0
+    BLUE = 3.0
+
+
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    factor: float
+
+
+@dataclasses.dataclass
+class Options:
+    factor: float
+    inner: object = None
+
+
+class Hook:
+    """A hook that is an object, and one that is a method of it."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, module, given, result):
+        return result * self.factor
+
+    def method(self, module, given, result):
+        return result * self.factor
+
+
+def hooked(hook):
+    d = Net().double()
+    d.first.register_forward_hook(hook)
+    return d
+
+
+def closure(holder):
+    return hooked(lambda module, given, result: result * holder["factor"])
+
+
+def scaled(read, value):
+    """A discriminator that multiplies by what it reads from its attribute `a`."""
+    return network(lambda self, h: h * read(self.a), a=value)
+
+
+def sets(value):
+    return lambda d: setattr(d, "a", value)
+
+
+def hook_of(d):
+    return next(iter(d.first._forward_hooks.values()))
+
+
+NESTED = {"a": [{"b": {"c": {"d": [1.0]}}}]}
+# How it is built, and what is then changed.
+CHANGES = {
+    "number": (lambda: scaled(float, 2.0), sets(3.0)),
+    "number's type": (lambda: network(lambda self, h: h * 2 if self.a is True else h, a=1), sets(True)),
+    "string": (lambda: scaled(len, "ab"), sets("abc")),
+    "NumPy's number": (lambda: scaled(float, np.float64(2)), sets(np.float64(3))),
+    "array in place": (lambda: scaled(lambda a: float(a[0]), np.ones(2)), lambda d: d.a.fill(3)),
+    "list in place": (lambda: scaled(lambda a: a[0], [2.0]), lambda d: d.a.append(d.a.pop() + 1)),
+    "tuple": (lambda: scaled(sum, (2.0, 1.0)), sets((2.0, 2.0))),
+    "dict in place": (lambda: scaled(lambda a: a["k"], {"k": 2.0}), lambda d: d.a.update(k=3.0)),
+    "set": (lambda: scaled(len, {1}), lambda d: d.a.add(2)),
+    "deque": (lambda: scaled(lambda a: a[0], collections.deque([2.0])), sets(collections.deque([3.0]))),
+    "range": (lambda: scaled(len, range(2)), sets(range(3))),
+    "enum": (lambda: scaled(lambda a: a.value, Colour.RED), sets(Colour.BLUE)),
+    "object": (lambda: scaled(lambda a: a.factor, Options(2.0)), lambda d: setattr(d.a, "factor", 3.0)),
+    "object within": (lambda: scaled(lambda a: a.inner.factor, Options(0.0, Options(2.0))), lambda d: setattr(d.a.inner, "factor", 3.0)),
+    "object with slots": (lambda: scaled(lambda a: a.factor, Slotted(2.0)), lambda d: setattr(d.a, "factor", 3.0)),
+    "deep within": (lambda: scaled(lambda a: a["a"][0]["b"]["c"]["d"][0], copy.deepcopy(NESTED)), lambda d: d.a["a"][0]["b"]["c"]["d"].insert(0, 3.0)),
+    "memory format": (lambda: scaled(lambda a: 2 if a is torch.channels_last else 3, torch.channels_last), sets(torch.contiguous_format)),
+    "function": (lambda: scaled(lambda a: a(2.0), lambda v: v), sets(lambda v: v + 1)),
+    "method of the instance": (lambda: Net().double(), lambda d: setattr(d, "between", lambda h: 2 * h)),
+    "attribute of the class": (lambda: network(lambda self, h: h * self.SLOPE), lambda d: setattr(type(d), "SLOPE", 3.0)),
+    "a class": (lambda: scaled(lambda a: a.SLOPE, type("One", (), {"SLOPE": 2.0})), sets(type("Two", (), {"SLOPE": 3.0}))),
+    "tensor": (lambda: scaled(lambda a: a, torch.tensor(2.0).double()), sets(torch.tensor(3.0).double())),
+    "tensor in place": (lambda: scaled(lambda a: a, torch.tensor(2.0).double()), lambda d: d.a.fill_(3)),
+    "tensor's number": (lambda: scaled(float, torch.tensor(2.0)), sets(torch.tensor(3.0))),
+    "tensor's number in place": (lambda: scaled(float, torch.tensor(2.0)), lambda d: d.a.fill_(3)),
+    "tensor in a list": (lambda: scaled(lambda a: a[0], [batch(1, 8)]), lambda d: d.a.__setitem__(0, batch(2, 8))),
+    "tensor in a dict, in place": (lambda: scaled(lambda a: a["k"], {"k": batch(1, 8)}), lambda d: d.a["k"].mul_(2)),
+    "module in a list": (lambda: network(lambda self, h: self.a[0](h - 1), a=[nn.LeakyReLU(0.5)]), lambda d: setattr(d.a[0], "negative_slope", 0.1)),
+    "mode of a module in a list": (lambda: network(lambda self, h: self.a[0](h), a=[nn.Dropout(0.5)]), lambda d: d.a[0].eval()),
+    "mode": (lambda: network(lambda self, h: self.a(h), a=nn.Dropout(0.5)), lambda d: d.eval()),
+    "a submodule": (lambda: Net().double(), lambda d: setattr(d, "activation", nn.SiLU())),
+    "a submodule's attribute": (lambda: Net().double(), lambda d: setattr(d.activation, "negative_slope", 0.5)),
+    "a forward hook": (lambda: Net().double(), lambda d: d.first.register_forward_hook(Hook(2.0))),
+    "a forward pre-hook": (lambda: Net().double(), lambda d: d.last.register_forward_pre_hook(lambda m, a: (2 * a[0],))),
+    "a hook goes": (lambda: hooked(Hook(2.0)), lambda d: d.first._forward_hooks.clear()),
+    "what a hook holds": (lambda: hooked(Hook(2.0)), lambda d: setattr(hook_of(d), "factor", 3.0)),
+    "what a method's object holds": (lambda: hooked(Hook(2.0).method), lambda d: setattr(hook_of(d).__self__, "factor", 3.0)),
+    "what a hook's closure holds": (lambda: closure({"factor": 2.0}), lambda d: hook_of(d).__closure__[0].cell_contents.update(factor=3.0)),
+    "frozen": (lambda: Net().double(), lambda d: d.first.weight.requires_grad_(False)),
+    "dtype": (lambda: Net().double(), lambda d: d.float()),
+    "tied": (lambda: network(lambda self, h: self.a(h), a=nn.Linear(8, 8)), lambda d: setattr(d.a, "bias", d.first.bias)),
+    "untied": (lambda: tied(), lambda d: setattr(d.a, "bias", nn.Parameter(d.first.bias.detach() + 1))),
+    "parametrization": (lambda: Net().double(), lambda d: nn.utils.parametrizations.spectral_norm(d.first)),
+    "parameter's strides": (lambda: Net().double(), lambda d: setattr(d.first.weight, "data", d.first.weight.data.t().contiguous().t())),
+}  # fmt: skip
+
+
+def tied():
+    d = network(lambda self, h: self.a(h), a=nn.Linear(8, 8))
+    d.a.bias = d.first.bias
+    return d
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_gets_a_graph_of_its_own(name):
+    build, change = CHANGES[name]
+    d = build()
+    compiled_twice(penalty, d)
+    before = penalty(d, engine="eager")[0]
+    change(d)
+    x = X.to(next(d.parameters()).dtype)
+    compiled_twice(penalty, d, x)
+    assert fastgan.compile_info(d)[::3] == (2, None)
+    if name not in ("frozen", "tied", "dtype", "parameter's strides"):  # the test's change is one of results too
+        assert not torch.allclose(before[0], penalty(d, x, engine="eager")[0][0])
+
+
+def image_network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(144, 1)).double()
+
+
+def test_inputs_and_options_that_change():
+    d = Net().double()
+    calls = [
+        {},
+        {"x": X[:3]},
+        {"x": batch(4, 6, 4).t()},
+        {"x": batch(4, 1, 6).expand(4, 6)},
+        {"weight": 3.0},
+        {"kind": "r2"},
+        {"kind": "wgan-gp"},
+        {"kind": "wgan-gp", "target": 0.5},
+    ]
+    for options in calls:
+        compiled_twice(penalty, d, **options)
+    assert fastgan.compile_info(d).graphs == len(calls) == compiled.LIMIT
+    for options in calls:  # all are kept
+        assert agrees(penalty, d, **options) == "compiled"
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        lambda: torch.autocast("cpu", torch.bfloat16),
+        lambda: global_setting(torch.use_deterministic_algorithms, False, True),
+        lambda: global_setting(torch.set_default_dtype, torch.float64, torch.float32),
+        lambda: global_setting(torch.set_float32_matmul_precision, "medium", "highest"),
+    ],
+)
+def test_settings_that_change(setting):
+    d = Net()
+    x = X.float()
+    compiled_twice(penalty, d, x)
+    with setting():
+        compiled_twice(penalty, d, x)
+    assert agrees(penalty, d, x) == "compiled"
+    assert fastgan.compile_info(d).graphs == 2
+
+
+@contextlib.contextmanager
+def global_setting(call, value, before):
+    call(value)
+    try:
+        yield
+    finally:
+        call(before)
+
+
+def test_channels_last():
+    d = image_network()
+    images = batch(1, 4, 3, 8, 8)
+    compiled_twice(penalty, d, images)
+    compiled_twice(penalty, d, images.to(memory_format=torch.channels_last))
+    compiled_twice(penalty, d.to(memory_format=torch.channels_last), images)
+    assert fastgan.compile_info(d)[:2] == (3, 3)
+
+
+def test_labels_and_which_tensors_are_the_same():
+    """A tensor that is given twice, and two in its place, are not taken for each other."""
+    d = conditional()
+    one, two = torch.tensor([0, 1, 2, 3]), torch.tensor([4, 3, 2, 0])
+    compiled_twice(step, d, X, Y, one, penalty="r1")
+    assert agrees(step, d, X, Y, two, penalty="r1") == "compiled"  # labels are values
+    compiled_twice(step, d, X, Y, one, fake_args=(two,), penalty="r1")
+    compiled_twice(step, d, X, X, one, penalty="r1")
+    assert agrees(step, d, X, Y, one, penalty="r1") == "compiled"
+    assert fastgan.compile_info(d).graphs == 3
+
+
+def test_containers_and_arguments_by_name():
+    class Two(Net):
+        def forward(self, x, *, scale=1.0, mode="sum", shift=None):
+            out = super().forward(x[0]) * scale + super().forward(x[1])
+            out = out if shift is None else out + (shift * x[0]).sum(1, keepdim=True)
+            return {"logits": out if mode == "sum" else -out, "none": None}
+
+    def loss(r, f):
+        return r["logits"].mean() - f["logits"].mean()
+
+    d = Two().double()
+    for options in ({}, {"scale": 2.0}, {"scale": 3}, {"mode": "minus"}, {"shift": batch(7, 4, 6)}):
+        for real, fake in (((X, Y), (Y, Y)), ([X, Y], [batch(3), X])):
+            twin = copy.deepcopy(d)
+            for k in range(2):
+                found = [STEP(e, real, fake, loss=loss, penalty=["r1", "r2"], engine=by, **options) for e, by in ((d, "compiled"), (twin, "eager"))]  # fmt: skip
+                assert (found[0].engine == "compiled") == (k == 1)
+                for each, f in zip((d, twin), found, strict=True):
+                    each.zero_grad()
+                    f.total.backward()
+                same([found[0].total, found[0].penalty], [found[1].total, found[1].penalty])
+                same([p.grad for p in d.parameters()], [p.grad for p in twin.parameters()])
+                same([found[0].fake_logits["logits"]], [found[1].fake_logits["logits"]])
+                assert found[0].real_logits["none"] is None
+        d = Two().double()
+
+
+def weighted(w):
+    return lambda r, f: (w * r).mean() - f.mean()
+
+
+class Weighted:
+    def __init__(self, w):
+        self.w = w
+
+    def __call__(self, r, f):
+        return (self.w * r).mean() - f.mean()
+
+
+class WeightedModule(nn.Module):
+    def __init__(self, w):
+        super().__init__()
+        self.register_buffer("w", w)
+
+    def forward(self, r, f):
+        return (self.w * r).mean() - f.mean()
+
+
+LOSSES = {
+    "name": ("hinge", "wasserstein"),
+    "function": (lambda r, f: r.mean() - f.mean(), lambda r, f: r.mean() - 2 * f.mean()),
+    "closure": (weighted(2.0), weighted(3.0)),
+    "tensor in a closure": (weighted(batch(1, 4, 1)), weighted(batch(2, 4, 1))),
+    "object": (Weighted(2.0), Weighted(3.0)),
+    "object with a tensor": (Weighted(batch(1, 4, 1)), Weighted(batch(2, 4, 1))),
+    "module": (DiscriminatorLoss("hinge"), DiscriminatorLoss("lsgan")),
+    "module's options": (DiscriminatorLoss("lsgan"), DiscriminatorLoss("lsgan", targets=(0.0, 0.9, 1.0))),
+    "module with buffers": (WeightedModule(batch(1, 4, 1)), WeightedModule(batch(2, 4, 1))),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_that_change(name):
+    one, two = LOSSES[name]
+    d = Net().double()
+    compiled_twice(step, d, loss=one)
+    assert agrees(step, d, loss=two).startswith("eager")
+    assert agrees(step, d, loss=two) == "compiled"
+    assert agrees(step, d, loss=one) == "compiled"
+
+
+def test_lazy_penalties():
+    d = Net().double()
+    lazy = {e: GradientPenalty("r1", interval=2, weight=2.0) for e in ("compiled", "eager")}
+    twin = copy.deepcopy(d)
+    engines = []
+    for k in range(6):
+        got, by = step(d, batch(k), penalty=[lazy["compiled"], "r2"])
+        want, _ = step(twin, batch(k), penalty=[lazy["eager"], "r2"], engine="eager")
+        same(got, want)
+        engines.append(by)
+    assert engines == ["eager, pruned"] * 2 + ["compiled"] * 4
+    assert fastgan.compile_info(d).graphs == 2
+
+
+def test_what_needs_no_new_graph():
+    """Values: of parameters, buffers, data, and attributes that are equal."""
+    d = network(lambda self, h: h * self.a["k"] + self.b, a={"k": 2.0})
+    d.register_buffer("b", batch(1, 8))
+    compiled_twice(penalty, d)
+    optimizer = torch.optim.Adam(d.parameters(), 0.1)
+    values = []
+    for k in range(3):
+        assert agrees(penalty, d, batch(k)) == "compiled"
+        values.append(penalty(d)[0][0])
+        optimizer.step()
+    assert len({float(v) for v in values}) == 3
+    d.b.mul_(2)
+    d.a = {"k": 2.0}
+    state = {k: v + 1 for k, v in d.state_dict().items()}
+    d.load_state_dict(state)
+    assert agrees(penalty, d) == "compiled"
+    d.load_state_dict(state, assign=True)  # other tensors of the same names
+    assert agrees(penalty, d) == "compiled"
+    d.b = batch(5, 8)
+    d.last = nn.Linear(8, 1).double()
+    assert agrees(penalty, d) == "compiled"
+    for _ in range(2):
+        assert agrees(step, d, loss=weighted(2.0), penalty=GradientPenalty("r1")) in ("compiled", "eager, pruned")
+    assert fastgan.compile_info(d).graphs == 2
+
+
+def test_networks_do_not_share_graphs():
+    one, two = Net(a=1.0).double(), Net(a=1.0).double()
+    compiled_twice(penalty, one)
+    with torch.no_grad():
+        two.first.weight.mul_(2)
+    compiled_twice(penalty, two)
+    assert agrees(penalty, one) == "compiled"
+    assert fastgan.compile_info(one)[:2] == (1, 2)
+    assert fastgan.compile_info(two)[:2] == (1, 1)
+
+
+# ---------------------------------------------------------------------------------- as part of a training loop
+
+
+@pytest.fixture
+def pair():
+    """A discriminator with its graph, and a twin for the eager engine."""
+    d = Net().double()
+    penalty(d)
+    d.zero_grad()
+    return d, copy.deepcopy(d)
+
+
+def r1(d, engine, x=X):
+    return fastgan.r1_penalty(d, x, engine=engine, weight=10.0)
+
+
+def both(pair, use, calls=1):
+    """What a use of the penalty leaves, with both engines; the compiled one has run as a graph."""
+    d, twin = pair
+    fastgan.r1_penalty(d, X, engine="compiled", weight=10.0)
+    before = fastgan.compile_info(d)
+    got, want = use(d, "compiled"), use(twin, "eager")
+    assert fastgan.compile_info(d) == before._replace(calls=before.calls + calls)
+    same([*got, *[p.grad for p in d.parameters()]], [*want, *[p.grad for p in twin.parameters()]])
+    assert any(p.grad is not None and p.grad.any() for p in d.parameters())
+
+
+def test_gradients_accumulate(pair):
+    def use(d, engine):
+        d(Y).sum().backward()
+        r1(d, engine).backward()
+        r1(d, engine, Y).backward()
+        return ()
+
+    both(pair, use, 2)
+
+
+def test_sums_and_factors(pair):
+    """As a GradScaler multiplies, and steps add."""
+
+    def use(d, engine):
+        total = r1(d, engine) * 2 + d(Y).square().mean() - r1(d, engine, Y) / 3
+        (total * 65536.0).backward()
+        return (total.detach(),)
+
+    both(pair, use, 2)
+
+
+def test_backward_twice(pair):
+    def use(d, engine):
+        value = r1(d, engine)
+        value.backward(retain_graph=True)
+        (3 * value).backward()
+        return ()
+
+    both(pair, use)
+    value = r1(pair[0], "compiled")
+    value.backward()
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        value.backward()
+
+
+def test_changed_in_place(pair):
+    def use(d, engine):
+        value = r1(d, engine)
+        value *= 2
+        value.backward()
+        return ()
+
+    both(pair, use)
+
+
+def test_the_optimizer_may_step_before_the_backward(pair):
+    """The gradients are those of the call."""
+    d, twin = pair
+    value, want = r1(d, "compiled"), r1(twin, "eager")
+    value = r1(d, "compiled")
+    want.backward()
+    with torch.no_grad():
+        for p in d.parameters():
+            p.mul_(3)
+    value.backward()
+    same([p.grad for p in d.parameters()], [p.grad for p in twin.parameters()])
+
+
+def test_hooks_of_parameters_fire_once(pair):
+    fired = collections.Counter()
+
+    def use(d, engine):
+        for name, p in d.named_parameters():
+            p.register_hook(lambda g, k=(engine, name): fired.update([k]) or 2 * g)
+            p.register_post_accumulate_grad_hook(lambda p, k=(engine, name): fired.update([(*k, "after")]))
+        r1(d, engine).backward()
+        return ()
+
+    both(pair, use)
+    assert set(fired.values()) == {1}
+    by_engine = {e: {k[1:] for k in fired if k[0] == e} for e in ("compiled", "eager")}
+    assert by_engine["compiled"] == by_engine["eager"]
+
+
+def test_clipping_and_gradients_by_name(pair):
+    def use(d, engine):
+        r1(d, engine).backward()
+        norm = nn.utils.clip_grad_norm_(d.parameters(), 0.1)
+        found = torch.autograd.grad(r1(d, engine), [d.first.weight, d.last.weight])
+        return (norm, *found)
+
+    both(pair, use, 2)
+
+
+def test_gradients_to_data_and_arguments():
+    """To a generator behind the data, to a leaf, and to an embedding that is an argument."""
+
+    class Embedded(Net):
+        def forward(self, x, e):
+            return (super().forward(x) * e).sum(1)
+
+    d = Embedded().double()
+    z, table, leaf = (batch(k).requires_grad_() for k in range(3))
+
+    def use(d, engine):
+        for t in (z, table, leaf):
+            t.grad = None
+        d.zero_grad()
+        value = fastgan.r1_penalty(d, torch.sin(z), table.exp(), engine=engine)
+        value = value + fastgan.r1_penalty(d, leaf, X, engine=engine)
+        found = STEP(d, torch.sin(z), leaf, table.exp(), penalty=["r1", "r2"], engine=engine)
+        (value + found.total).backward()
+        return [
+            value.detach(),
+            found.total.detach(),
+            z.grad,
+            table.grad,
+            leaf.grad,
+            *[p.grad for p in d.parameters()],
+        ]
+
+    twin = copy.deepcopy(d)
+    for _ in range(2):
+        got, want = use(d, "compiled"), use(twin, "eager")
+        same(got, want)
+    assert all(t.any() for t in got[2:5])
+    assert fastgan.compile_info(d)[:2] == (3, 3)
+
+
+def test_a_derivative_of_gradients_is_refused(pair):
+    d, _ = pair
+    for _ in range(2):
+        value = r1(d, "compiled")
+        with pytest.raises(RuntimeError, match="engine='compiled' gives gradients that have no derivative"):
+            torch.autograd.grad(value, list(d.parameters()), create_graph=True, allow_unused=True)
+
+
+def test_parameters_that_are_not_reached(pair):
+    """A parameter that the penalty does not reach has no gradient, as with autograd."""
+    d, _ = pair
+    d.unused = nn.Parameter(torch.zeros(3).double())
+    compiled_twice(penalty, d)
+    assert d.unused.grad is None
+
+
+# ---------------------------------------------------------------------------------- buffers, generators
+
+
+def test_buffers_move_once_in_each_call():
+    """The first call among them, in which the network runs several times."""
+    torch.manual_seed(0)
+    d = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(6, 8)), nn.BatchNorm1d(8), nn.Linear(8, 1))
+    d = d.double()
+    twin = copy.deepcopy(d)
+    for call in range(1, 4):
+        x = batch(call)
+        r1(d, "compiled", x)
+        twin(x)
+        assert d[1].num_batches_tracked == call
+        for (n, a), b in zip(d.named_buffers(), twin.buffers(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=0, msg=lambda m: f"{n} after call {call}: {m}")
+    twin = copy.deepcopy(d)
+    for _ in range(2):
+        STEP(d, X, Y, penalty="r1", engine="compiled")
+        twin(X)
+        twin(Y)
+        same(d.buffers(), twin.buffers())
+    assert fastgan.compile_info(d)[:2] == (2, 3)
+
+
+def test_a_network_whose_weight_norm_is_a_hook():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        layers = nn.utils.weight_norm(nn.Linear(6, 8)), nn.ReLU(), nn.utils.spectral_norm(nn.Linear(8, 1))
+    d = nn.Sequential(*layers).double()
+    state = copy.deepcopy(d.state_dict())
+    got = sequence(d, "compiled")
+    d.load_state_dict(state)
+    want = sequence(d, "eager")
+    assert [by for *_, by in got] == ["eager, pruned", "compiled", "compiled", "compiled"]
+    same_sequence([(a[:-3], s, by) for a, s, by in got], [(a[:-3], s, by) for a, s, by in want])
+    optimizer = torch.optim.SGD(d.parameters(), 0.1)
+    optimizer.step()
+    assert fastgan.compile_info(d).graphs == 1
+    pickle.loads(pickle.dumps(d.state_dict()))
+
+
+def noisy(self, h):
+    return h * (1 + torch.randn_like(h)) + torch.rand(h.shape[1], dtype=h.dtype).sqrt()
+
+
+@pytest.mark.parametrize("call", [penalty, step])
+def test_random_numbers(call):
+    d = network(noisy, drop=nn.Dropout(0.5))
+    d.activation = nn.Sequential(d.activation, nn.Dropout(0.3))
+    twin = copy.deepcopy(d)
+    got, want = sequence(d, "compiled", call), sequence(twin, "eager", call)
+    assert [by == "compiled" for *_, by in got] == [False, True, True, True]
+    same_sequence(got, want)
+    torch.manual_seed(1)
+    one = r1(d, "compiled")
+    assert not torch.equal(one, r1(d, "compiled"))  # noise anew
+
+
+def test_the_generator_of_points():
+    d, twin = Net().double(), Net().double()
+    seeds = [torch.Generator().manual_seed(3) for _ in range(2)]
+    for _ in range(3):
+        got = fastgan.gradient_penalty(d, X, Y, generator=seeds[0], engine="compiled")
+        want = fastgan.gradient_penalty(twin, X, Y, generator=seeds[1], engine="eager")
+        same([got], [want])
+    assert torch.equal(seeds[0].get_state(), seeds[1].get_state())
+    assert fastgan.compile_info(d)[:2] == (1, 2)
+
+
+def test_nothing_of_the_caller_changes():
+    d = Net(a=torch.ones(2), drop=nn.Dropout(0.5)).double().eval()
+    x = X.clone()
+    attributes = [dict(vars(m)) for m in d.modules()]
+    parameters = list(d.parameters())
+    values = [p.detach().clone() for p in parameters]
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    for _ in range(3):
+        fastgan.r1_penalty(d, x, engine="compiled")
+        assert torch.equal(x, X)
+        assert not x.requires_grad
+        assert all(a is b and a.grad is None for a, b in zip(d.parameters(), parameters, strict=True))
+        same(parameters, values, 0)
+        assert [dict(vars(m)) for m in d.modules()] == attributes
+        assert torch.equal(torch.get_rng_state(), state)
+
+
+# ---------------------------------------------------------------------------------- modes and copies
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_without_gradients_it_is_eager(mode):
+    d = Net().double()
+    want = r1(d, "eager").detach()
+    for _ in range(2):
+        with mode():
+            value, stats = fastgan.gradient_penalty(d, X * 1, None, kind="r1", engine="compiled", return_stats=True)
+        torch.testing.assert_close(value, want, rtol=1e-12, atol=0)
+        assert not value.requires_grad
+        assert stats.engine == "eager"
+    assert fastgan.compile_info(d) == fastgan.CompileInfo()
+
+
+def test_data_made_in_inference_mode():
+    d = conditional()
+    with torch.inference_mode():
+        x, labels = X * 1, torch.tensor([0, 1, 2, 2])
+    for k in range(3):
+        assert agrees(penalty, d, x, labels) == ("compiled" if k else "eager, pruned")
+    assert agrees(penalty, d, X, torch.tensor([0, 1, 3, 2])) == "compiled"
+
+
+def test_a_frozen_network():
+    """With nothing to be trained there is nothing to compile, and nothing against it later."""
+    d = Net().double().requires_grad_(False)
+    want = r1(d, "eager")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            assert torch.equal(r1(d, "compiled"), want)
+    assert fastgan.compile_info(d) == fastgan.CompileInfo()
+    compiled_twice(penalty, d.requires_grad_(True))
+
+
+def test_copies_and_pickles():
+    d = Net().double()
+    penalty(d)
+    penalty(d)
+    for other in (copy.deepcopy(d), pickle.loads(pickle.dumps(d)), copy.copy(d)):
+        assert fastgan.compile_info(other) == fastgan.CompileInfo()
+        compiled_twice(penalty, other)
+        assert fastgan.compile_info(d).graphs == 1
+
+
+def test_a_network_is_freed():
+    """With its graphs; neither they nor what they remember keep it."""
+    held = Options(2.0)
+    d = network(lambda self, h: h * self.a.factor, a=held, b=batch(1, 8))
+    held.inner = weakref.ref(d)
+    d.first.register_forward_hook(Hook(1.0).method)
+    results = [r1(d, "compiled") for _ in range(3)]
+    results += [STEP(d, X, Y, penalty="r1", engine="compiled") for _ in range(2)]
+    assert fastgan.compile_info(d)[:2] == (2, 3)
+    count = len(compiled._all)
+    alive = [weakref.ref(d), weakref.ref(d.first), weakref.ref(d.b)]
+    del d, results, held
+    gc.collect()
+    assert [r() for r in alive] == [None] * 3
+    assert len(compiled._all) == count - 1
+
+
+def test_a_module_is_needed():
+    d = Net().double()
+    for call in (d.forward, lambda x: d(x)):
+        with pytest.raises(TypeError, match=r"discriminator: expected a torch.nn.Module for engine='compiled'"):
+            r1(call, "compiled")
+    with pytest.raises(TypeError, match=r"discriminator: expected a torch.nn.Module, got function"):
+        fastgan.compile_info(lambda x: x)
+
+
+def test_a_compiled_network_counts_as_the_one_within():
+    torch._dynamo.reset()
+    d = Net().double()
+    outside = COMPILE(d, backend="aot_eager")
+    for k in range(2):
+        assert agrees(penalty, outside) == ("compiled" if k else "eager, pruned")
+    assert penalty(d)[1] == "compiled"
+    assert fastgan.compile_info(outside) == fastgan.compile_info(d)
+    assert fastgan.compile_info(d)[:2] == (1, 2)
+
+
+@pytest.mark.parametrize("part", ["itself", "a submodule"])
+def test_a_network_that_is_compiled_in_place_or_in_part(part):
+    torch._dynamo.reset()
+    d = Net().double()
+    if part == "itself":
+        d.compile(backend="aot_eager")
+    else:
+        d.first = COMPILE(d.first, backend="aot_eager")
+    want = penalty(Net().double(), engine="eager")[0]
+    found = [penalty(d) for _ in range(2)]
+    assert [by for _, by in found] == ["eager, pruned", "compiled"]
+    for got, _ in found:
+        same(got, want)
+
+
+def test_logging(caplog):
+    d = Net().double()
+    with caplog.at_level(logging.INFO, "fastgan"):
+        r1(d, "compiled")
+        r1(d, "compiled")
+        r1(d, "compiled", X[:2])
+        STEP(d, X, Y, engine="compiled")
+        r1(d.eval(), "compiled")
+    records = [(r.levelname, r.getMessage()) for r in caplog.records if r.name == "fastgan"]
+    assert [level for level, _ in records] == ["INFO", "WARNING", "WARNING", "WARNING"]
+    for k, (_, message) in enumerate(records, 1):
+        assert message.startswith(f"engine='compiled': graph {k} of at most {compiled.LIMIT} for Net, inputs [(")
+    assert "since the one before" not in records[0][1]
+    assert records[1][1].endswith("since the one before there changed: tensors")
+    assert "options or arguments" in records[2][1]
+    assert "modules, modes or attributes" in records[3][1]
+
+
+def test_the_limit(monkeypatch):
+    monkeypatch.setattr(compiled, "LIMIT", 2)
+    d = Net().double()
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        for n in (4, 3):
+            compiled_twice(penalty, d, X[:n])
+        assert not complaints(found)
+        for n in (2, 1, 2):
+            assert agrees(penalty, d, X[:n]) == "eager, pruned"
+    assert complaints(found) == [
+        "engine='compiled': Net runs eagerly where none of its 2 graphs fits; give it few batch sizes and modes"
+    ]
+    assert agrees(penalty, d) == "compiled"  # those that there are stay
+    assert fastgan.compile_info(d)[::3] == (2, None)
+
+
+# ---------------------------------------------------------------------------------- threads
+
+
+INSIDE, DONE = threading.Event(), threading.Event()
+
+
+def slow(self, h):
+    """The thread "first" waits here, the first time."""
+    if threading.current_thread().name == "first" and not INSIDE.is_set():
+        INSIDE.set()
+        DONE.wait(60)
+    return h
+
+
+def test_a_call_while_another_thread_traces():
+    """Tracing exchanges the parameters for a while; who comes in between has the discriminator's own all the same."""
+    d, twin = network(slow), Net().double()
+    found = {}
+
+    def call(n):
+        found[n] = r1(d, "compiled", X[:n])
+
+    first, second = (
+        threading.Thread(target=call, args=(n,), name=name) for n, name in ((4, "first"), (3, "second"))
+    )
+    first.start()
+    assert INSIDE.wait(60)
+    second.start()
+    second.join(0.5)
+    DONE.set()
+    for t in (first, second):
+        t.join(120)
+    assert found.keys() == {4, 3}
+    for n, value in found.items():
+        d.zero_grad()
+        twin.zero_grad()
+        value.backward()
+        r1(twin, "eager", X[:n]).backward()
+        same([p.grad for p in d.parameters()], [p.grad for p in twin.parameters()])
+
+
+def test_threads_at_once(inductor):
+    """Each with its discriminator, and all with one more; by inductor."""
+    shared, twin = Net().double(), Net().double()
+    own = [Net(a=float(k)).double() for k in range(2)]
+    errors, start = [], threading.Barrier(2, timeout=60)
+
+    def work(k):
+        try:
+            start.wait()
+            for call in range(4):
+                x = batch(100 * k + call)
+                value = r1(shared, "compiled", x)
+                got = torch.autograd.grad(value, [shared.first.weight, shared.last.weight])
+                want = torch.autograd.grad(r1(twin, "eager", x), [twin.first.weight, twin.last.weight])
+                same(got, want)
+                r1(own[k], "compiled", x).backward()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(2)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join(300)
+    assert not errors
+    for d, info in zip((shared, *own), map(fastgan.compile_info, (shared, *own)), strict=True):
+        assert info.refused is None
+        assert info.graphs == 1
+        assert info.calls == (7 if d is shared else 3)
+
+
+# ---------------------------------------------------------------------------------- what cannot be compiled
+
+
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, u):
+        return 2 * ctx.saved_tensors[0] * u
+
+
+def replaces(self, h):
+    self.mean = 0.9 * self.mean + h.detach().mean(0)
+    return h * self.mean
+
+
+def with_buffer(between):
+    d = network(between)
+    d.register_buffer("mean", torch.zeros(8).double())
+    return d
+
+
+def counts(self, h):
+    self.a += 1
+    return h * self.a
+
+
+def appends(self, h):
+    self.a.append(1)
+    return h * len(self.a)
+
+
+def moves(self, h):
+    self.a.add_(1)
+    return h + self.a
+
+
+def remembers(self, h):
+    self.features = h
+    return h
+
+
+def remembering():
+    """It ran before: it has that attribute."""
+    d = network(remembers)
+    d(X)
+    return d
+
+
+def foreign():
+    torch.manual_seed(1)
+    other = nn.Linear(8, 8).double()
+    return network(lambda self, h: other(h))
+
+
+def with_backward_hook():
+    d = Net().double()
+    d.first.register_full_backward_hook(
+        lambda module, given, result: (3 * given[0],) if given[0] is not None else None
+    )
+    return d
+
+
+class Recorder:
+    def __init__(self):
+        self.found = []
+
+    def __call__(self, module, given, result):
+        self.found.append(result)
+
+
+class Subclass(torch.Tensor):
+    pass
+
+
+def with_subclass():
+    d = Net().double()
+    d.first.register_buffer("extra", torch.zeros(2).as_subclass(Subclass))
+    return d
+
+
+def with_depth():
+    nested = []
+    for _ in range(100):
+        nested = [nested]
+    return Net(a=nested).double()
+
+
+# How it is built, and why it is not compiled: what shows when it runs, which is for good, and what shows before.
+UNFIT = {
+    "control flow by data": (lambda: network(lambda self, h: h * 2 if h.mean() > 0 else h), "data-dependent control flow"),
+    "a number of the data": (lambda: network(lambda self, h: h * h.mean().item()), "get value out of a tracing tensor"),
+    "a parameter's number": (lambda: network(lambda self, h: h * float(self.last.bias)), "get value out of a tracing tensor"),
+    "Python's random numbers": (lambda: network(lambda self, h: h * random.random()), "draws from Python's or NumPy's random"),
+    "NumPy's random numbers": (lambda: network(lambda self, h: h * np.random.rand()), "draws from Python's or NumPy's random"),
+    "a counter": (lambda: network(counts, a=0), "its forward changes attributes"),
+    "a list that grows": (lambda: network(appends, a=[]), "its forward changes attributes"),
+    "a tensor that moves": (lambda: network(moves, a=torch.ones(1).double()), "its forward changes in place what is no buffer"),
+    "features in an attribute": (lambda: network(remembers), "its forward changes attributes"),
+    "features in an attribute again": (remembering, "its forward changes attributes"),
+    "a hook that collects": (lambda: hooked(Recorder()), "its forward changes attributes"),
+    "a buffer that is replaced": (lambda: with_buffer(replaces), "its forward replaces mean where it should change it in place"),
+    "a parameter of another module": (foreign, "uses a parameter that is not its own"),
+}  # fmt: skip
+UNFIT_AT_SIGHT = {
+    "backward hooks": (with_backward_hook, "its modules have backward hooks"),
+    "a tensor subclass": (with_subclass, "a tensor of type Subclass"),
+    "attributes too deep": (with_depth, "its attributes hold more than can be compared"),
+    "Python's generator": (lambda: scaled(lambda a: a.random(), random.Random(1)), "random numbers of its own"),
+    "NumPy's generator": (lambda: scaled(lambda a: a.random(), np.random.default_rng(1)), "random numbers of its own"),
+    "PyTorch's generator": (lambda: scaled(lambda a: torch.rand(8, generator=a), torch.Generator().manual_seed(1)), "random numbers of its own"),
+    "what cannot be seen": (lambda: scaled(next, iter(range(100))), "whose state cannot be seen"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("call", [penalty, step])
+@pytest.mark.parametrize("name", UNFIT | UNFIT_AT_SIGHT)
+def test_what_cannot_be_compiled(name, call):
+    """One warning, and everything is as with the eager engine alone: results, buffers, attributes, generators."""
+    at_sight = name in UNFIT_AT_SIGHT
+    build, why = UNFIT_AT_SIGHT[name] if at_sight else UNFIT[name]
+    d, twin = build(), build()
+    twin.load_state_dict(d.state_dict())
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        got = sequence(d, "compiled", call)
+    want = sequence(twin, "eager", call)
+    same_sequence(got, want, 0)
+    assert all(by.startswith("eager") for *_, by in got)
+    (message,) = complaints(found)
+    assert f"{type(d).__name__} runs eagerly {'where' if at_sight else 'from here on:'} " in message
+    assert why in message
+    info = fastgan.compile_info(d)
+    assert (info.graphs, info.calls) == (0, 0)
+    assert info.refused is None if at_sight else why in info.refused
+    for attribute in ("a", "features"):
+        if hasattr(d, attribute):
+            a, b = getattr(d, attribute), getattr(twin, attribute)
+            if isinstance(a, torch.Tensor):
+                same([a], [b], 0)
+            elif isinstance(a, (int, list)):
+                assert a == b
+
+
+def test_the_warning_points_at_the_caller():
+    with pytest.warns(UserWarning, match="runs eagerly from here on") as found:
+        fastgan.r1_penalty(foreign(), X, engine="compiled")
+    assert [w.filename for w in found if "eagerly" in str(w.message)] == [__file__]
+
+
+def test_scripted_modules():
+    d = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(d)
+    with pytest.warns(UserWarning, match="runs eagerly where it is a scripted module"):
+        got = r1(scripted, "compiled")
+    torch.testing.assert_close(got, r1(d, "eager"), rtol=1e-10, atol=0)
+
+
+def test_global_hooks():
+    d = Net().double()
+    compiled_twice(penalty, d)
+    seen = []
+    handle = nn.modules.module.register_module_forward_hook(lambda m, a, r: seen.append(m))
+    try:
+        with pytest.warns(UserWarning, match="there are global forward hooks"):
+            r1(d, "compiled")
+        assert len([m for m in seen if m is d.first]) == 1
+    finally:
+        handle.remove()
+
+
+def test_cached_parametrizations():
+    d = Net().double()
+    nn.utils.parametrizations.spectral_norm(d.first)
+    compiled_twice(penalty, d)
+    with nn.utils.parametrize.cached(), pytest.warns(UserWarning, match="its parametrizations are cached"):
+        r1(d, "compiled")
+
+
+def test_float16():
+    d = Net()
+    with (
+        torch.autocast("cpu", torch.float16),
+        pytest.warns(UserWarning, match="gradients in float16 would underflow"),
+    ):
+        r1(d, "compiled", X.float())
+
+
+def wrong(change):
+    """A compiler whose results are changed."""
+
+    def compile_(graph, **_):
+        def run(params, buffers, tensors):
+            found = graph(params, buffers, tensors)
+            return change(found, buffers) or found
+
+        return run
+
+    return compile_
+
+
+def fails(graph, **_):
+    raise RuntimeError("no compiler")
+
+
+def fails_later(graph, **_):
+    def run(*given):
+        graph(*given)
+        raise RuntimeError("no compiler")
+
+    return run
+
+
+WRONG = {
+    "value": (wrong(lambda found, _: [found[0] * 1.001, *found[1:]]), "its values are not those"),
+    "statistics": (wrong(lambda found, _: [found[0], found[1] + 1, *found[2:]]), "its values are not those"),
+    "gradient": (wrong(lambda found, _: [*found[:-1], found[-1] * 1.001]), "its gradients are not those"),
+    "NaN": (wrong(lambda found, _: [*found[:-1], found[-1] * float("nan")]), "its gradients are not those"),
+    "shape": (wrong(lambda found, _: [*found[:-1], found[-1][None]]), "its gradients are not those"),
+    "dtype": (wrong(lambda found, _: [*found[:-1], found[-1].float()]), "its gradients are not those"),
+    "buffer": (wrong(lambda found, buffers: buffers[0].add_(1) is None), "its buffers are not those"),
+    "counter": (wrong(lambda found, buffers: buffers[2].add_(1) is None), "its buffers are not those"),
+    "random numbers": (wrong(lambda *_: torch.rand(1) is None), "it draws other random numbers"),
+    "compiler": (fails, "RuntimeError: no compiler"),
+    "compiler, later": (fails_later, "RuntimeError: no compiler"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_compiled_wrongly_is_refused(name, monkeypatch):
+    compiler, why = WRONG[name]
+    monkeypatch.setattr(torch, "compile", compiler)
+    d = network(lambda self, h: F.dropout(self.norm(h), 0.2), norm=nn.BatchNorm1d(8))
+    twin = copy.deepcopy(d)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        got = sequence(d, "compiled")
+    same_sequence(got, sequence(twin, "eager"), 0)
+    (message,) = complaints(found)
+    assert why in message
+    assert why in fastgan.compile_info(d).refused
+
+
+def test_errors_of_the_caller_stay_errors():
+    """They are the eager engine's, leave everything as it was, and are no reason to compile nothing more."""
+    d = conditional()
+    d.norm = nn.BatchNorm1d(8).double()
+    before = copy.deepcopy(d.state_dict())
+    good, bad = torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 2, 99])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            with pytest.raises(IndexError):
+                fastgan.r1_penalty(d, X, bad, engine="compiled")
+            with pytest.raises(TypeError):
+                fastgan.r1_penalty(d, X, good, "too many", engine="compiled")
+            with pytest.raises(RuntimeError):
+                fastgan.r1_penalty(d, X[:, :2], good, engine="compiled")
+            with pytest.raises(TypeError, match="loss: expected it to return a scalar tensor"):
+                STEP(d, X, Y, good, loss=lambda r, f: r, engine="compiled")
+        assert fastgan.compile_info(d) == fastgan.CompileInfo()
+        compiled_twice(penalty, d, X, good)
+    assert all(torch.equal(v, before[k]) for k, v in d.state_dict().items())
+
+
+def test_what_has_no_second_derivative_raises_as_eagerly():
+    d = network(lambda self, h: Once.apply(h))
+    texts = []
+    for engine in ("eager", "compiled", "compiled"):
+        with pytest.raises(RuntimeError, match="its function Once is marked once_differentiable") as error:
+            r1(d, engine)
+        texts.append(str(error.value))
+        with pytest.raises(RuntimeError, match="its function Once is marked once_differentiable"):
+            STEP(d, X, Y, penalty="r1", engine=engine)
+    assert len(set(texts)) == 1
+    assert fastgan.compile_info(d).refused is None
+    compiled_twice(step, d)  # a loss needs one derivative only
+
+
+def test_values_that_are_not_finite():
+    """There is nothing to compare with: such a first call is eager, and the next one is the first."""
+    d = Net().double()
+    assert penalty(d, X * float("inf"))[1] == "eager, pruned"
+    assert penalty(d, X * float("nan"))[1] == "eager, pruned"
+    assert fastgan.compile_info(d) == fastgan.CompileInfo()
+    compiled_twice(penalty, d)
+    got, by = penalty(d, X * float("nan"))
+    assert by == "compiled"
+    assert got[0].isnan()
+
+
+def test_what_was_refused_stays_so():
+    d = network(counts, a=0)
+    with pytest.warns(UserWarning, match="runs eagerly from here on"):
+        r1(d, "compiled")
+    type(d).between = Net.between
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert agrees(penalty, d) == "eager, pruned"
+        assert agrees(step, d, penalty="r1") == "eager, pruned"
+    compiled_twice(penalty, copy.deepcopy(d))
+
+
+def test_what_did_not_fit_one_call_may_fit_another():
+    d = with_backward_hook()
+    with pytest.warns(UserWarning, match="runs eagerly where its modules have backward hooks"):
+        r1(d, "compiled")
+    d.first._backward_hooks.clear()
+    compiled_twice(penalty, d)
