@@ -28,7 +28,7 @@ from zoo import ZOO
 
 import fastgan
 
-ROUNDS = 40
+ROUNDS = 24
 INTERVALS = (1, 4, 16)
 AIMS = {"pruned": 1.3, "compiled": 1.5}
 NOISE = 0.03  # slower by less than this is not told from level

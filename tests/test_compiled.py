@@ -624,6 +624,43 @@ def test_the_optimizer_may_step_before_the_backward(pair):
     same([p.grad for p in d.parameters()], [p.grad for p in twin.parameters()])
 
 
+class Score(torch.autograd.Function):
+    """A sum over samples, whose gradient by the data is the weight itself."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x, weight)
+        return x @ weight
+
+    @staticmethod
+    def backward(ctx, u):
+        x, weight = ctx.saved_tensors
+        return weight.expand_as(x), u @ x
+
+
+def test_the_optimizer_may_step_where_a_gradient_is_the_weight():
+    class Linear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(batch(1, 6))
+
+        def forward(self, x):
+            return Score.apply(x, self.weight)
+
+    d = Linear()
+    want = d.weight.detach().expand(4, 6).clone()
+    for engine in ("eager", "compiled"):
+        fake = Y.clone().requires_grad_()
+        found = STEP(d, X, fake, loss=lambda r, f: f.sum() - r.sum(), engine="compiled")
+        assert found.engine == engine
+        with torch.no_grad():
+            weight = d.weight.clone()
+            d.weight.mul_(3)
+            found.total.backward()
+            d.weight.copy_(weight)
+        same([fake.grad], [want])
+
+
 def test_hooks_of_parameters_fire_once(pair):
     fired = collections.Counter()
 
@@ -1243,6 +1280,19 @@ def test_what_is_compiled_wrongly_is_refused(name, monkeypatch):
     (message,) = complaints(found)
     assert why in message
     assert why in fastgan.compile_info(d).refused
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.02])
+def test_float64_decides_where_float32_results_differ(factor, monkeypatch):
+    """Where the eager step is off itself, a graph that is as near to the exact result will do, and no other."""
+    monkeypatch.setattr(compiled, "_agree", lambda *_: False)
+    monkeypatch.setattr(torch, "compile", wrong(lambda found, buffers: [t.mul_(factor) for t in found]))
+    d = network(lambda self, h: F.dropout(self.norm(h), 0.2), norm=nn.BatchNorm1d(8)).float()
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        by = [penalty(d, X.float())[1] for _ in range(2)]
+    assert (by[1] == "compiled") is (factor == 1.0)
+    assert len(complaints(found)) == (factor != 1.0)
 
 
 def test_errors_of_the_caller_stay_errors():
