@@ -33,6 +33,8 @@ SMALLER = {"residual": (2, 2), "attention": (1, 2), "autocast": (2, 2)}
 # How far gradients may be off, relative to their norms. A GPU's convolutions round to ten bits by default.
 CLOSE = {"cpu": 1e-3, "cuda": 2e-2}
 CLOSE_AUTOCAST = 0.1
+# PyTorch's double backward of batch norm in float32 is itself some thousandths off float64's; a graph is not.
+LOOSER = {"batch norm": 10}
 
 
 class Made(NamedTuple):
@@ -271,7 +273,7 @@ def check(table: Table, m: Made, nets: dict[str, nn.Module], works: dict[str, Wo
     """Raises unless the contenders compute what their baselines do."""
     state = m.net().state_dict()
     wanted = {name: outcome(nets[name], works[name], state) for name in set(table.like.values())}
-    close = CLOSE[m.device] if m.case.autocast is None else CLOSE_AUTOCAST
+    close = (CLOSE[m.device] if m.case.autocast is None else CLOSE_AUTOCAST) * LOOSER.get(m.name, 1)
     for name in [n for n in table.like if n in works]:
         want = wanted[table.like[name]]
         norms = {key: float(w.double().norm()) for key, w in want.items() if w is not None}

@@ -308,8 +308,8 @@ def gradient_penalty(
         over: "sample", "channel" (a norm for each pixel) or "batch".
         engine: "auto" and "eager": autograd with create_graph. "compiled": the double backward traced and
             compiled as one graph (torch.nn.Module discriminators). It compiles for each batch size, dtype, mode
-            and so on, which takes seconds to a minute or two; the first call of each is eager, and compared with
-            the graph. What cannot be compiled warns once and runs eagerly. See `fastgan.compile_info`.
+            and so on, which takes from seconds to minutes; the first call of each is eager, and compared with the
+            graph. What cannot be compiled warns once and runs eagerly. See `fastgan.compile_info`.
         prune: leave out second derivatives that are zero: those of relu, leaky_relu and other piecewise linear
             operations, for which PyTorch sends zeros back through the whole discriminator. The gradients are the
             same, bit by bit. Nothing is left out where modules have backward hooks or sparse gradients.
