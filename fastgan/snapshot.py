@@ -37,10 +37,8 @@ _OWN |= {
 }
 _CONTAINERS = (dict, types.MappingProxyType, list, tuple, collections.deque, set, frozenset)
 _OF_RECURRENT = ("_flat_weights", "_flat_weight_refs")  # the parameters once more
-_SETTERS = (
-    WeightNorm,
-    SpectralNorm,
-)  # hooks that set an attribute before each forward, which is thus no input of it
+# Hooks that set an attribute before each forward, which is thus no input of it.
+_SETTERS = (WeightNorm, SpectralNorm)
 
 
 class UnfitError(Exception):
