@@ -1,8 +1,8 @@
 """What a step depends on beside its tensors' values, in a form that can be compared: the key of a compiled graph.
 
 Everything counts that a discriminator's modules hold as attributes, and functions as closures. What cannot be
-compared is not passed over: an object without visible state counts by its identity, and what is too much or too
-deep raises, so that the step runs eagerly.
+compared is not passed over: an object whose state cannot be seen, and what is too much or too deep, raises, so that
+the step runs eagerly.
 """
 
 from __future__ import annotations
