@@ -113,7 +113,9 @@ class _Step:
             raise UnfitError("it returns what is no nest of tensors, numbers and strings")
         # A gradient may be the memory of a parameter, which may change before the backward.
         memory = {t.untyped_storage().data_ptr() for t in (*leaves, *buffers, *given)}
-        own = [g.clone() if g.untyped_storage().data_ptr() in memory else g for g in grads if g is not None]
+        own = [
+            g.detach().clone() if g.untyped_storage().data_ptr() in memory else g for g in grads if g is not None
+        ]
         return [total.detach(), *[t.detach() for t in self.extras.tensors], *own]
 
 

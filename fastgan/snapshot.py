@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import enum
 import functools
+import logging
 import random
 import types
 import weakref
@@ -25,7 +26,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 DEPTH, MOST = 12, 20_000  # of values within values, and of values in all
 VALUES = {int, float, complex, str, bytes, bool, type(None), range, type(...)}
 VALUES |= {torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size}
-_NAMED = (type, types.ModuleType, torch._ops.OpOverload, torch._ops.OpOverloadPacket)
+_NAMED = (type, types.ModuleType, logging.Logger, torch._ops.OpOverload, torch._ops.OpOverloadPacket)
 # Of nn.Module: what is looked at by itself, and what no forward reads.
 _OWN = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
 _OWN |= {

@@ -528,6 +528,12 @@ def test_what_needs_no_new_graph():
     assert fastgan.compile_info(d).graphs == 2
 
 
+def test_a_logger_is_no_obstacle():
+    d = Net().double()
+    d.log = logging.getLogger("fastgan.tests")
+    compiled_twice(penalty, d)
+
+
 def test_networks_do_not_share_graphs():
     one, two = Net(a=1.0).double(), Net(a=1.0).double()
     compiled_twice(penalty, one)
