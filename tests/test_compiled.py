@@ -534,6 +534,12 @@ def test_a_logger_is_no_obstacle():
     compiled_twice(penalty, d)
 
 
+def test_steps_at_points_of_their_own():
+    """Of a smooth network the value depends on points that the penalty made."""
+    d = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    compiled_twice(step, d, loss="wasserstein", penalty="wgan-gp")
+
+
 def test_networks_do_not_share_graphs():
     one, two = Net(a=1.0).double(), Net(a=1.0).double()
     compiled_twice(penalty, one)
