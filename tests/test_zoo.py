@@ -1,6 +1,6 @@
 """Whole penalty steps over the zoo: every usual discriminator, every engine, against the recipe as one writes it.
 
-To compile all of them by inductor takes half an hour of processor time: by default that is done to a few, and the
+To compile all of them by inductor takes twenty minutes of processor time: by default that is done to a few, and the
 others' graphs run uncompiled, through torch.compile's backend "aot_eager". FASTGAN_TEST_INDUCTOR=1 compiles all.
 """
 
