@@ -230,8 +230,8 @@ def discriminator_step(
         **kwargs: more for the discriminator, on real and on fake.
 
     Returns:
-        DiscriminatorStep(total, loss, penalty, real_logits, fake_logits, engine); the first three are scalars (float32
-        for 16-bit logits and gradients, else of their dtype), the logits as the discriminator returned them.
+        DiscriminatorStep(total, loss, penalty, real_logits, fake_logits, engine); the first three are scalars
+        (float32 for 16-bit logits and gradients, else of their dtype), the logits as the discriminator returned them.
 
     Raises:
         TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
