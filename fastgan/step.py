@@ -231,7 +231,8 @@ def discriminator_step(
 
     Returns:
         DiscriminatorStep(total, loss, penalty, real_logits, fake_logits, engine); the first three are scalars
-        (float32 for 16-bit logits and gradients, else of their dtype), the logits as the discriminator returned them.
+        (float32 for 16-bit logits and gradients, else of their dtype), the logits are as the discriminator returned
+        them.
 
     Raises:
         TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
