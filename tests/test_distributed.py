@@ -25,6 +25,16 @@ def network():
     return torch.nn.Linear(4, 1).double()
 
 
+def same_gradients(got, want, rtol):
+    """Each gradient of a network within `rtol` of the largest of them, which has the size of what was added up.
+
+    A last bias's summands cancel: what remains is rounding, and other bits on another processor.
+    """
+    size = max(float(w.abs().max()) for w in want)
+    for g, w in zip(got, want, strict=True):
+        torch.testing.assert_close(g, w, rtol=0, atol=rtol * size)
+
+
 def losses(net, x, y, group):
     r, f = net(x), net(y)
     d = fastgan.discriminator_loss(r, f, relativistic="average", process_group=group)
@@ -70,8 +80,7 @@ def test_two_ranks_are_one_batch():
     mean = torch.stack([s[0] for s in saved]).mean(0)
     torch.testing.assert_close(mean, torch.stack([loss.detach(), net.weight.grad.sum()]), rtol=1e-12, atol=0)
     for s in saved:
-        torch.testing.assert_close(s[1], net.weight.grad, rtol=1e-12, atol=1e-15)
-        torch.testing.assert_close(s[2], net.bias.grad, rtol=1e-12, atol=1e-15)
+        same_gradients(s[1:3], [net.weight.grad, net.bias.grad], 1e-12)
 
     # Second order: <g, g> of the sum of the ranks' losses, on the whole batch.
     r = net(x).detach().requires_grad_()
@@ -81,7 +90,7 @@ def test_two_ranks_are_one_batch():
     got = torch.empty_like(second)
     for rank, s in enumerate(saved):
         got[rank::RANKS] = s[3]
-    torch.testing.assert_close(got, second, rtol=1e-10, atol=1e-15)
+    same_gradients([got], [second], 1e-12)
 
 
 # ---------------------------------------------------------------------------------- gradient penalties
@@ -144,8 +153,7 @@ def test_loss_and_penalty_in_one_backward_are_synchronised():
         for name in ("together", "penalty first"):
             grads, caught = found[name]
             assert not caught
-            for got, p in zip(grads, net.parameters(), strict=True):
-                torch.testing.assert_close(got, p.grad, rtol=1e-12, atol=1e-15)
+            same_gradients(grads, [p.grad for p in net.parameters()], 1e-12)
         assert any("went backward without its loss" in text for text in found["apart"][1])
         assert not found["no_sync"][1]
         assert hooks == [0] * 4  # nothing is left behind
@@ -204,8 +212,7 @@ def test_compiled_steps_are_synchronised():
             grads, by, caught = found[name]
             assert by == "compiled"
             assert not caught
-            for got, p in zip(grads, net.parameters(), strict=True):
-                torch.testing.assert_close(got, p.grad, rtol=1e-10, atol=1e-14)
+            same_gradients(grads, [p.grad for p in net.parameters()], 1e-10)
         assert any("went backward without its loss" in text for text in found["alone"][2])
 
 
