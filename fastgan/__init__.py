@@ -7,6 +7,16 @@ except ImportError as _error:
         "fastgan needs PyTorch, in the build (CPU, CUDA, ROCm) of your choice: pip install torch"
     ) from _error
 
+from pathlib import Path as _Path
+
+from .requirements import check_torch as _check_torch
+
+_check_torch()
+# In a checkout that was not installed, triton_kernels lies beside this folder and not within it.
+_root = _Path(__file__).resolve().parents[1]
+if (_root / "setup.py").is_file() and (_root / "triton_kernels" / "launch.py").is_file():
+    __path__.append(str(_root))
+
 from . import compat, functional, nn, penalties
 from .auxiliary import adaptive_weight, feature_matching_loss, lecam_penalty
 from .backends import backend

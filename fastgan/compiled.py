@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.parallel import DistributedDataParallel
 
-from . import distributed, graph, snapshot
+from . import backends, distributed, graph, requirements, snapshot
 from .snapshot import Parts, Reader, State, UnfitError
 
 LIMIT = 8  # graphs of one discriminator, after which it runs eagerly
@@ -186,6 +186,8 @@ def run(discriminator: Any, body: Body, inputs: Any, key: Any, eager: Callable[[
             f" when to compile anew, got {type(discriminator).__name__}"
         )
     graphs = _all.setdefault(_within(discriminator), _Graphs())
+    if graphs.info.refused is None and (lacking := requirements.lacking("engine='compiled'")):
+        graphs.refuse(discriminator, UnfitError(f"the engine {lacking}"))
     if graphs.info.refused is not None:
         return eager(), "eager"
     try:
@@ -408,7 +410,8 @@ def _compiled(step: _Step, before: _Before) -> _Graph:
     # Compiled parts of the discriminator run as they were, and their operations are traced.
     nested = torch._dynamo.config.patch(error_on_nested_fx_trace=False)
     try:
-        with nested:
+        # Kernels cannot be traced: the reference's operations are, whichever backend the caller has named.
+        with nested, backends.backend("reference"):
             traced = make_fx(lambda *given: step.compute(*given))(
                 step.state.params, before.copies(), step.inputs.tensors
             )

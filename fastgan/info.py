@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from . import backends, cpu
+from . import backends, cpu, requirements
 from .native import native
 from .version import __version__
 
@@ -33,6 +33,7 @@ def info() -> dict[str, Any]:
         "torch": torch.__version__,
         "build": build_facts() or {"native": "not built: setup.py has not run"},
         "backends": ready,
+        "features": {name: requirements.lacking(name) or "ready" for name in requirements.FEATURES},
         "FASTGAN_BACKEND": backends.CHOSEN.get(),
         "auto uses": {
             "CPU tensors": chosen,

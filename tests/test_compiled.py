@@ -130,6 +130,26 @@ def complaints(found):
     return [str(w.message) for w in found if "engine='compiled'" in str(w.message)]
 
 
+@pytest.mark.parametrize("name", ["cpu", "reference"])
+def test_under_a_named_backend(name):
+    """The reference is what is traced, whichever kernels the caller has named for other calls."""
+    with fastgan.backend(name):
+        compiled_twice(penalty, network(lambda self, h: h))
+        compiled_twice(step, network(lambda self, h: h), loss="hinge", penalty="r1")
+
+
+def test_an_older_torch(monkeypatch):
+    """The engine needs more of torch than fastgan does: without that it says so once, and runs eagerly."""
+    d = Net().double()
+    monkeypatch.setattr(torch, "__version__", "2.7.1+cu126")
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        assert [agrees(penalty, d) for _ in range(2)] == ["eager, pruned"] * 2
+    why = "the engine needs torch 2.8 or newer, got 2.7.1+cu126"
+    assert complaints(found) == [f"engine='compiled': Net runs eagerly from here on: {why}"]
+    assert fastgan.compile_info(d).refused == why
+
+
 # ---------------------------------------------------------------------------------- compiled by inductor
 
 
