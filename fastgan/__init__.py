@@ -7,14 +7,10 @@ except ImportError as _error:
         "fastgan needs PyTorch, in the build (CPU, CUDA, ROCm) of your choice: pip install torch"
     ) from _error
 
-from pathlib import Path as _Path
+from . import requirements as _requirements  # before all else: it refuses a torch that is too old
 
-from .requirements import check_torch as _check_torch
-
-_check_torch()
 # In a checkout that was not installed, triton_kernels lies beside this folder and not within it.
-_root = _Path(__file__).resolve().parents[1]
-if (_root / "setup.py").is_file() and (_root / "triton_kernels" / "launch.py").is_file():
+if (_root := _requirements.checkout()) is not None:
     __path__.append(str(_root))
 
 from . import compat, functional, nn, penalties

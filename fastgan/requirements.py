@@ -1,8 +1,9 @@
-"""The versions of torch that fastgan, and single features of it, need."""
+"""What fastgan needs around it: versions of torch, and the folder of a checkout."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import torch
 
@@ -26,7 +27,12 @@ def lacking(feature: str) -> str | None:
     return f"needs torch {needed[0]}.{needed[1]} or newer, got {torch.__version__}"
 
 
-def check_torch() -> None:
-    """Raise ImportError where torch is older than fastgan can use."""
-    if parsed(torch.__version__) < OLDEST:
-        raise ImportError(f"fastgan needs torch {OLDEST[0]}.{OLDEST[1]} or newer, got {torch.__version__}")
+def checkout() -> Path | None:
+    """The root of the source tree that this package lies in, or None where it is installed."""
+    root = Path(__file__).resolve().parents[1]
+    is_source = (root / "setup.py").is_file() and (root / "triton_kernels" / "launch.py").is_file()
+    return root if is_source else None
+
+
+if parsed(torch.__version__) < OLDEST:
+    raise ImportError(f"fastgan needs torch {OLDEST[0]}.{OLDEST[1]} or newer, got {torch.__version__}")

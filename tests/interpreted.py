@@ -3,6 +3,7 @@
 What is mended, and nothing else of it:
 - `tl.sum` goes to `np.sum`, which begins with 0: so it gives 0 for -0.0 + -0.0, where a device gives -0.0.
 - Each call of a function inside of a kernel replaces all of Triton's language anew (1.4 ms). Once is enough.
+- Bounds of a range are arrays of one element, which NumPy from 2.4 on does not take for an index (Triton 3.6).
 
 What needs no mending, since the kernels avoid it: stores of bfloat16 truncate, `tl.maximum` loses NaN, functions
 of libdevice fail, a reduction of one's own takes 80 ms. `tl.fma` rounds once from Triton 3.9 on; before, it
@@ -10,6 +11,7 @@ rounds twice, and the bits are not those of a device: `fma_is_true` tells.
 """
 
 import numpy as np
+import triton
 import triton.language as tl
 from triton.runtime import interpreter
 
@@ -19,6 +21,8 @@ class _Patched:
         """Stays as it is."""
 
 
+# Whether this Triton is from before its fma was mended.
+OLD = tuple(int(v) for v in triton.__version__.split(".")[:2]) < (3, 9)
 _patch_lang = interpreter._patch_lang
 _done = set()
 
@@ -27,6 +31,7 @@ def _patch_once(fn):
     languages = frozenset(id(v) for v in fn.__globals__.values() if v is tl or v is tl.core)
     if languages not in _done:
         _patch_lang(fn)
+        tl.core.tensor.__index__ = lambda self: self.handle.data.item()
         _done.add(languages)
     return _Patched()
 

@@ -37,6 +37,11 @@ def test_auto_uses_the_cpu_kernels(monkeypatch):
     assert calls == ["cpu", "reference", "cpu", "reference", "cpu"]
 
 
+def test_the_best_instruction_set_is_taken():
+    out = python("from fastgan import cpu; print(cpu.native.isa() == cpu.native.isas()[0])")
+    assert out.strip().endswith("True")
+
+
 @pytest.mark.parametrize("name", ["cuda", "triton"])
 def test_backends_that_are_not_there_say_so(name):
     why = fastgan.info()["backends"][name]

@@ -322,6 +322,9 @@ def test_labels_of_a_subclass(mode):
     soft = compat.cyclegan.GANLoss(mode, 0.5)(x, True)
     torch.testing.assert_close(Noisy(mode)(x, True), soft)
     torch.testing.assert_close(Smooth(mode)(x, True, is_disc=True), soft)
+    patched = compat.cyclegan.GANLoss(mode)
+    patched.get_target_tensor = lambda prediction, target_is_real: torch.full_like(prediction, 0.5)
+    torch.testing.assert_close(patched(x, True), soft)
 
 
 def test_a_weight_that_is_a_tensor_gets_its_gradient():

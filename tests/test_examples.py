@@ -1,5 +1,6 @@
 """The demo agrees with the reference, and trainers with one changed import with what they were before it."""
 
+import os
 import re
 import subprocess
 import sys
@@ -14,8 +15,15 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 DEMO = EXAMPLES / "digits.py"
 
 
+def start(script, *options):
+    """As in an environment in which this checkout is installed."""
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
+    command = [sys.executable, str(script), *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
 def run(script, *options):
-    done = subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True, check=False)
+    done = start(script, *options)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -83,11 +91,6 @@ def test_the_engines_of_a_penalty(tmp_path):
 def test_engines_whose_curves_part(tmp_path):
     pytest.importorskip("tqdm")
     options = ["--model", "wgan-gp", "--steps", "1", "--no-compile", "--bound", "-1", "--out", str(tmp_path)]
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / "penalty_engines.py"), *options],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = start(EXAMPLES / "penalty_engines.py", *options)
     assert done.returncode == 1
     assert done.stderr.endswith("the curves of wgan-gp are further apart than -1.0\n")

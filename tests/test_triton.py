@@ -25,6 +25,9 @@ from fastgan import triton_losses as losses_of
 from fastgan import triton_rows as rows_of
 from tests import interpreted, ulp
 
+if interpreted.OLD and not interpreted.fma_is_true():
+    pytest.skip("Triton's interpreter rounds fma twice before Triton 3.9", allow_module_level=True)
+
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of infinities
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 FORMS = [None, "paired", "average"]

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import fastgan
+from fastgan import requirements
 
 
 def _zoo():
@@ -146,7 +147,9 @@ def test_compiled_gradients(name, kind, backend):
     """They are the recipe's, at the first call, which is eager, and at those that run as a graph."""
     engines = []
     found = steps(ours(COMPILED, engines), kind, name, torch.float64, SEEDS)
-    assert engines == ["eager, pruned", "compiled", "compiled"]
+    # Before torch 2.12 inductor draws the masks of several dropout layers in another order: seen, and not compiled.
+    reordered = name == "dropout" and COMPILE is torch.compile and requirements.parsed(torch.__version__) < (2, 12)
+    assert engines == ["eager, pruned", *["eager, pruned" if reordered else "compiled"] * 2]
     for got, want in zip(found, wanted(kind, name, SEEDS), strict=True):
         same(got, want)
 

@@ -65,12 +65,14 @@ class GANLoss(nn.Module):
             return target_is_real
         return input.new_full(input.shape, self.real_label_val if target_is_real else self.fake_label_val)
 
+    _own_labels = get_target_label
+
     def _mean(self, members: Sequence[Tensor], real: bool, disc: bool) -> Tensor:
         """The mean over members of their losses, in one call."""
         label = self.real_label_val if real else self.fake_label_val
         factor: Any = 1.0 if disc else self.loss_weight
         apart = isinstance(factor, Tensor)  # it may want a gradient, and reading it would wait
-        if self.gan_type in _labels.ON_TARGETS and not _labels.ours(self.get_target_label):
+        if self.gan_type in _labels.ON_TARGETS and _labels.replaced(self.get_target_label, self._own_labels):
             # A trainer's own labels, which may differ from logit to logit.
             loss = _labels.ON_TARGETS[self.gan_type]
             values = [loss(x, self.get_target_label(x, real)) for x in members]

@@ -59,6 +59,8 @@ class GANLoss(nn.Module):
         """The label, in the prediction's shape."""
         return (self.real_label if target_is_real else self.fake_label).expand_as(prediction)
 
+    _own_labels = get_target_tensor
+
     def _label(self, real: bool) -> float:
         buffer = self.real_label if real else self.fake_label
         if buffer.is_cpu or buffer.is_inference():
@@ -73,7 +75,7 @@ class GANLoss(nn.Module):
 
     def _labels_are_tensors(self) -> bool:
         """Whether labels cannot be numbers: a subclass makes its own, a graph is traced, there is no device."""
-        own = not _labels.ours(self.get_target_tensor)
+        own = _labels.replaced(self.get_target_tensor, self._own_labels)
         return own or torch.compiler.is_compiling() or self.real_label.is_meta
 
     def forward(self, prediction: Tensor, target_is_real: bool) -> Tensor:

@@ -171,6 +171,8 @@ class GANLossComps(basicsr.GANLoss):
             return target_is_real
         return super().get_target_label(input, target_is_real)
 
+    _own_labels = get_target_label
+
 
 # ---------------------------------------------------------------------------------- penalties
 
