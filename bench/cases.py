@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
+import source_tree  # noqa: F401
 import torch
 from torch import Tensor
 from torch.nn import functional as F

@@ -13,7 +13,8 @@ import gc
 import math
 import platform
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 import gpu_cases
 import gpu_report
 import torch
-from gpu_cases import Arm
+from gpu_cases import Arm, Cell
 
 import fastgan
 
@@ -123,7 +124,6 @@ class Plan(NamedTuple):
     device: torch.device
     clock: Clock
     backends: list[str]
-    compiled: bool
     quick: bool
     rounds: int
     deadline: float
@@ -200,12 +200,7 @@ def replays(plan: Plan, arm: Arm, steps: int) -> tuple[list[float], str | None]:
 
 
 def measure(plan: Plan, arms: list[Arm], count: int, large: bool, batches: bool = True) -> dict[str, Row]:
-    """All numbers of each contender. `large`: a graph holds few steps; `batches`: device and host time too.
-
-    None where there are no rounds, after which torch.compile has compiled all that it will need.
-    """
-    if not plan.rounds:
-        return {}
+    """All numbers of each contender. `large`: a graph holds few steps; `batches`: device and host time too."""
     found = {arm.name: arm for arm in arms}
     rows: dict[str, Row] = {}
     for name, row in turns(plan, arms, count, batches).items():
@@ -261,23 +256,18 @@ def attempt(plan: Plan, facts: Row, work: Callable[[], Row]) -> Row:
 # --- all rows -------------------------------------------------------------------------------------------
 
 
-def loss_cells(dtype: torch.dtype, quick: bool) -> list[tuple[Any, int]]:
-    """Cases and sizes."""
-    sizes = gpu_cases.SIZES[:2] if quick else gpu_cases.SIZES
-    cells = [(case, n) for n in sizes for case in gpu_cases.LOSSES if n < 1 << 26 or dtype is torch.float32]
-    return [*cells, (gpu_cases.LIST, 2 * sum(gpu_cases.LIST.members))]
+def measure_losses(plan: Plan, cells: Sequence[Cell], with_compiled: bool = False) -> Iterator[Row]:
+    """A row for each loss and size."""
+    for cell in [c._replace(n=min(c.n, 4096)) for c in cells[:2]] if plan.quick else cells:
+        nbytes = 2 * cell.count * cell.dtype.itemsize
+        facts: Row = {"part": "losses", "case": cell.case.name, "n": cell.n or cell.count}
+        facts |= {"dtype": str(cell.dtype)[6:], "bytes": nbytes}
 
-
-def measure_losses(plan: Plan, dtype: torch.dtype = torch.float32) -> Iterator[Row]:
-    for case, n in loss_cells(dtype, plan.quick):
-        nbytes = 2 * n * dtype.itemsize
-        facts: Row = {"part": "losses", "case": case.name, "n": n, "dtype": str(dtype)[6:], "bytes": nbytes}
-
-        def work(case: Any = case, n: int = n, nbytes: int = nbytes) -> Row:
-            arms, why = gpu_cases.loss_arms(case, n, dtype, plan.device, plan.backends, plan.compiled)
-            count = 2 if plan.quick else MOST_QUEUED // 120 if case.members else 20
+        def work(cell: Cell = cell, nbytes: int = nbytes) -> Row:
+            arms, why = gpu_cases.loss_arms(cell, plan.device, plan.backends, with_compiled)
+            count = 2 if plan.quick else MOST_QUEUED // 120 if cell.case.members else 20
             rows = measure(plan, arms, count, nbytes > 1 << 26)
-            if n == 4096 or case.members:
+            if cell.n == 4096 or cell.case.members:
                 count_launches(plan, arms, rows)
             return {"arms": rows, "left out": why}
 
@@ -293,9 +283,9 @@ def prepared(plan: Plan, *shape_and_dtype: Any) -> tuple[Any, Any]:
         return None, error
 
 
-def measure_penalties(plan: Plan) -> Iterator[Row]:
-    shapes = ((4, (4, 16, 16), torch.float32),) if plan.quick else gpu_cases.PENALTIES
-    for rows, shape, dtype in shapes:
+def measure_penalties(plan: Plan, shapes: Sequence[Any], with_compiled: bool = False) -> Iterator[Row]:
+    """A row for each part of a penalty and shape."""
+    for rows, shape, dtype in ((4, (4, 16, 16), torch.float32),) if plan.quick else shapes:
         sets, exact = (None, None) if plan.late() else prepared(plan, rows, shape, dtype)
         n = rows * math.prod(shape)
         for case, moved in gpu_cases.TENSORS_MOVED.items():
@@ -308,7 +298,7 @@ def measure_penalties(plan: Plan) -> Iterator[Row]:
             ) -> Row:
                 if sets is None:
                     raise exact
-                arms, why = gpu_cases.penalty_arms(case, sets, exact, plan.backends, plan.compiled, plan.device)
+                arms, why = gpu_cases.penalty_arms(case, sets, exact, plan.backends, with_compiled, plan.device)
                 found = measure(plan, arms, 2 if plan.quick else 4 if large else 16, large)
                 if not large:
                     count_launches(plan, arms, found)
@@ -318,6 +308,7 @@ def measure_penalties(plan: Plan) -> Iterator[Row]:
 
 
 def measure_training(plan: Plan) -> Iterator[Row]:
+    """A row for each kind of training step."""
     torch.backends.cudnn.benchmark = True
     for kind in gpu_cases.TRAINING:
 
@@ -330,11 +321,18 @@ def measure_training(plan: Plan) -> Iterator[Row]:
         yield attempt(plan, {"part": "training", "case": kind}, work)
 
 
-PARTS: dict[str, Callable[[Plan], Iterator[Row]]] = {
-    "losses": measure_losses,
-    "penalties": measure_penalties,
+PARTS: dict[str, Callable[[Plan], Iterable[Row]]] = {
+    "first": lambda plan: chain(
+        measure_losses(plan, gpu_cases.FIRST), measure_penalties(plan, gpu_cases.FIRST_PENALTIES)
+    ),
+    "compiled": lambda plan: chain(
+        measure_losses(plan, gpu_cases.COMPILED, True),
+        measure_penalties(plan, gpu_cases.FIRST_PENALTIES[:1], True),
+    ),
+    "rest": lambda plan: chain(
+        measure_losses(plan, gpu_cases.REST), measure_penalties(plan, gpu_cases.REST_PENALTIES)
+    ),
     "training": measure_training,
-    "losses16": lambda plan: measure_losses(plan, torch.bfloat16),
 }
 
 
@@ -375,40 +373,29 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few rounds of small sizes; says nothing of speed")
     parser.add_argument("--only", choices=PARTS, action="append", help="default: all")
     parser.add_argument("--budget", type=float, default=280, help="seconds after which no further row is begun")
-    parser.add_argument(
-        "--compile", action=argparse.BooleanOptionalAction, help="time torch.compile too (default: not if --quick)"
-    )
-    parser.add_argument(
-        "--warm", action="store_true", help="only compile what torch.compile will need, into its cache"
-    )
     return parser.parse_args(given)
 
 
 def main(given: list[str] | None = None) -> None:
-    """Measures, and writes the JSON, the tables and the plots."""
+    """Measures, and writes the JSON after each row, then the tables and the plots."""
     options, start = arguments(given), perf_counter()
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit("no CUDA device (--device cpu tries the program)")
     ready, missing = gpu_cases.fused_backends(device)
-    with_compile = not options.quick if options.compile is None else options.compile
     clock = Gpu() if device.type == "cuda" else Cpu()
     if device.type == "cpu":
         torch.set_num_threads(1)  # threads that wait for a core make small steps long
     rounds = 3 if options.quick else 9
-    plan = Plan(device, clock, ready, with_compile, options.quick, rounds, start + options.budget)
-    if options.warm:
-        plan = plan._replace(backends=[], compiled=True, rounds=0)
+    plan = Plan(device, clock, ready, options.quick, rounds, start + options.budget)
     result: Row = {"machine": machine(device), "backends": ready, "missing": missing, "quick": options.quick}
-    result |= {"rounds": rounds, "compiled": with_compile, "rows": []}
+    result |= {"rounds": rounds, "rows": []}
     for part in options.only or PARTS:
-        result["rows"] += PARTS[part](plan)
-        result["took"] = round(perf_counter() - start, 1)
-        if not options.warm:
-            text = gpu_report.write(result, options.out)  # after each part: what is there is not lost
-    if options.warm:
-        return
-    print(text)
+        for row in PARTS[part](plan):
+            result["rows"].append(row)
+            result["took"] = round(perf_counter() - start, 1)
+            gpu_report.save(result, options.out)  # whatever stops this program, what is there is not lost
+    print(gpu_report.write(result, options.out))
     if not ready or gpu_report.failures(result):
         raise SystemExit(1)
 

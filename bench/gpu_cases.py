@@ -25,14 +25,6 @@ from fastgan import backends, reference
 
 BEYOND_CACHE = 200e6  # bytes over which inputs rotate; an H200 has 50 MB of L2
 MOST_SETS = 32
-LOSSES = tuple(
-    c
-    for name in ("nonsaturating D", "hinge D", "relativistic average D", "nonsaturating G")
-    for c in cases.CASES
-    if c.name == name
-)
-LIST = cases.SEQUENCES[-1]
-SIZES = (64, 4096, 1 << 16, 1 << 20, 1 << 24, 1 << 26)  # logits of a call, real and fake together
 LOOSE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of baselines, which round as PyTorch does
 
 
@@ -51,6 +43,55 @@ class Arm(NamedTuple):
     def active(self) -> AbstractContextManager[Any]:
         """The backend that its calls of fastgan take."""
         return fastgan.backend(self.backend) if self.backend else nullcontext()
+
+
+class Cell(NamedTuple):
+    """A loss at a size: `n` logits in each tensor, or as the case's members have them."""
+
+    case: Case
+    n: int
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def count(self) -> int:
+        """Logits in all tensors together."""
+        return cases.operand_count(self.case) * (sum(self.case.members) or self.n)
+
+
+def eager_statistics(r: Tensor, f: Tensor) -> Tensor:
+    """The non-saturating loss, and what trainers log of it, an operator for each."""
+    on_real, on_fake = F.softplus(-r).mean(), F.softplus(f).mean()
+    with torch.no_grad():
+        for x, right in ((r, r > 0), (f, f < 0)):
+            x.mean(), x.sign().mean(), right.float().mean()
+    return on_real + on_fake
+
+
+SOFTPLUS, HINGE, AVERAGE, GENERATOR = (
+    next(c for c in cases.CASES if c.name == name)
+    for name in ("nonsaturating D", "hinge D", "relativistic average D", "nonsaturating G")
+)
+LIST = cases.SEQUENCES[-1]
+STATISTICS = SOFTPLUS._replace(name="nonsaturating D, statistics", eager=eager_statistics)
+F32, BF16 = torch.float32, torch.bfloat16
+# The most informative first: whoever measures may be stopped.
+FIRST = (
+    *(Cell(case, n, dtype) for n in (61_504, 1 << 20) for dtype in (F32, BF16) for case in (SOFTPLUS, HINGE)),
+    *(Cell(case, 1 << 24, F32) for case in (SOFTPLUS, HINGE)),
+    *(Cell(case, 4096) for case in (SOFTPLUS, HINGE)),
+    *(Cell(AVERAGE, n) for n in (8192, 16_384, 17_000)),
+    Cell(STATISTICS, 1 << 20),
+    *(Cell(case, 1 << 24, BF16) for case in (SOFTPLUS, HINGE)),
+    Cell(LIST, 0),
+)
+# Where the backends change places: what `auto` would choose by.
+REST = (
+    *(Cell(case, n) for case in (SOFTPLUS, HINGE) for n in (64, 1024, 16_384, 1 << 18, 1 << 22)),
+    *(Cell(AVERAGE, n) for n in (64, 4096, 61_504, 1 << 20, 1 << 24)),
+    *(Cell(GENERATOR, n) for n in (64, 4096, 61_504, 1 << 20, 1 << 24)),
+    *(Cell(case, n, BF16) for case in (SOFTPLUS, HINGE) for n in (4096, 16_384)),
+)
+COMPILED = tuple(Cell(case, n) for n in (61_504, 1 << 20, 4096) for case in (SOFTPLUS, HINGE))
 
 
 def fused_backends(device: torch.device) -> tuple[list[str], list[str]]:
@@ -178,17 +219,17 @@ def vetted(arms: list[Arm], test: Callable[[Arm], None]) -> Vetted:
 # --- losses ---------------------------------------------------------------------------------------------
 
 
-def logits(case: Case, total: int, dtype: torch.dtype, device: torch.device, seed: int) -> list[Any]:
-    """Logits that want gradients, `total` of them altogether, or as the case's members have them."""
+def logits(cell: Cell, device: torch.device, seed: int) -> list[Any]:
+    """Logits that want gradients."""
     generator = torch.Generator(device).manual_seed(seed)
-    count = cases.operand_count(case)
+    count = cases.operand_count(cell.case)
 
     def one(size: int) -> Tensor:
-        return (3 * torch.randn(size, generator=generator, device=device)).to(dtype).requires_grad_()
+        return (3 * torch.randn(size, generator=generator, device=device)).to(cell.dtype).requires_grad_()
 
-    if case.members:
-        return [[one(size) for size in case.members] for _ in range(count)]
-    return [one(total // count) for _ in range(count)]
+    if cell.case.members:
+        return [[one(size) for size in cell.case.members] for _ in range(count)]
+    return [one(cell.n) for _ in range(count)]
 
 
 def exact_loss(case: Case, arguments: list[Any]) -> list[Tensor]:
@@ -204,17 +245,21 @@ def exact_loss(case: Case, arguments: list[Any]) -> list[Tensor]:
     return [value.detach(), *torch.autograd.grad(value, wide)]
 
 
-def loss_arms(
-    case: Case, total: int, dtype: torch.dtype, device: torch.device, names: list[str], with_compiled: bool
-) -> Vetted:
+def fused(case: Case) -> Callable[..., Tensor]:
+    """The case's call of fastgan."""
+    call = cases.fused(case)
+    return call if case is not STATISTICS else lambda r, f: call(r, f, return_stats=True)[0]
+
+
+def loss_arms(cell: Cell, device: torch.device, names: list[str], with_compiled: bool) -> Vetted:
     """The contenders of a case that compute it; and a copy of as many bytes as they read and write at least."""
-    first = logits(case, total, dtype, device, 0)
+    case, first = cell.case, logits(cell, device, 0)
     nbytes = sum(t.nbytes for t in cases.leaves(first))
-    sets = [first, *(logits(case, total, dtype, device, k) for k in range(1, set_count(nbytes)))]
+    sets = [first, *(logits(cell, device, k) for k in range(1, set_count(nbytes)))]
     arms = [training_arm("eager", case.eager, sets)]
     if with_compiled:
         arms.append(training_arm("compiled", compiled(case.eager), sets))
-    arms += [training_arm(name, cases.fused(case), sets, name) for name in names]
+    arms += [training_arm(name, fused(case), sets, name) for name in names]
     exact = exact_loss(case, first)
     # An average's gradient is a difference: there an ulp is that of what is subtracted.
     floor = 1 / cases.leaves(first)[0].numel() if case.relativistic == "average" else 0.0
@@ -226,11 +271,11 @@ def loss_arms(
 
 SAMPLE, LARGE_SAMPLE = (4, 128, 128), (4, 1024, 1024)
 # (samples, shape of one, dtype): float32 from 1 MB to 1 GB of gradient, then few large rows, then 16 bits.
-PENALTIES = (
-    *((rows, SAMPLE, torch.float32) for rows in (4, 16, 64, 256, 1024, 4096)),
-    (16, LARGE_SAMPLE, torch.float32),
-    (512, SAMPLE, torch.bfloat16),
-    (2048, SAMPLE, torch.bfloat16),
+FIRST_PENALTIES = ((64, SAMPLE, F32), (1024, SAMPLE, F32), (512, SAMPLE, BF16))
+REST_PENALTIES = (
+    *((rows, SAMPLE, F32) for rows in (4, 16, 256, 4096)),
+    (16, LARGE_SAMPLE, F32),
+    (2048, SAMPLE, BF16),
 )
 TENSORS_MOVED = {
     "interpolation": 3,

@@ -55,6 +55,28 @@ def progress(facts: Row) -> str:
     return f"{label(facts)}: step in us: {found}{left_out} ({facts['took']} s)"
 
 
+def figure(facts: Row) -> str:
+    """A row as one short line: medians in microseconds, on the device, in a graph and for the host."""
+    if "refused" in facts:
+        return f"{label(facts)}: NOT MEASURED: {facts['refused'][:80]}"
+    parts = []
+    for measure in ("gpu", "graph", "host", "step"):
+        found = [(name, seconds(facts, name, measure)) for name in facts["arms"]]
+        if (measure != "step" or not parts) and any(value for _, value in found):
+            parts.append(measure + " " + " ".join(f"{name} {digits(v, 1e6)}" for name, v in found if v))
+    return f"{label(facts)}: {' | '.join(parts)}" + "".join(f"; NOT {n}" for n in facts.get("left out", {}))
+
+
+def save(result: Row, out: Path) -> Path:
+    """Write what there is so far: everything as JSON, and a short line for each row."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"gpu-{result['machine']['date']}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    lines = ["us, medians: " + ", ".join(f"{k} {v}" for k, v in result["machine"].items())]
+    (out / "figures.txt").write_text("\n".join([*lines, *map(figure, result["rows"])]) + "\n")
+    return path
+
+
 # --- aims -----------------------------------------------------------------------------------------------
 
 
@@ -148,11 +170,19 @@ def count_table(rows: list[Row]) -> str:
     return table(head, lines)
 
 
+def choice_table(rows: list[Row]) -> str:
+    """How many times longer triton takes than cuda, for `auto` to choose by."""
+    measures = ("gpu", "graph", "host", "step")
+    head = ["case", *(f"triton/cuda, {m}" for m in measures)]
+    lines = [[label(row), *(digits(ratio(row, "triton", "cuda", m)) for m in measures)] for row in rows]
+    return table(head, [line for line in lines if any(line[1:])])
+
+
 NOTES = (
     "Times are medians over rounds in which the contenders take turns, minima in brackets; a loss or penalty is "
     "forward and backward. eager is the formula as it is written in PyTorch, compiled the same under torch.compile "
     "(static shapes), copy a copy that moves as many bytes as the operation must (a penalty reads its gradient "
-    "twice). Logits are counted over real and fake together. Before a case is timed, its loss and gradients are "
+    "twice). Logits are counted in each tensor. Before a case is timed, its loss and gradients are "
     "within the dtype's eps (1 to 2 ulp; gradients through an average twice that) of fastgan's reference in "
     "float64. Launches are kernels, fills and copies of a step whose upstream is there already (autograd's own "
     "fill is one more for all)."
@@ -171,8 +201,6 @@ def warnings(result: Row) -> list[str]:
     if result["quick"]:
         found.append("A quick run: it shows that everything works, and says nothing of speed.")
     found += result["missing"]
-    if not result["compiled"]:
-        found.append("torch.compile was not measured.")
     missed: dict[str, list[str]] = {}
     for row in result["rows"]:
         if "refused" in row:
@@ -206,6 +234,8 @@ def markdown(result: Row) -> str:
         for measure, title in TITLES.items():
             if any(seconds(row, name, measure) for row in found for name in row["arms"]):
                 text += [f"## {part}: {title}", time_table(found, measure, fused)]
+        if part != "training" and len(fused) > 1:
+            text += [f"## {part}: triton against cuda (more than 1: cuda is faster)", choice_table(found)]
         if part != "training":
             text += [f"## {part}: Bytes a second on the device", rate_table(found)]
         counted = [
@@ -252,7 +282,7 @@ def plot_losses(result: Row, plt: Any) -> Any:
             curves(axes, chosen, "n", lambda row, name, m=measure: (seconds(row, name, m) or 0) * 1e6)
             axes.set_yscale("log")
         panels[0, k].set_title(case, fontsize=10.5)
-        panels[1, k].set_xlabel("logits, real and fake")
+        panels[1, k].set_xlabel("logits in each tensor")
     for axes, measure in zip(panels[:, 0], ("step", "gpu"), strict=True):
         axes.set_ylabel(f"{TITLES[measure]}, us", fontsize=9)
     panels[0, 0].legend(frameon=False, fontsize=8)
@@ -310,11 +340,8 @@ def plots(result: Row, path: Path) -> list[Path]:
 
 def write(result: Row, out: Path) -> str:
     """Writes everything; what a terminal is to show."""
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"gpu-{result['machine']['date']}"
-    text = markdown(result)
-    path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    path.with_suffix(".md").write_text(text)
+    path = save(result, out).with_suffix("")
+    path.with_suffix(".md").write_text(markdown(result))
     shown = [f"- {warning}" for warning in warnings(result)]
     for name in result["backends"]:
         shown += [f"\naims, {name}:", table(["aim", "measured", "reached"], aims(result, name))]

@@ -7,6 +7,7 @@ Writes steps-<device>-<date>.json, .md and .png. One process, contenders in turn
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import json
 import sys
@@ -122,22 +123,33 @@ def measure_case(title: str, name: str, plan: Plan, calibrate: Any) -> Row:
     return facts | row
 
 
-def measure_all(plan: Plan, calibrate: Any) -> tuple[list[Row], list[str], list[str]]:
-    """All rows, the cases for which no time was left, and what was found wrong, of which nothing is timed."""
-    rows, left, wrong = [], [], []
+def measure_all(plan: Plan, calibrate: Any) -> Iterator[Row]:
+    """What was measured so far, after each case: its rows; the cases without time left; what was found wrong."""
+    found: Row = {"rows": [], "left": [], "wrong": []}
     for name in report.progress(list(plan.names)):
-        titles = [t for t in plan.tables if name in TABLES[t].names]
         if perf_counter() > plan.until:
-            left.append(name)
+            found["left"].append(name)
             continue
         with nothing_compiled(plan.compiled):
-            for title in titles:
+            for title in [t for t in plan.tables if name in TABLES[t].names]:
                 try:
-                    rows.append(measure_case(title, name, plan, calibrate))
+                    found["rows"].append(measure_case(title, name, plan, calibrate))
                 except AssertionError as error:  # the other cases' compiling is not to be in vain
-                    wrong.append(f"{HEADINGS[title]}: {error}")
+                    found["wrong"].append(f"{HEADINGS[title]}: {error}")
         gc.collect()
-    return rows, left, wrong
+        yield found
+    yield found
+
+
+def summarized(found: Row) -> Row:
+    """The same with its rows summarized, and how many of their rounds count."""
+    found = copy.deepcopy(found)
+    rows = found["rows"]
+    calibrations = [c for row in rows for c in row["calibration"]]
+    for row in rows:
+        summarize(row, min(calibrations))
+    found["calibration"] = {"rounds": len(calibrations), "dropped": sum(row["dropped"] for row in rows)}
+    return found
 
 
 def summarize(row: Row, fastest: float) -> None:
@@ -299,6 +311,19 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n\n".join(text) + "\n"
 
 
+def save(result: Row, path: Path) -> None:
+    """Write everything as JSON, the tables, and a short line for each row."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    path.with_suffix(".md").write_text(markdown(result))
+    lines = []
+    for row in result["rows"]:
+        times = " ".join(f"{name} {value * 1e3:.3g}" for name, value in row["median"].items())
+        lines.append(f"{row['table']}, {row['case']}: ms {times}")
+    lines += [f"WRONG: {what[:200]}" for what in result["wrong"]]
+    (path.parent / "figures.txt").write_text("\n".join(lines) + "\n")
+
+
 COLOURS = {"unpruned": "#1b5fa8", "pruned": "#7fb2e0", "compiled": "#c4561a"}
 LABELS = {
     "unpruned": "fastgan, prune=False",
@@ -401,24 +426,17 @@ def main(given: list[str] | None = None) -> None:
     why = cases.no_compile() if wanted else "not asked for"
     calibrate, facts = report.calibration(), report.machine()
     plan = plan_of(options, not why)
-    rows, left, wrong = measure_all(plan, calibrate)
-    calibrations = [c for row in rows for c in row["calibration"]]
-    for row in rows:
-        summarize(row, min(calibrations))
-    checks = {"rounds": len(calibrations), "dropped": sum(row["dropped"] for row in rows)}
     name = torch.cuda.get_device_name() if options.device == "cuda" else "the CPU"
-    result = {"machine": facts, "device": name, "batch": plan.batch, "calibration": checks, "rows": rows}
-    result |= {"left": left, "wrong": wrong, "quick": options.quick, "no compile": why}
-    result["took"] = round(perf_counter() - start, 1)
-    options.out.mkdir(parents=True, exist_ok=True)
+    known = {"machine": facts, "device": name, "batch": plan.batch, "quick": options.quick, "no compile": why}
     path = options.out / f"steps-{options.device}-{facts['date']}"
-    path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    path.with_suffix(".md").write_text(markdown(result))
+    for found in measure_all(plan, calibrate):
+        result = known | summarized(found) | {"took": round(perf_counter() - start, 1)}
+        save(result, path)  # whatever stops this program, what is there is not lost
     plot(result, path.with_suffix(".png"))
     print(markdown(result))
     print(f"wrote {path}.json, .md and .png after {result['took']:.0f} s")
-    if wrong:
-        sys.exit(f"wrong: {'; '.join(wrong)}")
+    if result["wrong"]:
+        sys.exit(f"wrong: {'; '.join(result['wrong'])}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ that compute something, where a call of fastgan's kernels counts as one.
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import json
 from collections.abc import Callable
@@ -101,6 +102,29 @@ def summarize(row: dict[str, Any], fastest: float) -> None:
     )
 
 
+def summarized(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The rows measured so far, summarized, and how many of their rounds count."""
+    rows = copy.deepcopy(rows)
+    calibrations = [c for row in rows for c in row["calibration"]]
+    for row in rows:
+        summarize(row, min(calibrations))
+    checks = {"rounds": len(calibrations), "dropped": sum(row["dropped"] for row in rows)}
+    return {"calibration": checks, "rows": rows}
+
+
+def save(result: dict[str, Any], path: Path) -> None:
+    """Write everything as JSON, the tables, and a short line for each row."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    path.with_suffix(".md").write_text(markdown(result))
+    lines = [
+        f"{row['trainer']}: own/fastgan {row['ratio']:.2f} (median {row['ratio, median']:.2f}), launches"
+        f" {row['launches']['own']} to {row['launches']['fused']}"
+        for row in result["rows"]
+    ]
+    (path.parent / "figures.txt").write_text("\n".join(lines) + "\n")
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Minima, ratios, launches and the aim."""
     head = ["trainer", "what", "own us", "fastgan us", "own/fastgan", "(median)", "launches, own", "fastgan", "aim"]
@@ -176,19 +200,16 @@ def main(given: list[str] | None = None) -> None:
     chosen = [c for c in CASES if not options.only or c.trainer in options.only]
     if find_spec("numpy") is None:  # from which WGAN-GP's recipe draws
         chosen = [c for c in chosen if c.trainer != "wgan_gp"]
-    rows = [measure_case(c, options.device, options.quick, calibrate) for c in report.progress(chosen)]
-    calibrations = [c for row in rows for c in row["calibration"]]
-    for row in rows:
-        summarize(row, min(calibrations))
-    checks = {"rounds": len(calibrations), "dropped": sum(row["dropped"] for row in rows)}
     name = torch.cuda.get_device_name() if options.device == "cuda" else "the CPU"
-    result = {"machine": facts, "device": name, "calibration": checks, "rows": rows, "quick": options.quick}
-    options.out.mkdir(parents=True, exist_ok=True)
+    result = {"machine": facts, "device": name, "quick": options.quick}
     path = options.out / f"trainers-{options.device}-{facts['date']}"
-    path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    path.with_suffix(".md").write_text(markdown(result))
-    plot(result, path.with_suffix(".png"))
-    print(markdown(result))
+    rows: list[dict[str, Any]] = []
+    for case in report.progress(chosen):
+        rows.append(measure_case(case, options.device, options.quick, calibrate))
+        save(result | summarized(rows), path)  # whatever stops this program, what is there is not lost
+    found = result | summarized(rows)
+    plot(found, path.with_suffix(".png"))
+    print(markdown(found))
     print(f"wrote {path}.json, .md and .png")
 
 
