@@ -322,6 +322,9 @@ def measure_training(plan: Plan) -> Iterator[Row]:
 
 
 PARTS: dict[str, Callable[[Plan], Iterable[Row]]] = {
+    "smoke": lambda plan: chain(
+        measure_losses(plan, gpu_cases.FIRST[:1]), measure_penalties(plan, gpu_cases.FIRST_PENALTIES[:1])
+    ),
     "first": lambda plan: chain(
         measure_losses(plan, gpu_cases.FIRST), measure_penalties(plan, gpu_cases.FIRST_PENALTIES)
     ),
@@ -390,7 +393,7 @@ def main(given: list[str] | None = None) -> None:
     plan = Plan(device, clock, ready, options.quick, rounds, start + options.budget)
     result: Row = {"machine": machine(device), "backends": ready, "missing": missing, "quick": options.quick}
     result |= {"rounds": rounds, "rows": []}
-    for part in options.only or PARTS:
+    for part in options.only or [p for p in PARTS if p != "smoke"]:
         for row in PARTS[part](plan):
             result["rows"].append(row)
             result["took"] = round(perf_counter() - start, 1)

@@ -1,7 +1,13 @@
 """The benchmark times what it says: its baselines compute what fastgan computes, and its report is made."""
 
+import contextlib
+import json
+import os
+import shutil
 import subprocess
 import sys
+import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -73,8 +79,125 @@ def test_the_report_is_made(tmp_path):
     assert "says nothing of speed" in done.stdout
 
 
-def test_the_script_for_a_gpu_runs_without_one(tmp_path):
-    command = [sys.executable, str(BENCH / "gpu.py"), "--device", "cpu", "--quick", "--only", "losses"]
-    done = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True, check=False)
+# ---------------------------------------------------------------------------------- the run on a GPU
+
+
+@pytest.fixture
+def stages(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    import gpu_stages
+
+    return gpu_stages
+
+
+def test_a_run_on_a_gpu_is_rehearsed(tmp_path):
+    """Every program of bench/gpu.sh once, where there is no GPU, with the extension carried in a folder."""
+    carried = tmp_path / "carried" / "fastgan"
+    carried.mkdir(parents=True)
+    for path in (*BENCH.parent.glob("fastgan/_native*.so"), BENCH.parent / "fastgan" / "_build.json"):
+        shutil.copy(path, carried)
+    command = [str(BENCH / "gpu.sh"), str(tmp_path / "out"), "--device", "cpu", "--quick"]
+    done = subprocess.run(
+        [*command, "--carried", str(carried.parent)],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHON": sys.executable},
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert {".json", ".md"} <= {p.suffix for p in tmp_path.iterdir()}
+    assert len(done.stdout) < 12_000
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["logs.tar.gz", "results.json", "summary.txt"]
+    assert {s["name"]: s["code"] for s in found["stages"] if s["name"] != "memcheck"} == dict.fromkeys(
+        ("machine", "extension", "tour", "smoke", "tests-cuda", "speed", "ncu", "shapes", "training", "trainers",
+         "steps", "sizes"), 0,
+    )  # fmt: skip
+    assert {"smoke", "speed", "shapes", "training", "trainers", "steps", "sizes"} <= set(found["results"])
+    assert found["results"]["speed"]["rows"][0]["arms"]["cpu"]["step"]["median"] > 0
+    assert "building" not in done.stdout
+    for line in ("hinge D 4096 float32: gpu eager", "forward 4096: in use", "penalty, conv: ms recipe", "1 passed"):
+        assert line in done.stdout
+    with tarfile.open(tmp_path / "out" / "logs.tar.gz") as archive:
+        assert {"tour/log.txt", "speed/log.txt"} <= set(archive.getnames())
+
+
+def running():
+    """The command lines of all processes, where the system tells them."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found.append(path.read_text(errors="replace"))
+    return "\n".join(found)
+
+
+def test_what_stopped_or_failed_stages_leave(stages, tmp_path, monkeypatch, capsys):
+    """A figure that was written counts, whatever becomes of its stage; nothing runs after what is needed."""
+    write = "import json, sys, time; json.dump([1], open(sys.argv[1] + '/a.json', 'w')); time.sleep(60)"
+    made = []
+
+    def few(run):
+        made.append(run)
+        folder = str(run.folder("stopped"))
+        return [
+            stages.Stage("stopped", 4, ["-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', "
+                                              f"{write!r}, {folder!r}])"]),
+            stages.Stage("without", 4, [], before=["no-such-program"]),
+            stages.Stage("failed", 9, ["-c", "print('E   why'); raise SystemExit(3)"], needed=True),
+            stages.Stage("never", 9, ["-c", "pass"]),
+        ]  # fmt: skip
+
+    monkeypatch.setattr(stages, "beginning", few)
+    with pytest.raises(SystemExit, match="FAILED: stopped failed"):
+        stages.main([str(tmp_path), "--smoke"])
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert [(s["name"], s["code"], s["why"]) for s in found["stages"]] == [
+        ("stopped", -15, "stopped after 4 s"), ("without", None, "not run, no no-such-program here"), ("failed", 3, ""),
+    ]  # fmt: skip
+    assert found["results"] == {"stopped": [1]}
+    assert "E   why" in capsys.readouterr().out
+    assert not made[0].work.exists()
+    assert str(made[0].work) not in running(), "what a stage started outlives it"
+
+
+def test_a_run_ends_in_time(stages, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        stages, "beginning", lambda run: [stages.Stage(n, 9, ["-c", "import time; time.sleep(9)"]) for n in "ab"]
+    )
+    start = time.monotonic()
+    with pytest.raises(SystemExit, match="FAILED: a"):
+        stages.main([str(tmp_path), "--smoke", "--minutes", "0.15"])
+    assert time.monotonic() - start < 9
+    assert json.loads((tmp_path / "results.json").read_text())["stages"][1]["why"] == "not run, out of time"
+
+
+def test_carried_triton_kernels_reach_the_cache(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCH))
+    import gpu_carry
+
+    for name in ("a.cubin", "a.json", "__grp__a.json", "a.ptx", "a.source"):
+        (tmp_path / "made" / "KEY").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "made" / "KEY" / name).write_text(name)
+    gpu_carry.pack(tmp_path / "made", tmp_path / gpu_carry.KERNELS)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    gpu_carry.unpack(tmp_path / gpu_carry.KERNELS)
+    assert {p.name for p in (tmp_path / "cache" / "KEY").iterdir()} == {"a.cubin", "a.json", "__grp__a.json"}
+
+
+PROFILED = """==PROF== Connected to process 1
+"ID","Process ID","Kernel Name","gpu__time_duration.sum","dram__throughput.avg.pct_of_peak_sustained_elapsed",""" + (
+    """"launch__registers_per_thread","smsp__average_warps_issue_stalled_long_scoreboard_per_issue_active.ratio","""
+    """"smsp__average_warps_issue_stalled_wait_per_issue_active.ratio","""
+    """"smsp__average_warps_issue_stalled_wait_not_issued_per_issue_active.ratio"
+"","","","us","%","register/thread","inst","inst","inst"
+"0","1","void loss_forward<float>(Table)","1,234.50","61.25","80","3.50","7.25","9.00"
+"""
+)
+
+
+def test_what_ncu_says_is_read(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    import gpu_ncu
+
+    (row,) = gpu_ncu.read(PROFILED)
+    assert gpu_ncu.line(row) == (
+        "loss_forward<float>(Table): time 1,234.50 us; DRAM 61.25 %; registers 80 register/thread;"
+        " waits wait 7.25, long_scoreboard 3.50"
+    )
+    assert gpu_ncu.read("==ERROR== no permission") == []

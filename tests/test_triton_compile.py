@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 import torch
 
-from fastgan import backends, checks
+from fastgan import backends
 from tests.calls import losses, norms, points
 
 triton = pytest.importorskip("triton")
@@ -26,6 +26,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 from fastgan.triton_kernels import launch  # noqa: E402
 
 from fastgan import triton as ft  # noqa: E402
+from tests.precompile import recording  # noqa: E402
 
 TARGETS = [("cuda", 80, 32), ("cuda", 90, 32), ("cuda", 100, 32), ("cuda", 120, 32), ("hip", "gfx942", 64)]
 MOST = ("cuda", 90, 32)
@@ -69,16 +70,8 @@ def calls():
 def recorded():
     """(kernel, arguments, constants, warps) of all launches of these calls, no two the same."""
     found = {}
-
-    def record(fn, programs, arguments, constants, warps):
-        assert programs > 0
-        shape = tuple(0 if isinstance(a, int) else len(a) for a in arguments)
-        found.setdefault((fn.__name__, shape, constants, warps), (fn, arguments, constants, warps))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "launch", record)
+    with recording(found) as patch:
         patch.setattr(backends, "choose", lambda tensors, scanned=-1: ft.KERNELS)
-        patch.setattr(checks, "readable", lambda t: False)  # nothing is computed
         for call in calls():
             call()
     return list(found.values())

@@ -1,0 +1,138 @@
+"""What a GPU machine is spared of building: made where there is time, carried there in a folder.
+
+    python bench/gpu_carry.py make FOLDER             # with the Python, torch and Triton of the GPU machine
+    python bench/gpu_carry.py build [--use FOLDER]    # on the GPU machine; bench/gpu.sh does it
+
+A folder has the extension for that Python, the empty kernel of gpu_shapes.py, and Triton's cache of compiled
+kernels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import filecmp
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+KERNELS = "triton.tar.xz"
+READY = (
+    "import sys; from fastgan import backends, native; sys.exit(native.missing() or backends.missing(sys.argv[1]))"
+)
+
+
+def run(*command: str, **environment: str) -> None:
+    """A command in the checkout; raises if it fails."""
+    subprocess.run(command, cwd=ROOT, env=os.environ | environment, check=True)
+
+
+def build_extension(architecture: str, *where: str) -> None:
+    """Build the extension with CUDA kernels for one architecture; "" means none."""
+    cuda = {"FASTGAN_CUDA": "1", "TORCH_CUDA_ARCH_LIST": architecture} if architecture else {"FASTGAN_CUDA": "0"}
+    run(sys.executable, "setup.py", "-q", "build_ext", *where, FASTGAN_NATIVE="1", **cuda)
+
+
+def make(folder: Path, architecture: str, tests: str, jobs: int) -> None:
+    """Fill a folder."""
+    folder = folder.resolve()
+    build_extension(architecture, "--build-lib", str(folder))
+    number = architecture.replace(".", "")
+    library = folder / "empty_kernel.so"
+    source = str(ROOT / "bench" / "empty_kernel.cu")
+    run(
+        "nvcc",
+        "-O2",
+        f"-arch=sm_{number}",
+        "-shared",
+        "-Xcompiler",
+        "-fPIC",
+        "-cudart",
+        "static",
+        source,
+        "-o",
+        str(library),
+    )
+    copy_extension(folder)  # the CPU kernels, without which the tests end early
+    with tempfile.TemporaryDirectory() as cache:
+        target = ["--target", number, "--jobs", str(jobs)]
+        run(sys.executable, "-m", "tests.precompile", cache, "-k", tests, *target)
+        pack(Path(cache), folder / KERNELS)
+
+
+def pack(cache: Path, archive: Path) -> None:
+    """Triton's cache in one file, without what a launch does not read: sources and intermediate code."""
+    with tarfile.open(archive, "w:xz") as tar:
+        for path in sorted(cache.rglob("*")):
+            if path.suffix in (".cubin", ".json"):
+                tar.add(path, path.relative_to(cache))
+
+
+def unpack(archive: Path) -> None:
+    """Put carried kernels into the cache that Triton will use."""
+    cache = os.environ.get("TRITON_CACHE_DIR")
+    if archive.exists() and cache:
+        with tarfile.open(archive) as tar:
+            tar.extractall(cache, filter="data")
+            print(f"{sum(name.endswith('.cubin') for name in tar.getnames())} Triton kernels were carried")
+
+
+def usable(backend: str) -> bool:
+    """Whether the checkout's extension imports, in a process of its own, and serves a backend."""
+    done = subprocess.run([sys.executable, "-c", READY, backend], cwd=ROOT, capture_output=True, text=True)
+    print(done.stderr.strip())
+    return done.returncode == 0
+
+
+def copy_extension(folder: Path) -> bool:
+    """Put a carried extension into the checkout; whether there was one."""
+    files = [*folder.glob("fastgan/_native*.so"), *folder.glob("fastgan/_build.json")]
+    for path in files:
+        target = ROOT / "fastgan" / path.name
+        if not target.exists() or not filecmp.cmp(path, target, shallow=False):
+            shutil.copy(path, target)
+    return len(files) > 1
+
+
+def build(carried: Path | None, on_cpu: bool) -> None:
+    """Make the checkout's extension usable: the carried one, or one that is built here."""
+    backend = "cpu" if on_cpu else "cuda"
+    if carried:
+        unpack(carried / KERNELS)
+    if not (carried and copy_extension(carried) and usable(backend)):
+        print("building")
+        import torch
+
+        build_extension("" if on_cpu else "{}.{}".format(*torch.cuda.get_device_capability()), "--inplace")
+        if not usable(backend):  # else everything would be skipped
+            sys.exit(f"the extension was built, and has no {backend} kernels that run here")
+    run(sys.executable, "-m", "fastgan", "info")
+
+
+def main(given: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    making = commands.add_parser("make", help="fill a folder")
+    making.add_argument("folder", type=Path)
+    making.add_argument("--architecture", default="9.0", help="of the GPU (default: 9.0)")
+    making.add_argument(
+        "--tests", default="tour", help="whose Triton kernels, beside the benchmarks' (-k; default: tour)"
+    )
+    making.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    building = commands.add_parser("build", help="make the checkout's extension usable")
+    building.add_argument("--use", type=Path, metavar="FOLDER")
+    building.add_argument("--cpu", action="store_true", help="CPU kernels are enough")
+    o = parser.parse_args(given)
+    if o.command == "make":
+        make(o.folder, o.architecture, o.tests, o.jobs)
+    else:
+        build(o.use, o.cpu)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""Launch shapes of the CUDA kernels: `python bench/gpu_shapes.py` times each, and the least that a launch costs.
+
+For forward and backward of softplus: warps a block and blocks a multiprocessor, against the shape in use. Then a
+sum of many chunks (the last block's tail) beside PyTorch's mean, and an empty kernel by the size of its parameters.
+Times are of CUDA graphs, in microseconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import source_tree  # noqa: F401
+import torch
+from gpu import Cpu, Gpu
+from gpu_cases import Arm
+from torch import Tensor
+
+import fastgan
+from fastgan import cpu, cuda, native
+from fastgan.losses import Options, discriminator_spec, generator_spec
+from fastgan.native import Kernels
+
+SIZES = (61_504, 1 << 20, 1 << 24)
+WARPS, BLOCKS = (1, 2, 4, 8), (1, 2, 3, 4, 6, 8)
+KILOBYTES = (0, 1, 4, 13)
+ROUNDS = 3
+Timer = Callable[[Callable[[], Any], int], float]
+
+
+def timer(device: str) -> Timer:
+    """Microseconds of a call that only launches; on the CPU, to try the program, of one step."""
+    clock = Cpu() if device == "cpu" else Gpu()
+    if isinstance(clock, Cpu):
+        return lambda call, steps: 1e6 * clock.batch(lambda _: call(), 0, 1, 0.0).gpu
+    return lambda call, steps: 1e6 * median(clock.replay(Arm("", lambda _: call()), steps, ROUNDS))
+
+
+def passes(kernels: Kernels, n: int, device: str) -> dict[str, Callable[[], Any]]:
+    """Forward and backward of the non-saturating loss of two tensors of n logits."""
+    spec = discriminator_spec("nonsaturating", None, tuple(Options()), 1)
+    tensors = tuple(3 * torch.randn(n, device=device) for _ in range(2))
+    one: tuple[Tensor, ...] = (torch.ones((), device=device),)
+    return {
+        "forward": lambda: kernels.forward(spec, tensors, (), "mean", None, None, False, False),
+        "backward": lambda: kernels.backward(spec, tensors, (), "mean", None, one, (True, True)),
+    }
+
+
+def sweep(kernels: Kernels, device: str, sizes: tuple[int, ...], time: Timer) -> list[dict[str, Any]]:
+    """A row for each pass, size and shape; the shape in use first."""
+    shape = getattr(native.native, "cuda_shape", lambda *_: None)
+    rows = []
+    for n in sizes:
+        for name, call in passes(kernels, n, device).items():
+            for warps, blocks in [(0, 0), *((w, b) for w in WARPS for b in BLOCKS)]:
+                shape(warps, blocks, 0)
+                taken = time(call, 8 if n < 1 << 22 else 2)
+                rows.append({"pass": name, "n": n, "warps": warps, "blocks": blocks, "us": taken})
+            shape(0, 0, 0)
+    return rows
+
+
+def tails(kernels: Kernels, device: str, sizes: tuple[int, ...], time: Timer) -> list[dict[str, Any]]:
+    """A mean, of which the pass is cheap, beside PyTorch's."""
+    spec = generator_spec("hinge", None, tuple(Options()), 1)
+    rows = []
+    for n in sizes:
+        x = torch.randn(n, device=device)
+        ours = time(lambda x=x: kernels.forward(spec, (x,), (), "mean", None, None, False, False), 4)
+        rows.append({"n": n, "fastgan us": ours, "mean us": time(x.mean, 4)})
+    return rows
+
+
+def empty_launches(carried: Path | None) -> list[dict[str, Any]]:
+    """An empty kernel's launch, by the size of its parameters."""
+    with tempfile.TemporaryDirectory() as folder:
+        library = carried / "empty_kernel.so" if carried else Path(folder, "empty_kernel.so")
+        if not library.exists():
+            source = Path(__file__).with_name("empty_kernel.cu")
+            command = ["nvcc", "-O2", "-arch=native", "-shared", "-Xcompiler", "-fPIC", "-cudart", "static"]
+            library = Path(folder, "empty_kernel.so")
+            subprocess.run([*command, str(source), "-o", str(library)], check=True)
+        launch = ctypes.CDLL(str(library)).empty_launch
+    launch.restype = ctypes.c_float
+    return [{"kilobytes": k, "us": launch(k, 1000)} for k in KILOBYTES]
+
+
+def lines(result: dict[str, Any]) -> list[str]:
+    """The best shapes in short."""
+    found = []
+    rows = result["shapes"]
+    for name, n in dict.fromkeys((row["pass"], row["n"]) for row in rows):
+        mine = [row for row in rows if (row["pass"], row["n"]) == (name, n)]
+        best = sorted(mine[1:], key=lambda row: row["us"])[:3]
+        told = ", ".join(f"{r['warps']} warps x {r['blocks']} blocks {r['us']:.2f}" for r in best)
+        found.append(f"{name} {n}: in use {mine[0]['us']:.2f} us; best {told}")
+    found += [
+        f"mean of {r['n']}: fastgan {r['fastgan us']:.2f} us, torch {r['mean us']:.2f}" for r in result["means"]
+    ]
+    return found + [f"empty kernel, {r['kilobytes']} KB: {r['us']:.2f} us" for r in result["empty"]]
+
+
+def save(result: dict[str, Any], out: Path) -> None:
+    """Write everything as JSON, and the short lines."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "shapes.json").write_text(json.dumps(result, indent=1) + "\n")
+    (out / "figures.txt").write_text("\n".join(lines(result)) + "\n")
+
+
+def main(given: list[str] | None = None) -> None:
+    """Measure, and write after each part."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results") / "local")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--quick", action="store_true", help="one small size; says nothing of speed")
+    parser.add_argument("--carried", type=Path, help="folder with empty_kernel.so")
+    options = parser.parse_args(given)
+    kernels: Kernels = cuda.KERNELS if options.device == "cuda" else cpu.KERNELS
+    sizes = (4096,) if options.quick else SIZES
+    time = timer(options.device)
+    result: dict[str, Any] = {"torch": torch.__version__, "fastgan": fastgan.__version__, "quick": options.quick}
+    result |= {"shapes": sweep(kernels, options.device, sizes, time), "means": [], "empty": []}
+    save(result, options.out)
+    result["means"] = tails(kernels, options.device, sizes, time)
+    save(result, options.out)
+    if options.device == "cuda":
+        result["empty"] = empty_launches(options.carried)
+        save(result, options.out)
+    print("\n".join(lines(result)))
+
+
+if __name__ == "__main__":
+    main()
