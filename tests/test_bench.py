@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("matplotlib")
 BENCH = Path(__file__).parents[1] / "bench"
@@ -80,6 +81,26 @@ def test_the_report_is_made(tmp_path):
 
 
 # ---------------------------------------------------------------------------------- the run on a GPU
+
+
+def test_every_contender_on_a_gpu_computes_its_case(monkeypatch):
+    """All that bench/gpu.py measures, at sizes that take no time: nobody is left out as wrong."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    import gpu_cases
+
+    device = torch.device("cpu")
+    cells = {c._replace(n=min(c.n, 3000)) for c in (*gpu_cases.FIRST, *gpu_cases.REST, *gpu_cases.COMPILED)}
+    for cell in cells:
+        arms, why = gpu_cases.loss_arms(cell, device, ["cpu"], False)
+        assert not why
+        assert [arm.name for arm in arms] == ["eager", "cpu", "copy"]
+    for dtype in (torch.float32, torch.bfloat16):
+        sets = gpu_cases.sample_sets(4, (3, 8, 8), dtype, device)[:2]
+        for case in gpu_cases.TENSORS_MOVED:
+            exact = gpu_cases.exact_penalty(sets[0])
+            arms, why = gpu_cases.penalty_arms(case, sets, exact, ["cpu"], False, device)
+            assert not why
+            assert [arm.name for arm in arms] == ["eager", "cpu", "copy"]
 
 
 @pytest.fixture
