@@ -211,6 +211,6 @@ def generator_spec(
     swapped = discriminator_spec.__wrapped__(loss, relativistic, given, members, global_means)
     other = {REAL: FAKE, FAKE: REAL, 0: 0}
     return Spec(
-        tuple(b._replace(side=-b.side, role=other[b.role]) for b in swapped.terms),
+        tuple(b.swapped() for b in swapped.terms),
         tuple(other[r] for r in swapped.roles),
     )

@@ -24,6 +24,10 @@ class Term(NamedTuple):
     linear: float = 0.0
     weight: float = 1.0
 
+    def weighted(self, weight: float) -> Term:
+        """The term with another weight. `_replace` is the same, but torch 2.6 does not compile it."""
+        return Term(self.phi, self.scale, self.shift, self.linear, weight)
+
 
 def term(phi: str, scale: float = 1.0, shift: float = 0.0, linear: float = 0.0, weight: float = 1.0) -> Term:
     """One summand of a loss, `weight * reduce(phi(scale * z + shift) + linear * z)`.
@@ -73,6 +77,11 @@ class Bound(NamedTuple):
     side: int = 0
     member: int = 0
     role: int = NO_ROLE
+
+    def swapped(self) -> Bound:
+        """The same term of the generator, for which real and fake have changed places."""
+        role = {REAL: FAKE, FAKE: REAL, NO_ROLE: NO_ROLE}[self.role]
+        return Bound(self.term, self.x, self.y, self.centre, self.threshold, -self.side, self.member, role)
 
 
 class Spec:

@@ -136,7 +136,10 @@ def test_lecam_is_compiled_once():
     module = fastgan.nn.LeCam(start=2)
     compiled = torch.compile(module, fullgraph=True, backend="eager")
     r, f = logits(30).requires_grad_(), logits(30, seed=1).requires_grad_()
-    with torch._dynamo.config.patch(recompile_limit=6):
+    limit = (
+        "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
+    )  # torch 2.6
+    with torch._dynamo.config.patch({limit: 6}):
         for _ in range(20):
             compiled(r, f)
 

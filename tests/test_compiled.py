@@ -23,8 +23,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import fastgan
-from fastgan import compiled
+from fastgan import compiled, requirements
 from fastgan.nn import DiscriminatorLoss, GradientPenalty
+
+if lacking := requirements.lacking("engine='compiled'"):
+    pytest.skip(f"the engine {lacking}", allow_module_level=True)
 
 COMPILE = torch.compile
 STEP = fastgan.discriminator_step

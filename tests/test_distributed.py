@@ -11,6 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 import fastgan
+from fastgan import requirements
 
 RANKS = 2
 
@@ -194,6 +195,7 @@ def compiled_worker(rank, port, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.skipif(bool(requirements.lacking("engine='compiled'")), reason="torch is too old for the engine")
 @pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch has no gloo")
 def test_compiled_steps_are_synchronised():
     with socket.socket() as s:

@@ -32,6 +32,7 @@ def _zoo():
 zoo = _zoo()
 ENGINES = {"eager": {"prune": False}, "pruned": {"prune": True}}
 COMPILED = {"engine": "compiled"}
+needs_engine = pytest.mark.skipif(bool(requirements.lacking("engine='compiled'")), reason="torch is too old for it")
 COMPILE = torch.compile
 KINDS = ["wgan-gp", "r1"]
 FULL = [name for name, case in zoo.ZOO.items() if case.autocast is None]
@@ -142,6 +143,7 @@ def backend(request, monkeypatch):
 CASES = [(*case, "inductor") for case in INDUCTOR] + [(*case, "aot_eager") for case in UNCOMPILED]
 
 
+@needs_engine
 @pytest.mark.parametrize(("name", "kind", "backend"), CASES, indirect=["backend"])
 def test_compiled_gradients(name, kind, backend):
     """They are the recipe's, at the first call, which is eager, and at those that run as a graph."""
@@ -178,6 +180,7 @@ def test_gradients_under_autocast(name, kind, engine):
     assert distances(ours(ENGINES[engine]), kind, name, SEEDS[:1])[0] <= 2 * theirs
 
 
+@needs_engine
 @pytest.mark.parametrize("backend", ["inductor"], indirect=True)
 @pytest.mark.parametrize("name", LOWERED)
 def test_compiled_gradients_under_autocast(name, backend):
@@ -189,6 +192,7 @@ def test_compiled_gradients_under_autocast(name, backend):
         assert got <= 2 * theirs
 
 
+@needs_engine
 @pytest.mark.parametrize("backend", ["aot_eager"], indirect=True)
 @pytest.mark.parametrize("name", ["residual"])
 def test_compiled_steps(name, backend):

@@ -109,7 +109,7 @@ def _sum_of(entries: Sequence[tuple[Any, Tensor]], divisor: float) -> Tensor:
     """The sum of criterion(x), over `divisor`, as a float32 scalar; an empty tensor counts 0."""
     filled = [(criterion, x) for criterion, x in entries if x.numel()]
     if filled and all(criterion in _TERMS for criterion, _ in filled):
-        terms = [(_TERMS[c]._replace(weight=1.0 / divisor), x) for c, x in filled]
+        terms = [(_TERMS[c].weighted(1.0 / divisor), x) for c, x in filled]
         return mean_of(*terms, dtype=torch.float32)
     total = torch.zeros((), device=entries[0][1].device)
     for criterion, x in filled:

@@ -78,7 +78,7 @@ class GANLoss(nn.Module):
             values = [loss(x, self.get_target_label(x, real)) for x in members]
             return torch.stack(values).sum() * factor / len(members)
         term = self.TYPES[self.gan_type](label, bool(real), bool(disc))
-        term = term._replace(weight=term.weight * (1.0 if apart else float(factor)) / len(members))
+        term = term.weighted(term.weight * (1.0 if apart else float(factor)) / len(members))
         total = mean_of(*[(term, x) for x in members])
         return total * factor if apart else total
 

@@ -89,5 +89,5 @@ class PatchAdversarialLoss(nn.Module):
             pairs = zip(entries, members, strict=True)
             return [mean_of(entry, reduction=within, dtype=result_dtype([x])) for entry, x in pairs]
         if self.reduction == "mean":
-            entries = [(term._replace(weight=1.0 / len(entries)), v) for term, v in entries]
+            entries = [(term.weighted(1.0 / len(entries)), v) for term, v in entries]
         return mean_of(*entries, reduction="mean" if hinge else self.reduction, dtype=result_dtype(members))

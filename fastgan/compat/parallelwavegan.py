@@ -38,7 +38,7 @@ class _Adversarial(nn.Module):
         self.loss_type = loss_type
 
     def _weighed(self, term: Term, members: list[Tensor]) -> list[tuple[Term, Tensor]]:
-        term = term._replace(weight=1.0 / (len(members) if self.average_by_discriminators else 1))
+        term = term.weighted(1.0 / (len(members) if self.average_by_discriminators else 1))
         return [(term, x) for x in members]
 
 

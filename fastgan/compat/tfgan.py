@@ -66,7 +66,7 @@ def _loss(reduction: str, *entries: tuple[Term, Tensor, Any]) -> Tensor:
     """The sum of terms of tensors with weights; in one call where the weights are numbers."""
     dtype = result_dtype([x for _, x, _ in entries])
     if reduction == BY_NONZERO_WEIGHTS and not any(isinstance(w, Tensor) for _, _, w in entries):
-        return mean_of(*[(t._replace(weight=t.weight * float(w)), x) for t, x, w in entries])
+        return mean_of(*[(t.weighted(t.weight * float(w)), x) for t, x, w in entries])
     wide = torch.promote_types(dtype, torch.float32)
     first, *others = [_reduced(elements(t, x, wide), w, reduction) for t, x, w in entries]
     return sum(others, first).to(dtype)
