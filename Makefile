@@ -34,7 +34,7 @@ test: $(VENV)/ready  ## the whole test suite
 lint: $(VENV)/ready  ## ruff, clang-format and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/cpu/* csrc/cuda/*.h csrc/cuda/*.cu tests/cusim/*
+	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/cpu/* csrc/cuda/*.h csrc/cuda/*.cu tests/cusim/* tests/cudafake/*
 	$(BIN)/mypy
 
 bench: $(VENV)/ready  ## fused against eager PyTorch and torch.compile, with a plot

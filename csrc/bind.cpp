@@ -138,7 +138,7 @@ class OnCuda {
   explicit OnCuda(const py::tuple& where) {
     if (where.size() != 4)
       throw std::invalid_argument("device, stream and two functions are needed");
-    int device = where[0].cast<int>();
+    device = where[0].cast<int>();
     auto stream = where[1].cast<uint64_t>();
     empty = where[2];
     zeros = where[3];
@@ -149,6 +149,8 @@ class OnCuda {
     if (launch_shape.blocks_per_multi) place.blocks_per_multi = launch_shape.blocks_per_multi;
     place.scratch = [this](int64_t bytes) { return reinterpret_cast<char*>(memory(empty, bytes)); };
     place.tickets = [this] { return tickets(); };
+    place.release = [] { return static_cast<void*>(PyEval_SaveThread()); };
+    place.acquire = [](void* state) { PyEval_RestoreThread(static_cast<PyThreadState*>(state)); };
   }
   OnCuda(const OnCuda&) = delete;
 
@@ -169,6 +171,7 @@ class OnCuda {
 #undef FASTGAN_ON_CUDA
 
  private:
+  int device;
   py::object empty, zeros;
   std::vector<py::object> held;  // until everything is launched: what comes later on the stream may
                                  // have the memory then
@@ -182,9 +185,14 @@ class OnCuda {
 
   // Counters at 0. A stream has its own for life: launches on it come one after another, and each
   // leaves them at 0. A launch that is captured runs whenever, and wherever, its graph is replayed:
-  // it has counters of its own, which the graph sets to 0 before it.
+  // it has counters of its own, which the graph sets to 0 before it. So has a launch for whose
+  // stream there are none.
   unsigned* tickets() {
-    unsigned* own = cuda::counters_of(place.stream);
+    unsigned* own = nullptr;
+    {
+      py::gil_scoped_release release;  // it may allocate, and waits for other threads that do
+      own = cuda::counters_of(device, place.stream);
+    }
     if (own) return own;
     return reinterpret_cast<unsigned*>(memory(zeros, ticket_count * int64_t(sizeof(unsigned))));
   }
@@ -329,7 +337,7 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   define<OnCpu>(m, "");
 #ifdef FASTGAN_WITH_CUDA
   define<OnCuda>(m, "cuda_");
-  m.def("cuda_unusable", &cuda::unusable);
+  m.def("cuda_unusable", &cuda::unusable, py::call_guard<py::gil_scoped_release>());
   m.def("cuda_versions", &cuda::versions);
   m.def("cuda_shape", &set_shape);
 #endif

@@ -4,6 +4,9 @@ Every comparison is exact. Launch shapes and the order of threads and blocks var
 """
 
 import itertools
+import sys
+import threading
+import time
 
 import pytest
 import torch
@@ -345,6 +348,46 @@ def test_counters_are_a_streams_own_and_a_captures_own(sim):
         sim.stream = 103
         fastgan.generator_loss(logits(100))  # one block needs none
         assert sim.shared.cusim_streams() == before[0]
+
+
+def test_counters_are_a_devices_own(sim):
+    """Streams of two devices may have one number."""
+    spec = sim.module.Spec([(1, 0, -1, -1, 1.0, 0.0, 0.0, 1.0, 0.0, 0, 0, 0)], [0])
+    streams = sim.shared.cusim_streams()
+    for device in (3, 4, 3):
+        where = (device, 104, sim._empty, sim._zeros)
+        sim.module.cuda_forward(spec, (logits(40_000),), None, torch.empty(()), (), 2, None, False, False, where)
+    assert sim.shared.cusim_streams() == streams + 2
+
+
+def test_other_threads_run_during_a_launch(sim):
+    """A launch blocks while the device's queue is full; Python's lock is free meanwhile."""
+    spec = sim.module.Spec([(1, 0, -1, -1, 1.0, 0.0, 0.0, 1.0, 0.0, 0, 0, 0)], [0])
+    x, result, ticks, stop = logits(1024 * 1024), torch.empty(()), [], threading.Event()
+    memory = sim._empty(1 << 20)
+    where = (0, 1, lambda size: memory, lambda size: memory)  # nothing else lets go of the lock
+    sim.module.cuda_shape(1, 1, 1)  # one block
+
+    def tick():
+        while not stop.is_set():
+            ticks.append(time.perf_counter())
+            time.sleep(0.001)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)  # nor does the interpreter
+    other = threading.Thread(target=tick)
+    try:
+        other.start()
+        begin = time.perf_counter()
+        sim.module.cuda_forward(spec, (x,), None, result, (), 2, None, False, False, where)
+        end = time.perf_counter()
+    finally:
+        sys.setswitchinterval(interval)
+        stop.set()
+        other.join()
+    # A launch takes nearly all of the call; its first and last moments are the call's own.
+    margin = (end - begin) / 4
+    assert any(begin + margin < t < end - margin for t in ticks)
 
 
 def test_what_the_binding_refuses(sim):

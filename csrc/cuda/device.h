@@ -21,39 +21,54 @@ namespace fastgan {
 
 constexpr int warp = 32, most_warps = 8;  // a block has at most 8 warps
 
+#ifndef FASTGAN_SIM
+namespace cuda {
+// runtime.cu: what to say of a launch that failed.
+std::string launch_failure(const char* kernel, cudaError_t error);
+// Why kernels cannot be loaded, for good. An error that may pass is thrown: std::runtime_error.
+std::string why_unusable(cudaError_t error);
+}  // namespace cuda
+#endif
+
+// The most bytes of parameters that a kernel can have, from Volta and CUDA 12.1 on. 16 bytes: what
+// their alignment may add.
+constexpr size_t most_parameters = 32764;
+template <class... Parameters>
+constexpr size_t parameter_bytes = (size_t(0) + ... + ((sizeof(Parameters) + 15) / 16 * 16));
+
 // The one place where a kernel is launched.
 template <class... Parameters, class... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), int64_t blocks, int threads,
             const Place& place, const Arguments&... arguments) {
   static_assert((std::is_same_v<std::decay_t<Parameters>, Arguments> && ...));
+  static_assert(parameter_bytes<Arguments...> <= most_parameters);
   if (blocks < 1 || blocks > 0x7fffffff)
     throw std::invalid_argument(std::string(name) + ": the call is too large for one launch");
+  dim3 grid{unsigned(blocks)}, block{unsigned(threads)};
 #ifdef FASTGAN_SIM
   cudaError_t error =
-      cusim::launch(name, kernel, dim3(unsigned(blocks)), dim3(unsigned(threads)), arguments...);
-  std::string what = error ? cusim::last_message() : "";
+      place.waiting([&] { return cusim::launch(name, kernel, grid, block, arguments...); });
+  std::string what =
+      error ? std::string("the kernel ") + name + " failed: " + cusim::last_message() : "";
 #else
   void* list[] = {const_cast<void*>(static_cast<const void*>(&arguments))...};
-  cudaError_t error =
-      cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(unsigned(blocks)),
-                       dim3(unsigned(threads)), list, 0, cudaStream_t(place.stream));
-  std::string what = error ? cudaGetErrorString(error) : "";
+  cudaError_t error = place.waiting([&] {
+    return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, block, list, 0,
+                            cudaStream_t(place.stream));
+  });
+  std::string what = error ? cuda::launch_failure(name, error) : "";
 #endif
-  (void)place;
-  if (error) throw std::runtime_error(std::string("the kernel ") + name + " failed: " + what);
+  if (error) throw std::runtime_error(what);
 }
 
-// Loads kernels; why that cannot be, or "".
+// Loads kernels; why that cannot be, or "". An error that may pass is thrown.
 template <class... Kernels>
 std::string loadable(Kernels... kernels) {
 #ifndef FASTGAN_SIM
   for (const void* kernel : {reinterpret_cast<const void*>(kernels)...}) {
     cudaFuncAttributes attributes;
     cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
-    if (error) cudaGetLastError();
-    if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion)
-      return "the kernels were not built for this device's architecture";
-    if (error) return cudaGetErrorString(error);
+    if (error) return cuda::why_unusable(error);
   }
 #else
   (void)sizeof...(kernels);

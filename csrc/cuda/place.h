@@ -18,9 +18,23 @@ struct Place {
   // Counters that are 0, and that the kernel leaves 0; no other launch that may run at the same
   // time has them.
   std::function<unsigned*()> tickets;
+  // Let the program's other threads run, and stop them again, given what the first returned: for
+  // Python, its lock. Null where nobody waits.
+  void* (*release)() = nullptr;
+  void (*acquire)(void*) = nullptr;
 
   int64_t most_blocks() const {
     return int64_t(multiprocessors) * blocks_per_multi;
+  }
+
+  // `call()`, which may block, as a launch does while the device's queue is full; meanwhile other
+  // threads run. It must not throw.
+  template <class Function>
+  auto waiting(Function call) const {
+    void* state = release ? release() : nullptr;
+    auto result = call();
+    if (acquire) acquire(state);
+    return result;
   }
 };
 
@@ -37,16 +51,19 @@ void penalty_second(PenaltyCall&, const Place&);
 void interpolate_forward(InterpolateCall&, const Place&);
 void interpolate_backward(InterpolateCall&, const Place&);
 
-// Why a family's kernels cannot be loaded on the current device; "" where they were.
+// Why a family's kernels cannot be loaded on the current device, for good; "" where they were. An
+// error that may pass is thrown.
 std::string loss_unusable();
 std::string penalty_unusable();
 std::string interpolate_unusable();
 
-// runtime.cu. Why the kernels cannot run on a device ("" where they can), its multiprocessors, and
-// a stream's own counters, all 0; null while the stream is being captured.
+// runtime.cu. Why the kernels cannot run on a device, for good ("" where they can; an error that
+// may pass is thrown), and its multiprocessors.
 std::string unusable(int device);
 int multiprocessors(int device);
-unsigned* counters_of(void* stream);
+// A stream's own counters, all 0; null while the stream is being captured, and where there is no
+// memory for them or too many streams have some.
+unsigned* counters_of(int device, void* stream);
 std::string versions();
 
 }  // namespace cuda
