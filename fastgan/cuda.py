@@ -15,12 +15,13 @@ from torch import Tensor
 
 from . import native
 from .native import Kernels
+from .verdicts import PassingError, lasting
 
 # What the kernels' tables of strides hold; see csrc/cuda/memory.h.
 _DIMS, _ELEMENTS = 6, 2**31 - 1
 
 
-@cache
+@lasting
 def unusable(device: int) -> str | None:
     """Why the kernels cannot run on a CUDA device, or None where they can."""
     if native.native is None:
@@ -31,8 +32,11 @@ def unusable(device: int) -> str | None:
         from .info import build_facts
 
         return f"the compiled extension has no CUDA kernels ({build_facts().get('cuda', 'it was built without')})"
-    with torch.cuda.device(device):
-        return native.native.cuda_unusable(device) or None
+    try:
+        with torch.cuda.device(device):
+            return native.native.cuda_unusable(device) or None
+    except RuntimeError as error:  # raised, not returned: the next call may find it gone
+        raise PassingError(str(error)) from error
 
 
 def missing() -> str | None:

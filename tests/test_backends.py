@@ -1,5 +1,6 @@
 """Which kernels serve a call, and how one chooses."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 import fastgan
-from fastgan import autograd, backends, cpu, cuda, native, reference
+from fastgan import autograd, backends, cpu, cuda, native, reference, verdicts
 
 
 def python(code, **environment):
@@ -180,6 +181,28 @@ def test_cuda_is_chosen_by_what_the_device_can(monkeypatch):
     assert backends.choose(tensors, 2) is None
     with fastgan.backend("cuda"), pytest.raises(RuntimeError, match="cannot serve this call: the NVIDIA driver is"):
         backends.choose(tensors, 2)
+
+
+def test_a_reason_that_may_pass_is_not_kept(monkeypatch):
+    """The extension raises it; one that it returns, and "usable", stand for the process."""
+    answers = [RuntimeError("out of memory"), RuntimeError("an operation queued earlier failed"), ""]
+    answers += ["there is no CUDA device 5", RuntimeError("asked once too often")]
+
+    def ask(device):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(native, "native", types.SimpleNamespace(cuda_forward=None, cuda_unusable=ask))
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
+    check = verdicts.lasting(cuda.unusable.__wrapped__)
+    assert check(4) == "out of memory"
+    assert check(4) == "an operation queued earlier failed"
+    assert check(4) is check(4) is None
+    assert check(5) == check(5) == "there is no CUDA device 5"
+    assert len(answers) == 1
 
 
 def test_cuda_launches_on_the_tensors_own_device(monkeypatch):
