@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
+from .losses import Options, generator_spec
 from .native import Gradients, Kernels, Operands, Weights
 from .rows import KINDS
 from .terms import Spec
+from .verdicts import PassingError, lasting
 
 OLDEST = (3, 6)
+# Words of errors that may pass: no memory just now, a stream that is being captured, earlier work that failed.
+_PASSING = ("out of memory", "captur", "illegal memory", "launch failure", "device-side assert", "misaligned")
+# The non-saturating loss of these logits, and its gradient: softplus(-x) / 2 and -sigmoid(-x) / 2.
+_TRIAL = ((0.0, 2.0), (0.4100376, -0.25, -0.05960146))
 
 
 def _check_version() -> None:
@@ -38,7 +45,15 @@ except Exception as error:  # whatever an unknown package of this name does
 # ---------------------------------------------------------------------------------- where they run
 
 
-@cache
+def _index_function(accelerator: Any) -> Callable[[], int]:
+    """Return the function that gives the current device's index; torch 2.6 has it under another name."""
+    return getattr(accelerator, "current_device_index", None) or accelerator.current_device_idx
+
+
+_current_index = _index_function(torch.accelerator)
+
+
+@lasting
 def unusable(kind: str, index: int) -> str | None:
     """Why the kernels cannot run on a device, or None where they can."""
     if _import_error:
@@ -57,19 +72,49 @@ def unusable(kind: str, index: int) -> str | None:
             found = triton.runtime.driver.active.get_active_torch_device()
             if found.type != kind:
                 return f"Triton's devices are {found.type}"
-            _trial(kind)
+            _trial(torch.device(kind, index))
             return None
+    except PassingError:
+        raise
     except Exception as error:  # a missing compiler, a driver too old: the reference serves then
-        return f"Triton cannot run: {str(error).strip() or type(error).__name__}"
+        why = f"Triton cannot run: {str(error).strip() or type(error).__name__}"
+        if isinstance(error, torch.OutOfMemoryError) or any(words in why for words in _PASSING):
+            raise PassingError(why) from error
+        return why
 
 
-def _trial(kind: str) -> None:
-    """Compiles and loads a kernel with as many parameters as any."""
-    terms = most_terms(kind)
+def _trial(device: torch.device) -> None:
+    """Load a kernel with as many parameters as any, and launch small ones whose results are known.
+
+    Raises:
+        PassingError: the current stream is being captured, and results cannot be read.
+        Exception: a kernel cannot be compiled, loaded or launched, or a result is wrong.
+    """
+    terms = most_terms(device.type)
     arguments = tuple(
         [(0,) * n for n in (terms * loss.ADDRESSES.value, terms * loss.FIELDS.value, loss.MEMORY.value)]
     )
     launch.load(loss.loss_elements, arguments, (terms, 1, 1, True, 1, False, False, False, -1, False, 1024), 4)
+    capturing = getattr(torch.get_device_module(device), "is_current_stream_capturing", None)
+    if capturing is not None and capturing():
+        raise PassingError(None)
+    logits, known = _TRIAL
+    # The caller may be inside of a transform or of a mode, which is not to see these tensors.
+    with torch._C._DisableFuncTorch(), _disable_current_modes():
+        got = _small_loss(logits, device)
+    if not all(math.isclose(g, k, rel_tol=1e-5) for g, k in zip(got, known, strict=True)):
+        raise RuntimeError(f"a small loss and its gradient came out as {got}, not as {known}")
+
+
+def _small_loss(logits: tuple[float, ...], device: torch.device) -> tuple[float, ...]:
+    """The non-saturating generator loss of these logits, and its gradient, as the kernels write them."""
+    spec = generator_spec("nonsaturating", None, Options(), 1)
+    x = torch.tensor(logits, dtype=torch.float32, device=device)
+    value, gradient = x.new_full((), math.nan), torch.full_like(x, math.nan)
+    mean = 2
+    KERNELS._forward(spec, (x,), None, value, (), mean, None, False, False)
+    KERNELS._backward(spec, (x,), (gradient,), (x.new_ones(()),), (), mean, None)
+    return (value.item(), *gradient.tolist())
 
 
 def missing() -> str | None:
@@ -79,7 +124,7 @@ def missing() -> str | None:
     if not torch.accelerator.is_available():
         return "there is no accelerator (without one they run under TRITON_INTERPRET=1 only)"
     device = torch.accelerator.current_accelerator()
-    return unusable(device.type, torch.accelerator.current_device_index()) if device else "there is no accelerator"
+    return unusable(device.type, _current_index()) if device else "there is no accelerator"
 
 
 # ---------------------------------------------------------------------------------- the kernels
@@ -102,7 +147,7 @@ class Triton(Kernels):
 
     def _run(self, name: str, t: Tensor, *arguments: Any) -> None:
         run = getattr(self, "_" + name)
-        if t.is_cpu or t.device.index == torch.accelerator.current_device_index():
+        if t.is_cpu or t.device.index == _current_index():
             return run(*arguments)
         with torch.get_device_module(t.device).device(t.device):
             return run(*arguments)

@@ -1,5 +1,8 @@
 """How Triton kernels are launched, as far as it can be seen without a device: a driver that only takes notes."""
 
+import contextlib
+import ctypes
+import math
 import os
 import subprocess
 import sys
@@ -9,14 +12,14 @@ import pytest
 import torch
 
 import fastgan
-from fastgan import backends
+from fastgan import backends, verdicts
 from tests.calls import losses, norms
 
 triton = pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("launches nothing under TRITON_INTERPRET=1", allow_module_level=True)
 
-from fastgan.triton_kernels import launch, rows  # noqa: E402
+from fastgan.triton_kernels import launch, loss, rows  # noqa: E402
 
 from fastgan import triton as ft  # noqa: E402
 
@@ -57,6 +60,13 @@ class Driver:
     def get_current_target(self):
         return triton.backends.compiler.GPUTarget("cuda", 90, 32)
 
+    def get_active_torch_device(self):
+        return torch.device("cuda", self.device)
+
+    def answered_by(self, call):
+        """Another launcher, which calls `call(*everything)`."""
+        self.launcher_cls = type("Launcher", (self.launcher_cls,), {"__call__": lambda self, *given: call(*given)})
+
 
 @pytest.fixture
 def driver(monkeypatch):
@@ -64,6 +74,7 @@ def driver(monkeypatch):
 
     made = Driver()
     monkeypatch.setattr(launch, "_kept", {})
+    monkeypatch.setattr(launch, "_by_handle", True)
     monkeypatch.setattr(config, "_active", made)
     monkeypatch.setattr(backends, "choose", lambda tensors, scanned=-1: ft.KERNELS)
     yield made
@@ -166,10 +177,203 @@ def test_an_ordinary_launch_where_the_compiler_is_called_otherwise(driver, monke
     assert options["grid"] == (1,)
 
 
+@pytest.fixture
+def ordinary(monkeypatch):
+    """The arguments of ordinary launches, which launch nothing."""
+    calls = []
+    monkeypatch.setattr(triton.runtime.JITFunction, "run", lambda self, *a, grid, warmup, **k: calls.append(a))
+    return calls
+
+
+@pytest.mark.parametrize("error", [TypeError, AttributeError, ValueError])
+def test_ordinary_launches_where_a_handle_is_run_otherwise(driver, ordinary, error):
+    """From the first refusal on, which may come late."""
+    handles = []
+
+    def run(*given):
+        handles.append(given)
+        if len(handles) == 2:
+            raise error("function takes 12 arguments")
+
+    driver.answered_by(run)
+    for count in range(5):
+        fastgan.generator_loss(torch.zeros(64))
+        assert (len(handles), len(ordinary)) == (min(count + 1, 2), max(count, 0))
+
+
+def test_what_an_ordinary_launch_raises_too_is_not_of_handles(driver, monkeypatch):
+    def run(*given, **options):
+        raise ValueError("a hook of somebody's")
+
+    driver.answered_by(run)
+    monkeypatch.setattr(triton.runtime.JITFunction, "run", run)
+    with pytest.raises(ValueError, match="of somebody's"):
+        fastgan.generator_loss(torch.zeros(64))
+    assert launch._by_handle
+
+
+def test_other_errors_of_a_launch_are_raised(driver, ordinary):
+    def run(*given):
+        raise RuntimeError("Triton Error [CUDA]: invalid argument")
+
+    driver.answered_by(run)
+    with pytest.raises(RuntimeError, match="invalid argument"):
+        fastgan.generator_loss(torch.zeros(64))
+    assert not ordinary
+
+
 def test_no_specialisation_in_an_ordinary_launch():
     """1 and multiples of 16 are numbers like others there too."""
     for parameter in rows.shrink.params[:4]:
         assert parameter.do_not_specialize, parameter.name
+
+
+# ---------------------------------------------------------------------------------- the trial
+
+
+def write(address, *numbers):
+    (ctypes.c_float * len(numbers)).from_address(address)[:] = numbers
+
+
+def compute(arguments, gradient=(-0.25, -0.05960146)):
+    """What the trial's kernels write, for the arguments of a launch."""
+    addresses, _, memory = arguments[:3]
+    if memory[loss.RESULT.value]:
+        write(memory[loss.RESULT.value], 0.4100376)
+    else:
+        write(addresses[2], *gradient)
+
+
+class Machine:
+    """A device whose verdict is asked for; its memory is the CPU's."""
+
+    def __init__(self, monkeypatch):
+        self.capturing = False
+        module = types.SimpleNamespace(
+            device=lambda index: contextlib.nullcontext(), is_current_stream_capturing=lambda: self.capturing
+        )
+        small = ft._small_loss
+        monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+        monkeypatch.setattr(ft, "_small_loss", lambda logits, device: small(logits, torch.device("cpu")))
+        self.unusable = verdicts.lasting(ft.unusable.__wrapped__)
+
+
+@pytest.fixture
+def machine(driver, monkeypatch):
+    driver.answered_by(lambda *given: compute(given[9:]))
+    return Machine(monkeypatch)
+
+
+def test_the_trial_launches_and_reads_the_results(driver, machine):
+    launched = []
+    driver.answered_by(lambda *given: launched.append(given[4]) or compute(given[9:]))
+    assert machine.unusable("cuda", 0) is None
+    assert launched == ["loss_sums's handle", "loss_elements's handle"]
+    assert machine.unusable("cuda", 0) is None
+    assert len(launched) == 2, "once a device"
+
+
+def test_the_trials_numbers_are_right():
+    logits, (value, *gradient) = ft._TRIAL
+    x = torch.tensor(logits, requires_grad=True, dtype=torch.float64)
+    expected = fastgan.generator_loss(x)
+    expected.backward()
+    assert math.isclose(value, expected.item(), rel_tol=1e-6)
+    assert all(math.isclose(g, e, rel_tol=1e-6) for g, e in zip(gradient, x.grad.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "run", [lambda *given: None, lambda *given: compute(given[9:], (0.25, 0.05960146))], ids=["nothing", "a sign"]
+)
+def test_wrong_results_are_a_verdict(driver, machine, run):
+    driver.answered_by(run)
+    why = machine.unusable("cuda", 0)
+    assert why.startswith("Triton cannot run: a small loss and its gradient came out as (")
+    assert "not as (0.41003" in why
+    driver.answered_by(lambda *given: compute(given[9:]))
+    launch._kept.clear()
+    assert machine.unusable("cuda", 0) == why
+
+
+@pytest.mark.parametrize("changed", ["run", "compile"])
+def test_the_trial_of_a_changed_triton(driver, machine, monkeypatch, changed):
+    """Ordinary launches pass it."""
+
+    def gone(*given, **options):
+        raise TypeError(f"{changed}() has changed")
+
+    monkeypatch.setattr(triton.runtime.JITFunction, "run", lambda self, *a, grid, warmup, **k: compute(a))
+    if changed == "run":
+        driver.answered_by(gone)
+    else:
+        monkeypatch.setattr(launch, "compiled", gone)
+    assert machine.unusable("cuda", 0) is None
+    assert not launch._by_handle
+
+
+def test_nothing_is_launched_or_kept_during_a_capture(driver, machine):
+    launched = []
+    driver.answered_by(lambda *given: launched.append(given))
+    machine.capturing = True
+    assert machine.unusable("cuda", 0) is None
+    assert not launched, "results cannot be read during a capture"
+    machine.capturing = False
+    assert "came out as" in machine.unusable("cuda", 0)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("Tried to allocate 2.00 MiB"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        RuntimeError("Triton Error [CUDA]: operation not permitted when stream is capturing"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+    ],
+    ids=["torch", "triton", "capture", "earlier work"],
+)
+def test_errors_that_may_pass_are_not_kept(driver, machine, error):
+    good = driver.utils.load_binary
+
+    def load_binary(*arguments):
+        raise error
+
+    driver.utils.load_binary = load_binary
+    assert machine.unusable("cuda", 0) == f"Triton cannot run: {error}"
+    driver.utils.load_binary = good
+    assert machine.unusable("cuda", 0) is None
+
+
+def test_errors_that_stay_are_kept(driver, machine):
+    def load_binary(*arguments):
+        raise RuntimeError("0 active drivers")
+
+    good, driver.utils.load_binary = driver.utils.load_binary, load_binary
+    why = machine.unusable("cuda", 0)
+    driver.utils.load_binary = good
+    assert machine.unusable("cuda", 0) == why == "Triton cannot run: 0 active drivers"
+
+
+@pytest.mark.parametrize("mode", ["grad", "vmap", "fake"])
+def test_the_trial_inside_of_a_transform(machine, mode):
+    """Its tensors are plain ones even where the call that asks for it is traced or transformed."""
+    found = []
+
+    def ask(x):
+        found.append(machine.unusable("cuda", 0))
+        return x.sum()
+
+    if mode == "fake":
+        with torch._subclasses.FakeTensorMode():
+            ask(torch.zeros(3))
+    else:
+        getattr(torch.func, mode)(ask)(torch.zeros(3, 3) if mode == "vmap" else torch.zeros(3))
+    assert found == [None]
+
+
+def test_the_current_device_in_every_torch():
+    older = types.SimpleNamespace(current_device_idx=lambda: 3)
+    newer = types.SimpleNamespace(current_device_idx=lambda: 0, current_device_index=lambda: 4)
+    assert (ft._index_function(older)(), ft._index_function(newer)()) == (3, 4)
 
 
 # ---------------------------------------------------------------------------------- which backend

@@ -7,6 +7,7 @@ multiples of 16 a case of their own). An ordinary launch is what remains where t
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -32,6 +33,9 @@ class Kept(NamedTuple):
 
 
 _kept: dict[Any, Kept] = {}
+# A Triton in which a handle is made or run otherwise raises one of these. Then launches are ordinary ones.
+_CHANGED = (AttributeError, TypeError, ValueError)
+_by_handle = True
 
 
 def source(fn: Any, arguments: Sequence[Argument], constants: tuple[Any, ...]) -> Any:
@@ -57,8 +61,13 @@ def _keep(key: Any, fn: Any, arguments: Sequence[Argument], constants: tuple[Any
 
 
 def load(fn: Any, arguments: Sequence[Argument], constants: tuple[Any, ...], warps: int) -> None:
-    """Compiles a kernel for the current device and loads it there, and raises if that cannot be."""
-    compiled(fn, arguments, constants, warps, driver.active.get_current_target()).run  # noqa: B018
+    """Compile a kernel for the current device and load it there, if this Triton's compiler is called so.
+
+    Raises:
+        Exception: the kernel cannot be compiled or loaded.
+    """
+    with contextlib.suppress(*_CHANGED):
+        compiled(fn, arguments, constants, warps, driver.active.get_current_target()).run  # noqa: B018
 
 
 def hooked() -> bool:
@@ -69,28 +78,37 @@ def hooked() -> bool:
 
 def launch(fn: Any, programs: int, arguments: tuple[Argument, ...], constants: tuple[Any, ...], warps: int) -> None:
     """Runs `programs` programs of a kernel on the current device's current stream, and waits for nothing."""
+    global _by_handle
     if INTERPRETED:
         fn[(programs,)](*arguments, *constants)
         return
+    if _by_handle:
+        try:
+            _launch_by_handle(fn, programs, arguments, constants, warps)
+            return
+        except _CHANGED:
+            pass
+    fn[(programs,)](*arguments, *constants, num_warps=warps, **OPTIONS)
+    _by_handle = False  # only now: an ordinary launch would have raised where the handle was not to blame
+
+
+def _launch_by_handle(
+    fn: Any, programs: int, arguments: tuple[Argument, ...], constants: tuple[Any, ...], warps: int
+) -> None:
     active = driver.active
     device = active.get_current_device()
     key = (fn, device, warps, constants)
-    try:
-        kept = _kept.get(key) or _keep(key, fn, arguments, constants, warps)
-        run, function, metadata = kept.run, kept.function, kept.metadata
-    except (AttributeError, TypeError):  # a Triton whose compiler is called otherwise
-        fn[(programs,)](*arguments, *constants, num_warps=warps, **OPTIONS)
-        return
+    kept = _kept.get(key) or _keep(key, fn, arguments, constants, warps)
     if hooked():
         kept.kernel[(programs, 1, 1)](*arguments, *constants)
         return
-    run(
+    kept.run(
         programs,
         1,
         1,
         active.get_current_stream(device),
-        function,
-        metadata,
+        kept.function,
+        kept.metadata,
         None,
         None,
         None,
