@@ -6,6 +6,7 @@ What was built, with what, and why the rest was not, goes into fastgan/_build.js
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -28,6 +29,7 @@ FLAGS = [
     "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
 ]  # fmt: skip
 KERNELS = ("loss", "penalty", "interpolate")
+Command = tuple[str, str, list[str]]  # output, source, command
 # The kernels are compiled once for each of these and chosen from at run time.
 ISAS: dict[str, list[str]] = {"generic": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
@@ -58,8 +60,8 @@ def reason(error: Exception) -> str:
     return "\n".join(text[max(0, text.find("FAILED: ")) :].splitlines()[:40])
 
 
-def compile_all(commands: list[tuple[str, str, list[str]]], work: Path) -> str:
-    """Runs (output, source, command) for each: by ninja, all at once, where it is there."""
+def compile_all(commands: list[Command], work: Path) -> str:
+    """Runs each: by ninja, all at once, where it is there."""
     work.mkdir(parents=True, exist_ok=True)
     try:
         import ninja
@@ -106,10 +108,20 @@ class NativeBuild(build_ext):
         folders = [Path(self.build_lib, "fastgan")] + ([ROOT / "fastgan"] if self.inplace else [])
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
+            self.remove_others(folder)
             (folder / "_build.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+    def remove_others(self, folder: Path) -> None:
+        """An earlier build's modules, which would be loaded with this one's."""
+        suffix = sysconfig.get_config_var("EXT_SUFFIX")
+        for path in folder.glob(f"_native_cuda*{suffix}"):
+            if f"fastgan.{path.name.removesuffix(suffix)}" not in [ext.name for ext in self.extensions]:
+                path.unlink()
 
     def build_extension(self, ext: Extension) -> None:
         """With CUDA if that is wanted and succeeds, else without."""
+        if ext.name != "fastgan._native":  # made with _native, whose CPU kernels it has too
+            return
         if os.name == "nt":
             raise RuntimeError("the native kernels build with gcc or clang only")
         target = Path(self.get_ext_fullpath(ext.name))
@@ -119,7 +131,7 @@ class NativeBuild(build_ext):
         self.facts["flags"] = " ".join(FLAGS)
         self.facts["instruction sets"] = ", ".join(ISAS)
         try:
-            self.build_with_cuda(cxx, str(target))
+            self.build_with_cuda(cxx)
             return
         except Exception as error:
             if toolkit.required():
@@ -127,52 +139,74 @@ class NativeBuild(build_ext):
             self.facts["cuda"] = f"not built: {reason(error)}"
             if not isinstance(error, toolkit.NoCudaError):
                 print(f"warning: fastgan's CUDA kernels were {self.facts['cuda']}", file=sys.stderr)
-        commands = self.commands(cxx, [])
-        self.facts["compiled by"] = compile_all(commands, Path(self.build_temp).resolve())
+        commands = [self.binding(cxx, "_native"), *self.cpu_kernels(cxx)]
+        self.facts["compiled by"] = compile_all(commands, self.work)
         shared = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared", "-ldl"]
         run([*cxx, *[c[0] for c in commands], *shared, "-o", str(target)])
 
-    def commands(self, cxx: list[str], defines: list[str]) -> list[tuple[str, str, list[str]]]:
-        """(output, source, command) for each C++ source and instruction set."""
+    @property
+    def work(self) -> Path:
+        """Where objects lie."""
+        return Path(self.build_temp).resolve()
+
+    def object(self, cxx: list[str], name: str, source: str, extra: list[str]) -> Command:
+        """Compiles a C++ source."""
+        path, out = str(ROOT / "csrc" / source), str(self.work / f"{name}.o")
+        return out, path, [*cxx, *FLAGS, *extra, "-MMD", "-MF", f"{out}.d", "-c", path, "-o", out]
+
+    def binding(self, cxx: list[str], module: str, *defines: str) -> Command:
+        """Compiles a module's binding."""
         import pybind11
 
-        work = Path(self.build_temp).resolve()
         python = [sysconfig.get_path("include"), sysconfig.get_path("platinclude")]
         includes = [f"-I{p}" for p in dict.fromkeys([pybind11.get_include(), *python])]
-        units = [("bind", "bind.cpp", [*includes, *defines])]
-        for source in KERNELS:
-            for isa, march in ISAS.items():
-                units.append((f"{source}_{isa}", f"cpu/{source}.cpp", [f"-DFASTGAN_ISA={isa}", *march]))
-        commands = []
-        for name, source, extra in units:
-            path, out = str(ROOT / "csrc" / source), str(work / f"{name}.o")
-            commands.append((out, path, [*cxx, *FLAGS, *extra, "-MMD", "-MF", f"{out}.d", "-c", path, "-o", out]))
-        return commands
+        return self.object(cxx, f"{module}_bind", "bind.cpp", [*includes, f"-DFASTGAN_MODULE={module}", *defines])
 
-    def build_with_cuda(self, cxx: list[str], target: str) -> None:
-        """All sources at once, the CUDA ones first since they take longest."""
+    def cpu_kernels(self, cxx: list[str]) -> list[Command]:
+        """Compiles each source for each instruction set."""
+        return [
+            self.object(cxx, f"{source}_{isa}", f"cpu/{source}.cpp", [f"-DFASTGAN_ISA={isa}", *march])
+            for source in KERNELS
+            for isa, march in ISAS.items()
+        ]
+
+    def build_with_cuda(self, cxx: list[str]) -> None:
+        """A module for each toolkit; the CPU kernels are compiled once and linked into all of them."""
         if toolkit.mode() == "0":
             raise toolkit.NoCudaError("FASTGAN_CUDA=0")
         sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
         if not sources:
             raise toolkit.NoCudaError("no CUDA sources")
-        cuda, work = toolkit.Toolkit(run), Path(self.build_temp).resolve()
+        built = list(zip([ext.name for ext in self.extensions], toolkit.toolkits(run), strict=True))
+        own = {name: self.cuda_kernels(cxx, name.rpartition(".")[2], cuda, sources) for name, cuda in built}
+        shared = self.cpu_kernels(cxx)
+        # All at once, the CUDA sources first since they take longest.
+        self.facts["compiled by"] = compile_all([*itertools.chain(*own.values()), *shared], self.work)
+        for name, cuda in built:
+            run(cuda.link([c[0] for c in own[name] + shared], self.get_ext_fullpath(name)))
+            label = "cuda" if cuda is built[0][1] else f"cuda {cuda.release[0]}"
+            self.facts[f"{label} compiler"] = cuda.version
+            self.facts[f"{label} architectures"] = " ".join(cuda.architectures)
+        self.facts["cuda"] = "built"
+
+    def cuda_kernels(
+        self, cxx: list[str], module: str, cuda: toolkit.Toolkit, sources: list[Path]
+    ) -> list[Command]:
+        """Compiles a module's CUDA sources and its binding."""
         threads = max(1, (os.cpu_count() or 1) // len(sources))
         commands = []
-        for path in map(str, sources):
-            out = str(work / f"cuda_{Path(path).stem}.o")
-            commands.append((out, path, cuda.compile(path, out, str(ROOT / "csrc"), threads)))
-        commands += self.commands(cxx, ["-DFASTGAN_WITH_CUDA"])
-        self.facts["compiled by"] = compile_all(commands, work)
-        run(cuda.link([c[0] for c in commands], target))
-        self.facts["cuda"] = "built"
-        self.facts["cuda compiler"] = cuda.version
-        self.facts["cuda architectures"] = " ".join(cuda.architectures)
+        for path in sources:
+            out = str(self.work / f"{module}_cuda_{path.stem}.o")
+            commands.append((out, str(path), cuda.compile(str(path), out, str(ROOT / "csrc"), threads)))
+        return [*commands, self.binding(cxx, module, "-DFASTGAN_WITH_CUDA")]
 
 
 if __name__ == "__main__":
     setup(
-        ext_modules=[Extension("fastgan._native", sources=[], optional=True)],
+        ext_modules=[
+            Extension(f"fastgan.{module}", sources=[], optional=True)
+            for module in ["_native", *toolkit.further(run)]
+        ],
         cmdclass={"build_ext": NativeBuild},
         # CUDA's compiler, for FASTGAN_CUDA=wheels alone.
         setup_requires=toolkit.build_requirements(),

@@ -1,5 +1,5 @@
 // The Python module fastgan._native: reads the arguments, picks the instruction set or the device,
-// and calls the kernels.
+// and calls the kernels. A build with several CUDA toolkits makes one for each, with other names.
 #include "arguments.h"
 #ifdef FASTGAN_WITH_CUDA
 #include "cuda/place.h"
@@ -321,7 +321,10 @@ void define(py::module_& m, const std::string& prefix) {
 }  // namespace
 }  // namespace fastgan
 
-PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
+#ifndef FASTGAN_MODULE
+#define FASTGAN_MODULE _native
+#endif
+PYBIND11_MODULE(FASTGAN_MODULE, m, py::mod_gil_not_used()) {
   using namespace fastgan;
   m.doc() = "fastgan's compiled kernels; fastgan/cpu.py and fastgan/cuda.py are the callers.";
   m.attr("stat_count") = stat_count;

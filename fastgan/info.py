@@ -32,6 +32,7 @@ def info() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "build": build_facts() or {"native": "not built: setup.py has not run"},
+        "extension": native.__name__.rpartition(".")[2] if native else "none",
         "backends": ready,
         "features": {name: requirements.lacking(name) or "ready" for name in requirements.FEATURES},
         "FASTGAN_BACKEND": backends.CHOSEN.get(),

@@ -6,9 +6,13 @@ where they run.
 
 from __future__ import annotations
 
+import pkgutil
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,9 +20,24 @@ from torch import Tensor
 from .rows import KINDS, PenaltySpec, rows_first, rows_shape
 from .terms import PHIS, Spec
 
-try:
-    from . import _native as native
 
+def module_name(folder: str, cuda: str | None) -> str:
+    """Return the extension to load: the newest in `folder` whose CUDA's major version torch's `cuda` reaches.
+
+    A build with several CUDA toolkits has _native, by the oldest, and others such as _native_cuda13. A driver that
+    serves torch serves such a one; and devices that CUDA 13 dropped are used with a torch built by CUDA 12.
+    """
+    matches = [re.fullmatch(r"_native_cuda(\d+)", found.name) for found in pkgutil.iter_modules([folder])]
+    majors = [int(match[1]) for match in matches if match]
+    reached = [major for major in majors if major <= int((cuda or "0").split(".")[0])]
+    return f"_native_cuda{max(reached)}" if reached else "_native"
+
+
+try:
+    if TYPE_CHECKING:
+        from . import _native as native
+    else:
+        native = import_module(f".{module_name(str(Path(__file__).parent), torch.version.cuda)}", __package__)
     _import_error = None
 except ImportError as error:
     native = None  # type: ignore

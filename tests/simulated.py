@@ -28,6 +28,7 @@ from fastgan import backends, cpu, cuda, native
 
 ROOT = Path(__file__).parents[1]
 KERNELS = ("loss", "penalty", "interpolate")
+NAME = "_native_simulated"
 CXX = shlex.split(os.environ.get("CXX", "c++"))[:1]
 FLAGS = [
     "-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing", "-Wall", "-Wextra",
@@ -60,11 +61,12 @@ def build() -> Path:
     jobs = [(csrc / "cuda" / f"{k}.cu", out / f"cuda_{k}.o", csrc, "-O2") for k in KERNELS]
     jobs += [(sim / f"{part}.cpp", out / f"{part}.o", csrc, "-O2") for part in ("cusim", "runtime")]
     includes = [f"-I{p}" for p in (pybind11.get_include(), sysconfig.get_path("include"))]
-    jobs.append((csrc / "bind.cpp", out / "bind.o", csrc, "-O1", "-DFASTGAN_WITH_CUDA", *includes))
+    defines = ["-DFASTGAN_WITH_CUDA", f"-DFASTGAN_MODULE={NAME}"]
+    jobs.append((csrc / "bind.cpp", out / "bind.o", csrc, "-O1", *defines, *includes))
     for k in KERNELS:
         for isa in ("generic", "v3", "v4") if "x86_64" in sysconfig.get_platform() else ("generic",):
             jobs.append((csrc / "cpu" / f"{k}.cpp", out / f"{k}_{isa}.o", csrc, "-O0", f"-DFASTGAN_ISA={isa}"))
-    library = out / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
+    library = out / f"{NAME}{sysconfig.get_config_var('EXT_SUFFIX')}"
     objects = in_parallel(compile_one, jobs)
     subprocess.run([*CXX, "-shared", *map(str, objects), "-ldl", "-o", str(library)], check=True)
     atexit.register(shutil.rmtree, out, ignore_errors=True)
@@ -73,7 +75,7 @@ def build() -> Path:
 
 def load(library: Path):
     """The module, told what fastgan.native tells its own."""
-    spec = importlib.util.spec_from_file_location("_native", library)
+    spec = importlib.util.spec_from_file_location(NAME, library)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     dtypes = (torch.float32, torch.float64, torch.float16, torch.bfloat16)

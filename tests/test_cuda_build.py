@@ -12,6 +12,8 @@ from types import ModuleType
 
 import pytest
 
+from fastgan.native import module_name, native
+
 ROOT = Path(__file__).parents[1]
 KNOWN = {"7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "12.0"}
 FAKE_CXX = """#!/bin/sh
@@ -23,12 +25,15 @@ exit 0
 FAKE_NVCC = """#!/bin/sh
 echo "$@" >> "$LOG.nvcc"
 case "$1" in
-  --version) echo "Cuda compilation tools, release 12.4, V12.4.99";;
+  --version) echo "Cuda compilation tools, release RELEASE, VRELEASE.99";;
   --list-gpu-arch) echo compute_80; echo compute_90;;
   *) %s
      while [ $# -gt 1 ]; do [ "$1" = -o ] && : > "$2"; shift; done;;
 esac
 """
+OLD = FAKE_NVCC.replace("RELEASE", "12.0")
+NEW = FAKE_NVCC.replace("RELEASE", "13.1")
+FAKE_NVCC = FAKE_NVCC.replace("RELEASE", "12.4")
 
 
 def load(path: Path) -> ModuleType:
@@ -77,8 +82,8 @@ def test_architectures(toolkit, asked, expected):
 
 
 def test_architectures_that_the_compiler_does_not_know(toolkit):
-    assert toolkit.architectures("", {"7.0", "7.5", "8.0", "8.7"}) == ["7.5", "8.0+PTX"]
-    with pytest.raises(ValueError, match=r"knows none of 7\.5"):
+    assert toolkit.architectures("", {"6.0", "7.0", "7.5", "8.0", "8.7"}) == ["7.0", "7.5", "8.0+PTX"]
+    with pytest.raises(ValueError, match=r"knows none of 7\.0 7\.5"):
         toolkit.architectures("", {"5.0"})
     with pytest.raises(ValueError, match=r"does not know 13\.0, it knows 7\.5 .* 9\.0 10\.0 12\.0"):
         toolkit.architectures("8.0;13.0", KNOWN)
@@ -128,7 +133,9 @@ def test_the_compiler_is_fetched_only_when_asked_for(toolkit, bare, monkeypatch)
     monkeypatch.setenv("PATH", str(nvcc_below(bare).parent))
     assert toolkit.build_requirements() == []
     monkeypatch.setenv("FASTGAN_CUDA", "yes")
-    with pytest.raises(ValueError, match="FASTGAN_CUDA: expected 0, 1, wheels or nothing, got 'yes'"):
+    with pytest.raises(
+        ValueError, match="FASTGAN_CUDA: expected 0, 1, wheels, toolkits' folders or nothing, got 'yes'"
+    ):
         toolkit.build_requirements()
 
 
@@ -149,9 +156,9 @@ class Source:
         (folder / "csrc" / "cuda" / "one.cu").write_text("// one")
         self.script("c++", FAKE_CXX)
 
-    def script(self, name: str, text: str) -> None:
-        path = self.folder / "bin" / name
-        path.parent.mkdir(exist_ok=True)
+    def script(self, name: str, text: str, toolkit: str = "") -> None:
+        path = self.folder / toolkit / "bin" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         path.chmod(0o755)
 
@@ -217,6 +224,117 @@ def test_with_a_compiler(source):
     assert "bind.o" in linked
 
 
+def test_a_compiler_that_is_too_old(source):
+    """More than 4 KB of parameters came with 12.1."""
+    source.script("nvcc", OLD % "")
+    why = source.build()["cuda"]
+    assert why.startswith("not built: ")
+    assert "nvcc is of CUDA 12.0; the kernels have more than 4 KB of parameters, which needs 12.1 or newer" in why
+    assert "which needs 12.1 or newer" in source.fails(FASTGAN_CUDA="1")
+    source.script("nvcc", FAKE_NVCC.replace("12.4", "12.1") % "")
+    assert source.build()["cuda"] == "built"
+
+
+@pytest.fixture
+def two(source) -> str:
+    """Toolkits of CUDA 13 and of CUDA 12, as FASTGAN_CUDA names them."""
+    source.script("nvcc", NEW % "", "new")
+    source.script("nvcc", FAKE_NVCC.replace("$LOG.nvcc", "$LOG.nvcc12") % "", "old")
+    return f"{source.folder / 'new'}:{source.folder / 'old'}"
+
+
+def test_toolkits_side_by_side(source, two):
+    """The oldest one's code is in _native, and the CPU kernels are compiled once."""
+    facts = source.build(FASTGAN_CUDA=two)
+    assert facts["cuda"] == "built"
+    assert facts["cuda compiler"] == "Cuda compilation tools, release 12.4, V12.4.99"
+    assert facts["cuda 13 compiler"] == "Cuda compilation tools, release 13.1, V13.1.99"
+    assert facts["cuda architectures"] == facts["cuda 13 architectures"] == "8.0 9.0+PTX"
+    built = {path.name.split(".")[0] for path in (source.folder / "lib" / "fastgan").glob("*.so")}
+    assert built == {"_native", "_native_cuda13"}
+    binds = [call for call in source.calls("cxx") if "bind.cpp" in call]
+    assert sorted(call.partition("-DFASTGAN_MODULE=")[2].split()[0] for call in binds) == sorted(built)
+    assert all("-DFASTGAN_WITH_CUDA" in call for call in binds)
+    kernels = [call for call in source.calls("cxx") if "cpu/loss.cpp" in call]
+    assert len({call.partition("FASTGAN_ISA=")[2].split()[0] for call in kernels}) == len(kernels)
+    for compiler, module, other in (
+        ("nvcc12", "_native", "_native_cuda13_"),
+        ("nvcc", "_native_cuda13", "/_native_bind"),
+    ):
+        *_, compiled, linked = source.calls(compiler)
+        assert f"{module}_cuda_one.o" in compiled
+        assert f"{module}_bind.o" in linked
+        assert "loss_generic.o" in linked
+        assert other not in linked
+        assert f"/{module}." in linked.split()[-1]
+    assert "--compress-mode=size" in source.calls("nvcc")[-2]
+
+
+def test_modules_of_an_earlier_build_are_removed(source, two):
+    """They would be loaded beside this one's."""
+    for folder in ("lib/fastgan", "fastgan"):
+        done = source.run("setup.py", "-q", "build_ext", "--build-lib", "lib", "--inplace", FASTGAN_CUDA=two)
+        assert done.returncode == 0, done.stderr
+        assert len(list((source.folder / folder).glob("_native_cuda13*.so"))) == 1
+        done = source.run("setup.py", "-q", "build_ext", "--build-lib", "lib", "--inplace", FASTGAN_CUDA="0")
+        assert done.returncode == 0, done.stderr
+        assert len(list((source.folder / folder).glob("_native*.so"))) == 1
+
+
+def test_toolkits_that_cannot_be_built_side_by_side(source, two):
+    new, old = two.split(":")
+    assert "expected one toolkit of each major version, got 12.4, 12.4" in source.fails(FASTGAN_CUDA=f"{old}:{old}")
+    assert f"FASTGAN_CUDA is {new}x, where there is no bin/nvcc" in source.fails(FASTGAN_CUDA=f"{old}:{new}x")
+    source.script("nvcc", OLD % "", "old")
+    assert "which needs 12.1 or newer" in source.fails(FASTGAN_CUDA=two)
+
+
+def test_one_folder_is_a_toolkit_too(source, two):
+    facts = source.build(FASTGAN_CUDA=two.split(":")[0])
+    assert facts["cuda compiler"] == "Cuda compilation tools, release 13.1, V13.1.99"
+    assert not list((source.folder / "lib" / "fastgan").glob("_native_cuda*"))
+
+
+@pytest.mark.parametrize(
+    ("modules", "cuda", "expected"),
+    [
+        ([], "13.0", "_native"),
+        (["_native_cuda13"], "13.2", "_native_cuda13"),
+        (["_native_cuda13"], "12.8", "_native"),
+        (["_native_cuda13"], None, "_native"),
+        (["_native_cuda13", "_native_cuda14"], "13.0", "_native_cuda13"),
+        (["_native_cuda9", "_native_cuda13"], "14.0", "_native_cuda13"),
+        (["_native_cuda", "_native_cuda13x"], "13.0", "_native"),
+    ],
+)
+def test_the_module_that_is_loaded(tmp_path, modules, cuda, expected):
+    """The newest that torch's own CUDA version reaches."""
+    for module in ("_native", *modules):
+        (tmp_path / f"{module}.py").touch()
+    (tmp_path / "_native_cuda12.cpython-20-another-python.so").touch()
+    assert module_name(str(tmp_path), cuda) == expected
+
+
+@pytest.mark.skipif(not getattr(native, "__name__", "").endswith("._native"), reason="there is no fastgan._native")
+@pytest.mark.parametrize(("cuda", "expected"), [("13.0", "_native_cuda13"), ("12.8", "_native"), (None, "_native")])
+def test_one_module_is_loaded_and_told_of(tmp_path, cuda, expected):
+    """A package with two: the other is not even imported."""
+    ignored = shutil.ignore_patterns("__pycache__", "compat")
+    shutil.copytree(ROOT / "fastgan", tmp_path / "fastgan", ignore=ignored, symlinks=True)
+    shutil.copy(native.__file__, tmp_path)
+    (tmp_path / "fastgan" / "_native_cuda13.py").write_text("from _native import *\n")
+    code = (
+        f"import torch, sys; torch.version.cuda = {cuda!r}\n"
+        "import fastgan; print(fastgan.info()['extension'], fastgan.generator_loss(torch.zeros(2)).item())\n"
+        "print([name for name in sys.modules if name.startswith('fastgan._native')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[0] == expected
+    assert "0.693" in done.stdout
+    assert f"['fastgan.{expected}']" in done.stdout
+
+
 def test_architectures_are_taken_from_the_environment(source):
     source.script("nvcc", FAKE_NVCC % "")
     assert source.build(TORCH_CUDA_ARCH_LIST="9.0")["cuda architectures"] == "9.0"
@@ -244,7 +362,7 @@ def test_not_wanted(source):
     assert source.calls("nvcc") == []
     (source.folder / "csrc" / "cuda" / "one.cu").unlink()
     assert source.build()["cuda"] == "not built: no CUDA sources"
-    assert "expected 0, 1, wheels or nothing" in source.fails(FASTGAN_CUDA="on")
+    assert "expected 0, 1, wheels, toolkits' folders or nothing" in source.fails(FASTGAN_CUDA="on")
     assert "FASTGAN_NATIVE=0 leaves nothing" in source.fails(FASTGAN_NATIVE="0", FASTGAN_CUDA="1")
 
 

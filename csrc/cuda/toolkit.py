@@ -15,7 +15,8 @@ PACKAGES = [
     f"{name}==13.0.*"
     for name in ("nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-cuda-crt", "nvidia-cuda-runtime", "nvidia-cuda-cccl")
 ]
-ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+ARCHITECTURES = ("7.0", "7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+OLDEST = (12, 1)  # before it, a kernel's parameters had to fit in 4 KB
 # A multiply-add is contracted on neither side: CONTRIBUTING.md, "the same bits everywhere".
 FLAGS = ["-std=c++17", "-O3", "--fmad=false", "-Xcompiler", "-fPIC,-fvisibility=hidden,-ffp-contract=off"]
 Run = Callable[[list[str]], str]
@@ -26,20 +27,25 @@ class NoCudaError(RuntimeError):
 
 
 def mode() -> str:
-    """FASTGAN_CUDA: "0" never, "1" or "wheels" must, "" if it can be.
+    """FASTGAN_CUDA: "0" never, "1", "wheels" or toolkits' folders must, "" if it can be.
 
     Raises:
         ValueError: anything else.
     """
     value = os.environ.get("FASTGAN_CUDA", "")
-    if value not in ("", "0", "1", "wheels"):
-        raise ValueError(f"FASTGAN_CUDA: expected 0, 1, wheels or nothing, got {value!r}")
+    if value not in ("", "0", "1", "wheels") and os.sep not in value:
+        raise ValueError(f"FASTGAN_CUDA: expected 0, 1, wheels, toolkits' folders or nothing, got {value!r}")
     return value
+
+
+def folders() -> list[str]:
+    """The toolkits that FASTGAN_CUDA names."""
+    return mode().split(os.pathsep) if os.sep in mode() else []
 
 
 def required() -> bool:
     """Whether a build without CUDA is a failure."""
-    return mode() in ("1", "wheels")
+    return mode() not in ("", "0")
 
 
 class Nvcc(NamedTuple):
@@ -47,6 +53,18 @@ class Nvcc(NamedTuple):
 
     path: str
     root: Path | None
+
+
+def within(folder: str, variable: str) -> Nvcc:
+    """The compiler of the toolkit that a variable names.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(folder, "bin", "nvcc")
+    if not path.is_file():
+        raise FileNotFoundError(f"{variable} is {folder}, where there is no bin/nvcc")
+    return Nvcc(str(path), Path(folder))
 
 
 def installed() -> Nvcc | None:
@@ -57,10 +75,7 @@ def installed() -> Nvcc | None:
     """
     for variable in ("CUDA_HOME", "CUDA_PATH"):
         if named := os.environ.get(variable):
-            path = Path(named, "bin", "nvcc")
-            if not path.is_file():
-                raise FileNotFoundError(f"{variable} is {named}, where there is no bin/nvcc")
-            return Nvcc(str(path), Path(named))
+            return within(named, variable)
     on_path = shutil.which("nvcc")
     return Nvcc(on_path, None) if on_path else None
 
@@ -138,15 +153,27 @@ def gencode(archs: list[str]) -> list[str]:
 class Toolkit:
     """How to compile and link with one nvcc."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, nvcc: Nvcc | None = None) -> None:
         """Asks the compiler for what it is and knows.
 
         Args:
             run: gives a command's output and raises if it fails.
+            nvcc: the compiler; None: the one that is found.
+
+        Raises:
+            NoCudaError: it is too old.
         """
-        self.nvcc = find()
+        self.nvcc = nvcc or find()
         lines = run([self.nvcc.path, "--version"]).splitlines()
         self.version = next((line for line in lines if "release" in line), "of an unknown version")
+        number = re.search(r"release (\d+)\.(\d+)", self.version)
+        # One that does not tell is taken for the oldest.
+        self.release = (int(number[1]), int(number[2])) if number else OLDEST
+        if self.release < OLDEST:
+            raise NoCudaError(
+                f"{self.nvcc.path} is of CUDA {'.'.join(map(str, self.release))}; the kernels have more than 4 KB "
+                f"of parameters, which needs {OLDEST[0]}.{OLDEST[1]} or newer"
+            )
         listed = re.findall(r"compute_(\d+)(\d)\b", run([self.nvcc.path, "--list-gpu-arch"]))
         self.architectures = architectures(
             os.environ.get("TORCH_CUDA_ARCH_LIST", ""), {f"{major}.{minor}" for major, minor in listed}
@@ -154,9 +181,8 @@ class Toolkit:
         self.base = [self.nvcc.path]
         if os.environ.get("CXX") and not os.environ.get("NVCC_CCBIN"):
             self.base += ["-ccbin", os.environ["CXX"].split()[0]]
-        release = re.search(r"release (\d+)", self.version)
         # Smaller code needs a driver of 550 or newer, which CUDA 12 does not ask for and CUDA 13 does.
-        small = ["--compress-mode=size"] if release and int(release[1]) >= 13 else []
+        small = ["--compress-mode=size"] if self.release[0] >= 13 else []
         self.flags = [*FLAGS, *small, *gencode(self.architectures)]
 
     def compile(self, source: str, output: str, include: str, threads: int = 1) -> list[str]:
@@ -168,3 +194,23 @@ class Toolkit:
         """The command for the extension, with the CUDA runtime in it."""
         folders = [f"-L{self.nvcc.root / name}" for name in ("lib64", "lib")] if self.nvcc.root else []
         return [*self.base, "-shared", "-cudart", "static", "-nodlink", *objects, *folders, "-ldl", "-o", output]
+
+
+def toolkits(run: Run) -> list[Toolkit]:
+    """Those to build with, the oldest first, since its code runs on the most drivers.
+
+    Raises:
+        ValueError: FASTGAN_CUDA names two of one major version.
+        NoCudaError: there is none, or one is too old.
+    """
+    named = [Toolkit(run, within(folder, "FASTGAN_CUDA")) for folder in folders()]
+    found = sorted(named or [Toolkit(run)], key=lambda toolkit: toolkit.release)
+    if len({toolkit.release[0] for toolkit in found}) < len(found):
+        listed = ", ".join(f"{major}.{minor}" for major, minor in (toolkit.release for toolkit in found))
+        raise ValueError(f"FASTGAN_CUDA: expected one toolkit of each major version, got {listed}")
+    return found
+
+
+def further(run: Run) -> list[str]:
+    """The modules that a build makes beside _native: one for each further toolkit, named by its major version."""
+    return [f"_native_cuda{toolkit.release[0]}" for toolkit in toolkits(run)[1:]] if len(folders()) > 1 else []
