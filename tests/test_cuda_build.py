@@ -290,9 +290,12 @@ def test_toolkits_that_cannot_be_built_side_by_side(source, two):
 
 
 def test_one_folder_is_a_toolkit_too(source, two):
-    facts = source.build(FASTGAN_CUDA=two.split(":")[0])
+    folder, _ = two.split(":")
+    facts = source.build(FASTGAN_CUDA=folder)
     assert facts["cuda compiler"] == "Cuda compilation tools, release 13.1, V13.1.99"
     assert not list((source.folder / "lib" / "fastgan").glob("_native_cuda*"))
+    source.script("nvcc", NEW % "echo broken on purpose >&2; exit 1", "new")
+    assert "broken on purpose" in source.fails(FASTGAN_CUDA=folder), "as 1: it must be built"
 
 
 @pytest.mark.parametrize(
