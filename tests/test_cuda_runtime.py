@@ -151,6 +151,18 @@ def test_machines_without_a_device(runtime, error):
     assert runtime.unusable() == (False, f"error {error}")
 
 
+def test_multiprocessors_are_asked_for_once(runtime):
+    """An error is told, and not kept."""
+    runtime.failing("cudaDeviceGetAttribute", 700)
+    failed, why = runtime.said(runtime.library.multiprocessors(1))
+    assert failed
+    assert why.startswith("CUDA: an operation queued earlier on this device failed: error 700")
+    runtime.failing("cudaDeviceGetAttribute", 0)
+    for _ in range(2):
+        assert runtime.said(runtime.library.multiprocessors(1)) == (False, "132")
+    assert runtime.calls("cudaDeviceGetAttribute") == 2
+
+
 # ---------------------------------------------------------------------------------- launches
 
 

@@ -156,8 +156,7 @@ int multiprocessors(int device) {
   std::lock_guard<std::mutex> lock(mutex);
   int slot = device & 63, n = 0;
   if (known[slot]) return known[slot];
-  if (cudaDeviceGetAttribute(&n, cudaDevAttrMultiProcessorCount, device) != cudaSuccess || n < 1)
-    throw std::runtime_error("the number of multiprocessors is not known");
+  check(cudaDeviceGetAttribute(&n, cudaDevAttrMultiProcessorCount, device));
   return known[slot] = n;
 }
 

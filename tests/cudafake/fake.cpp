@@ -143,6 +143,9 @@ const char* fake_said() {
 int unusable(int device) {
   return telling([&] { return fastgan::cuda::unusable(device); });
 }
+int multiprocessors(int device) {
+  return telling([&] { return std::to_string(fastgan::cuda::multiprocessors(device)); });
+}
 int counters(int device, intptr_t stream, unsigned** result) {
   return telling([&] {
     *result = fastgan::cuda::counters_of(device, reinterpret_cast<void*>(stream));
