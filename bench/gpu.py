@@ -24,6 +24,7 @@ import gpu_cases
 import gpu_report
 import torch
 from gpu_cases import Arm, Cell
+from report import tell
 
 import fastgan
 
@@ -249,7 +250,7 @@ def attempt(plan: Plan, facts: Row, work: Callable[[], Row]) -> Row:
     ):  # after a crash of the device everything raises; the report is yet to come
         torch.cuda.empty_cache()
     facts["took"] = round(perf_counter() - start, 2)
-    print(gpu_report.progress(facts), flush=True)
+    tell(f"{gpu_report.figure(facts)} ({facts['took']} s)")
     return facts
 
 

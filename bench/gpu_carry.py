@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import filecmp
+import json
 import os
 import shutil
 import subprocess
@@ -20,6 +21,9 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "csrc" / "cuda"))
+import toolkit  # noqa: E402
+
 KERNELS = "triton.tar.xz"
 READY = (
     "import sys; from fastgan import backends, native; sys.exit(native.missing() or backends.missing(sys.argv[1]))"
@@ -44,20 +48,9 @@ def make(folder: Path, architecture: str, tests: str, jobs: int) -> None:
     number = architecture.replace(".", "")
     library = folder / "empty_kernel.so"
     source = str(ROOT / "bench" / "empty_kernel.cu")
-    run(
-        "nvcc",
-        "-O2",
-        f"-arch=sm_{number}",
-        "-shared",
-        "-Xcompiler",
-        "-fPIC",
-        "-cudart",
-        "static",
-        source,
-        "-o",
-        str(library),
-    )
-    copy_extension(folder)  # the CPU kernels, without which the tests end early
+    options = ["-O2", f"-arch=sm_{number}", "-shared", "-Xcompiler", "-fPIC", "-cudart", "static"]
+    run(toolkit.find().path, *options, source, "-o", str(library))
+    copy_extension(folder, "_native*.so")  # the CPU kernels, without which the tests end early
     with tempfile.TemporaryDirectory() as cache:
         target = ["--target", number, "--jobs", str(jobs)]
         run(sys.executable, "-m", "tests.precompile", cache, "-k", tests, *target)
@@ -65,11 +58,18 @@ def make(folder: Path, architecture: str, tests: str, jobs: int) -> None:
 
 
 def pack(cache: Path, archive: Path) -> None:
-    """Triton's cache in one file, without what a launch does not read: sources and intermediate code."""
+    """Triton's cache in one file, without sources and intermediate code, which no launch reads."""
     with tarfile.open(archive, "w:xz") as tar:
         for path in sorted(cache.rglob("*")):
-            if path.suffix in (".cubin", ".json"):
+            if path.suffix in (".cubin", ".json", ".so"):
                 tar.add(path, path.relative_to(cache))
+
+
+def move(group: Path) -> None:
+    """Say where a kernel's files lie now: Triton looks for them at the paths that it wrote down."""
+    names = json.loads(group.read_text())["child_paths"]
+    here = {name: str(group.parent / name) for name in names if (group.parent / name).exists()}
+    group.write_text(json.dumps({"child_paths": here}))
 
 
 def unpack(archive: Path) -> None:
@@ -78,6 +78,9 @@ def unpack(archive: Path) -> None:
     if archive.exists() and cache:
         with tarfile.open(archive) as tar:
             tar.extractall(cache, filter="data")
+            for name in tar.getnames():
+                if Path(name).name.startswith("__grp__"):
+                    move(Path(cache, name))
             print(f"{sum(name.endswith('.cubin') for name in tar.getnames())} Triton kernels were carried")
 
 
@@ -88,14 +91,14 @@ def usable(backend: str) -> bool:
     return done.returncode == 0
 
 
-def copy_extension(folder: Path) -> bool:
+def copy_extension(folder: Path, *patterns: str) -> bool:
     """Put a carried extension into the checkout; whether there was one."""
-    files = [*folder.glob("fastgan/_native*.so"), *folder.glob("fastgan/_build.json")]
+    files = [path for pattern in patterns for path in folder.glob(f"fastgan/{pattern}")]
     for path in files:
         target = ROOT / "fastgan" / path.name
         if not target.exists() or not filecmp.cmp(path, target, shallow=False):
             shutil.copy(path, target)
-    return len(files) > 1
+    return bool(files)
 
 
 def build(carried: Path | None, on_cpu: bool) -> None:
@@ -103,7 +106,7 @@ def build(carried: Path | None, on_cpu: bool) -> None:
     backend = "cpu" if on_cpu else "cuda"
     if carried:
         unpack(carried / KERNELS)
-    if not (carried and copy_extension(carried) and usable(backend)):
+    if not (carried and copy_extension(carried, "_native*.so", "_build.json") and usable(backend)):
         print("building")
         import torch
 

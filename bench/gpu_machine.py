@@ -19,7 +19,10 @@ def output(*command: str) -> str:
     """What a command prints, if it is there."""
     if not shutil.which(command[0]):
         return f"no {command[0]}"
-    done = subprocess.run(command, capture_output=True, text=True, timeout=15)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=15)
+    except subprocess.TimeoutExpired:
+        return f"{command[0]} did not answer"
     return (done.stdout or done.stderr).strip()
 
 

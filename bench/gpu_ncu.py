@@ -1,4 +1,4 @@
-"""Six kernels under Nsight Compute: `python bench/gpu_ncu.py` runs ncu on itself and reads what it says.
+"""The kernels of a step under Nsight Compute: `python bench/gpu_ncu.py` runs ncu on itself and reads what it says.
 
 Whether a kernel waits for memory or for its own arithmetic: the share of the memory's rate, of issue slots, of
 warps, and what warps wait for. The clocks are left as they are.
@@ -16,8 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import source_tree  # noqa: F401
 import torch
+from report import tell
 
 import fastgan
 
@@ -40,7 +40,7 @@ STALLS = re.compile(r"smsp__average_warps_issue_stalled_(\w+?)(?<!not_issued)_pe
 
 
 def work(device: str, n: int) -> None:
-    """Each kernel once: a loss of two dtypes, a penalty and an interpolation."""
+    """Softplus in float32 and hinge in bfloat16, forward and backward; then a penalty and an interpolation."""
     for name, dtype in (("nonsaturating", torch.float32), ("hinge", torch.bfloat16)):
         r, f = (torch.randn(n, device=device).to(dtype).requires_grad_() for _ in range(2))
         fastgan.discriminator_loss(r, f, name).backward()
@@ -95,8 +95,8 @@ def profile(out: Path, n: int) -> int:
     done = subprocess.run([*command, "--log-file", str(log), *program])
     rows = read(log.read_text(errors="replace")) if log.exists() else []
     (out / "ncu.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (out / "figures.txt").write_text("\n".join(map(line, rows)) + "\n")
-    print("\n".join(map(line, rows)))
+    for number, row in enumerate(rows, 1):
+        tell(f"{number}. {line(row)}")
     return done.returncode or (0 if rows else 1)
 
 

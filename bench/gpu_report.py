@@ -46,15 +46,6 @@ def digits(value: float | None, factor: float = 1.0) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def progress(facts: Row) -> str:
-    """One line while it runs."""
-    if "refused" in facts:
-        return f"{label(facts)}: NOT MEASURED: {facts['refused']}"
-    found = {name: digits(seconds(facts, name, "step"), 1e6) for name in facts.get("arms", {}) if name != "copy"}
-    left_out = "".join(f"; NOT {name}: {why}" for name, why in facts.get("left out", {}).items())
-    return f"{label(facts)}: step in us: {found}{left_out} ({facts['took']} s)"
-
-
 def figure(facts: Row) -> str:
     """A row as one short line: medians in microseconds, on the device, in a graph and for the host."""
     if "refused" in facts:
@@ -64,16 +55,16 @@ def figure(facts: Row) -> str:
         found = [(name, seconds(facts, name, measure)) for name in facts["arms"]]
         if (measure != "step" or not parts) and any(value for _, value in found):
             parts.append(measure + " " + " ".join(f"{name} {digits(v, 1e6)}" for name, v in found if v))
-    return f"{label(facts)}: {' | '.join(parts)}" + "".join(f"; NOT {n}" for n in facts.get("left out", {}))
+    return f"{label(facts)}: {' | '.join(parts)}" + "".join(
+        f"; NOT {n}: {why[:120]}" for n, why in facts.get("left out", {}).items()
+    )
 
 
 def save(result: Row, out: Path) -> Path:
-    """Write what there is so far: everything as JSON, and a short line for each row."""
+    """Write what there is so far, as JSON."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"gpu-{result['machine']['date']}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
-    lines = ["us, medians: " + ", ".join(f"{k} {v}" for k, v in result["machine"].items())]
-    (out / "figures.txt").write_text("\n".join([*lines, *map(figure, result["rows"])]) + "\n")
     return path
 
 

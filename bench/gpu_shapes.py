@@ -2,7 +2,7 @@
 
 For forward and backward of softplus: warps a block and blocks a multiprocessor, against the shape in use. Then a
 sum of many chunks (the last block's tail) beside PyTorch's mean, and an empty kernel by the size of its parameters.
-Times are of CUDA graphs, in microseconds.
+Times are microseconds in CUDA graphs, of inputs that the cache may hold; the empty kernel's are of plain launches.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import ctypes
 import json
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import source_tree  # noqa: F401
 import torch
 from gpu import Cpu, Gpu
 from gpu_cases import Arm
+from report import tell
 from torch import Tensor
 
 import fastgan
@@ -40,7 +40,13 @@ def timer(device: str) -> Timer:
     clock = Cpu() if device == "cpu" else Gpu()
     if isinstance(clock, Cpu):
         return lambda call, steps: 1e6 * clock.batch(lambda _: call(), 0, 1, 0.0).gpu
-    return lambda call, steps: 1e6 * median(clock.replay(Arm("", lambda _: call()), steps, ROUNDS))
+
+    def replayed(call: Callable[[], Any], steps: int) -> float:
+        call()  # what is loaded or allocated once is not to be captured
+        clock.wait()
+        return 1e6 * median(clock.replay(Arm("", lambda _: call()), steps, ROUNDS))
+
+    return replayed
 
 
 def passes(kernels: Kernels, n: int, device: str) -> dict[str, Callable[[], Any]]:
@@ -54,18 +60,21 @@ def passes(kernels: Kernels, n: int, device: str) -> dict[str, Callable[[], Any]
     }
 
 
-def sweep(kernels: Kernels, device: str, sizes: tuple[int, ...], time: Timer) -> list[dict[str, Any]]:
-    """A row for each pass, size and shape; the shape in use first."""
+def sweep(kernels: Kernels, device: str, n: int, time: Timer) -> Iterator[list[dict[str, Any]]]:
+    """A row for each shape of each pass at a size, the shape in use first; a pass at a time."""
     shape = getattr(native.native, "cuda_shape", lambda *_: None)
-    rows = []
-    for n in sizes:
-        for name, call in passes(kernels, n, device).items():
-            for warps, blocks in [(0, 0), *((w, b) for w in WARPS for b in BLOCKS)]:
-                shape(warps, blocks, 0)
-                taken = time(call, 8 if n < 1 << 22 else 2)
-                rows.append({"pass": name, "n": n, "warps": warps, "blocks": blocks, "us": taken})
-            shape(0, 0, 0)
-    return rows
+    for name, call in passes(kernels, n, device).items():
+        rows: list[dict[str, Any]] = []
+        for warps, blocks in [(0, 0), *((w, b) for w in WARPS for b in BLOCKS)]:
+            row: dict[str, Any] = {"pass": name, "n": n, "warps": warps, "blocks": blocks}
+            shape(warps, blocks, 0)
+            try:
+                row["us"] = time(call, 8 if n < 1 << 22 else 2)
+            except RuntimeError as error:
+                row["why"] = str(error)[:200]
+            rows.append(row)
+        shape(0, 0, 0)
+        yield rows
 
 
 def tails(kernels: Kernels, device: str, sizes: tuple[int, ...], time: Timer) -> list[dict[str, Any]]:
@@ -99,9 +108,11 @@ def lines(result: dict[str, Any]) -> list[str]:
     rows = result["shapes"]
     for name, n in dict.fromkeys((row["pass"], row["n"]) for row in rows):
         mine = [row for row in rows if (row["pass"], row["n"]) == (name, n)]
-        best = sorted(mine[1:], key=lambda row: row["us"])[:3]
+        timed = [row for row in mine[1:] if "us" in row]
+        best = sorted(timed, key=lambda row: row["us"])[:3]
         told = ", ".join(f"{r['warps']} warps x {r['blocks']} blocks {r['us']:.2f}" for r in best)
-        found.append(f"{name} {n}: in use {mine[0]['us']:.2f} us; best {told}")
+        failed = f"; {len(mine) - 1 - len(timed)} failed" if len(timed) < len(mine) - 1 else ""
+        found.append(f"{name} {n}: in use {mine[0].get('us', float('nan')):.2f} us; best {told}{failed}")
     found += [
         f"mean of {r['n']}: fastgan {r['fastgan us']:.2f} us, torch {r['mean us']:.2f}" for r in result["means"]
     ]
@@ -109,10 +120,9 @@ def lines(result: dict[str, Any]) -> list[str]:
 
 
 def save(result: dict[str, Any], out: Path) -> None:
-    """Write everything as JSON, and the short lines."""
+    """Write everything as JSON."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "shapes.json").write_text(json.dumps(result, indent=1) + "\n")
-    (out / "figures.txt").write_text("\n".join(lines(result)) + "\n")
 
 
 def main(given: list[str] | None = None) -> None:
@@ -123,18 +133,24 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="one small size; says nothing of speed")
     parser.add_argument("--carried", type=Path, help="folder with empty_kernel.so")
     options = parser.parse_args(given)
+    if options.device == "cuda" and (why := cuda.unusable(torch.cuda.current_device())):
+        raise SystemExit(why)
     kernels: Kernels = cuda.KERNELS if options.device == "cuda" else cpu.KERNELS
     sizes = (4096,) if options.quick else SIZES
     time = timer(options.device)
     result: dict[str, Any] = {"torch": torch.__version__, "fastgan": fastgan.__version__, "quick": options.quick}
-    result |= {"shapes": sweep(kernels, options.device, sizes, time), "means": [], "empty": []}
-    save(result, options.out)
+    result |= {"shapes": [], "means": [], "empty": []}
+    for n in sizes:
+        for rows in sweep(kernels, options.device, n, time):
+            result["shapes"] += rows
+            save(result, options.out)
     result["means"] = tails(kernels, options.device, sizes, time)
     save(result, options.out)
     if options.device == "cuda":
         result["empty"] = empty_launches(options.carried)
         save(result, options.out)
-    print("\n".join(lines(result)))
+    for line in lines(result):
+        tell(line)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The stages of a run on a GPU: `bench/gpu.sh`.
 
 Each stage is a process with a time limit and a log. One that fails does not stop the next, unless nothing after
-it would make sense; the exit status says so. After each, three files in the folder named are written anew:
-results.json (all figures, and how each stage went), summary.txt (short lines) and logs.tar.gz (the rest). So
-whatever stops the run, what was measured is there.
+it would make sense; the exit status says so. Three files in the folder named are written anew every few seconds:
+results.json (all figures, and how each stage went), summary.txt (short lines) and, after each stage, logs.tar.gz
+(the rest). So whatever stops the run, what was measured is there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 SHOWN = 11_000  # characters of the summary, for whoever sees only the end of the output
 LARGEST = 4 << 20  # bytes of a file that goes into the archive
-PYTEST = ["-m", "pytest", "-q", "--show-capture=no", "--tb=short", "--maxfail=30"]
+SLICE = 5  # seconds between two writes of what there is
+PYTEST = ["-m", "pytest", "-q", "-rf", "--show-capture=no", "--tb=short", "--maxfail=30"]
 
 
 class Stage(NamedTuple):
@@ -66,13 +67,14 @@ class Run:
         self.out: Path = options.out
         self.out.mkdir(parents=True, exist_ok=True)
         self.work = Path(tempfile.mkdtemp(prefix="fastgan-gpu-"))
+        caches = Path(tempfile.gettempdir()) / "fastgan-gpu-caches"  # kept for the next call on this machine
         self.end = time.monotonic() + 60 * options.minutes
         self.outcomes: list[Outcome] = []
         self.environment = os.environ | {
             "PYTHONUNBUFFERED": "1",
-            "PYTHONPATH": str(ROOT),
-            "TORCHINDUCTOR_CACHE_DIR": str(self.work / "inductor"),
-            "TRITON_CACHE_DIR": str(self.work / "triton"),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+            "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
+            "TRITON_CACHE_DIR": str(caches / "triton"),
         }
 
     def folder(self, name: str) -> Path:
@@ -105,49 +107,70 @@ class Run:
                 env={**self.environment, **stage.environment},
                 preexec_fn=os.setpgrp,  # noqa: PLW1509 (there are no threads here)
             )  # fmt: skip
-            try:
-                code: int | None = process.wait(min(left, stage.seconds))
-                why = ""
-            except subprocess.TimeoutExpired:
-                stop(process)
-                code, why = process.returncode, f"stopped after {min(left, stage.seconds):.0f} s"
-        return Outcome(stage.name, time.monotonic() - start, code, why)
+            why, most = "", min(left, stage.seconds)
+            while process.poll() is None:
+                taken = time.monotonic() - start
+                if taken >= most:
+                    stop(process)
+                    why = f"stopped after {most:.0f} s"
+                    break
+                try:
+                    process.wait(min(SLICE, most - taken))
+                except subprocess.TimeoutExpired:
+                    self.save([*self.outcomes, Outcome(stage.name, taken, None, "running")])
+        return Outcome(stage.name, time.monotonic() - start, process.returncode, why)
+
+    def save(self, outcomes: list[Outcome]) -> None:
+        """Write figures and summary anew."""
+        results = {o.name: found for o in outcomes if (found := figures_of(self.folder(o.name)))}
+        record = {"stages": [o._asdict() for o in outcomes], "results": results}
+        replace(self.out / "results.json", json.dumps(record, indent=1) + "\n")
+        replace(self.out / "summary.txt", self.summary(outcomes) + "\n")
 
     def collect(self) -> None:
-        """Write the three files anew."""
-        results = {name: found for name in self.names() if (found := figures_of(self.folder(name)))}
-        record = {"stages": [o._asdict() for o in self.outcomes], "results": results}
-        (self.out / "results.json").write_text(json.dumps(record, indent=1) + "\n")
-        (self.out / "summary.txt").write_text(self.summary() + "\n")
+        """Write all three files anew."""
+        self.save(self.outcomes)
         with tarfile.open(self.out / "logs.tar.gz", "w:gz") as archive:
             for path in sorted((self.work / "logs").rglob("*")):
                 if path.is_file() and path.stat().st_size <= LARGEST:
                     archive.add(path, path.relative_to(self.work / "logs"))
 
-    def names(self) -> list[str]:
-        """The stages that have begun."""
-        return [o.name for o in self.outcomes]
-
-    def summary(self) -> str:
-        """All figures in short lines, then how the stages went."""
-        text = []
-        for outcome in self.outcomes:
-            path = self.folder(outcome.name)
-            figures = path / "figures.txt"
-            lines = figures.read_text().splitlines() if figures.exists() else last_lines(path / "log.txt", outcome)
+    def summary(self, outcomes: list[Outcome], most: int | None = None) -> str:
+        """The figures in short lines, then how the stages went, in at most so many characters."""
+        ends = "\n".join(["== stages", *[o.line() for o in outcomes]])
+        text: list[str] = []
+        for outcome in outcomes:
+            lines = shown(self.folder(outcome.name) / "log.txt", outcome)
             text += [f"== {outcome.name}", *(line[:400] for line in lines)] if lines else []
-        ends = [o.line() for o in self.outcomes]
-        return "\n".join([*text, "== stages", *ends])
+        return "\n".join([*(text if most is None else beginning_of(text, most - len(ends))), ends])
+
+
+def beginning_of(lines: list[str], most: int) -> list[str]:
+    """The first lines, of so many characters altogether: what was measured first tells most."""
+    count, size = 0, 100
+    while count < len(lines) and size + len(lines[count]) < most:
+        size += len(lines[count]) + 1
+        count += 1
+    left = len(lines) - count
+    return lines[:count] + ([f"... and {left} lines more in summary.txt"] if left else [])
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file whole, or leave it as it was."""
+    part = path.with_suffix(".part")
+    part.write_text(text)
+    part.replace(path)
 
 
 def stop(process: subprocess.Popen[Any]) -> None:
-    """End a stage with all that it started."""
-    for number, patience in ((signal.SIGTERM, 3), (signal.SIGKILL, 10)):
+    """End a stage with all that it started. An interrupt first: pytest then says what failed."""
+    for number, patience in ((signal.SIGINT, 3), (signal.SIGTERM, 1), (signal.SIGKILL, 9)):
         try:
             os.killpg(process.pid, number)
             process.wait(patience)
         except (ProcessLookupError, subprocess.TimeoutExpired):
             continue
+    process.poll()
 
 
 def figures_of(folder: Path) -> Any:
@@ -161,13 +184,18 @@ def figures_of(folder: Path) -> Any:
     return found[0] if len(found) == 1 else found
 
 
-def last_lines(log: Path, outcome: Outcome) -> list[str]:
-    """The end of a log: its last line, or more where the stage failed."""
+def shown(log: Path, outcome: Outcome) -> list[str]:
+    """The figures in a log; else its last line; and more of its end where the stage failed."""
     if outcome.code is None or not log.exists():
         return []
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    figures = [
+        line.partition("figure: ")[2] for line in lines if "figure: " in line
+    ]  # a progress bar may precede it
+    if outcome.code == 0 and not outcome.why:
+        return figures or lines[-1:]
     failed = [line for line in lines if line.startswith(("FAILED ", "ERROR ", "E  "))][:12]
-    return lines[-1:] if outcome.code == 0 and not outcome.why else [*failed, *lines[-12:]]
+    return [*figures, *failed, *lines[-12:]]
 
 
 # --- the stages -----------------------------------------------------------------------------------------
@@ -186,9 +214,15 @@ def tests(*arguments: str) -> list[str]:
     return [*PYTEST, *parallel, *arguments]
 
 
+# Of each of the many processes of a test stage.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+
+
 def sanitizer(tool: str) -> list[str]:
     """compute-sanitizer's command."""
-    return ["compute-sanitizer", "--tool", tool, "--target-processes", "all", "--error-exitcode", "9"]
+    # Drivers are asked for functions that they may not have: that is no error of a kernel.
+    quiet = ["--report-api-errors", "no"] if tool == "memcheck" else []
+    return ["compute-sanitizer", "--tool", tool, *quiet, "--target-processes", "all", "--error-exitcode", "9"]
 
 
 def beginning(run: Run) -> list[Stage]:
@@ -196,11 +230,13 @@ def beginning(run: Run) -> list[Stage]:
     carried = ["--use", str(run.options.carried.resolve())] if run.options.carried else []
     target = [] if run.options.device == "cuda" else ["--cpu"]
     device = {"FASTGAN_TEST_DEVICE": run.options.device, "FASTGAN_TEST_REQUIRED": "1"}
+    tour = [*PYTEST, "tests/test_gpu.py", "-m", "gpu", "-k"]
     return [
-        Stage("machine", 20, ["bench/gpu_machine.py"]),
+        Stage("machine", 60, ["bench/gpu_machine.py"]),
         Stage("extension", 200, ["bench/gpu_carry.py", "build", *carried, *target], needed=True),
-        Stage("tour", 60, [*PYTEST, "tests/test_gpu.py", "-m", "gpu", "-k", "tour"], device, needed=True),
-        Stage("smoke", 45, run.measured("smoke", "gpu.py", "--only", "smoke"), needed=True),
+        Stage("tour", 60, [*tour, "tour and not triton"], device, needed=True),
+        *([Stage("tour-triton", 90, [*tour, "tour and triton"], device)] if run.options.device == "cuda" else []),
+        Stage("smoke", 60, run.measured("smoke", "gpu.py", "--only", "smoke")),
     ]
 
 
@@ -212,20 +248,20 @@ def on_a_gpu(run: Run) -> list[Stage]:
     few = ["--width", "64", "--batch", "64", "--only", "conv", "residual", "batch norm", "attention"]
     tour = [*PYTEST, *gpu, "tour and cuda"]
     return [
-        Stage("tests-cuda", 75, tests(*gpu, "not triton and not compile"), required),
-        Stage("memcheck", 40, tour, watched, sanitizer("memcheck")),
+        Stage("tests-cuda", 90, tests(*gpu, "not triton and not compile"), required | ONE_THREAD),
+        Stage("memcheck", 60, tour, watched, sanitizer("memcheck")),
         Stage("speed", 80, run.measured("speed", "gpu.py", "--only", "first", "--budget", "75")),
         Stage("ncu", 50, run.measured("ncu", "gpu_ncu.py")),
         Stage("shapes", 30, run.measured("shapes", "gpu_shapes.py", *run.carried())),
-        Stage("tests-triton", 75, tests(*gpu, run.options.triton_tests), required),
+        Stage("tests-triton", 75, tests(*gpu, run.options.triton_tests), required | ONE_THREAD),
         Stage("compiled", 90, run.measured("compiled", "gpu.py", "--only", "compiled", "--budget", "75")),
         Stage("training", 40, run.measured("training", "gpu.py", "--only", "training")),
         Stage("trainers", 60, run.measured("trainers", "trainers.py")),
         Stage("steps", 60, run.measured(
             "steps", "penalty_steps.py", "--no-compile", "--budget", "45", "--tables", "penalty", "step", *few)),
         Stage("sizes", 60, run.measured("sizes", "gpu.py", "--only", "rest", "--budget", "55")),
-        Stage("racecheck", 40, tour, watched, sanitizer("racecheck")),
-        Stage("tests-compile", 60, tests(*gpu, "compile"), required),
+        Stage("racecheck", 60, tour, watched, sanitizer("racecheck")),
+        Stage("tests-compile", 60, tests(*gpu, "compile"), required | ONE_THREAD),
         Stage("patterns", 120, [*PYTEST, *gpu, "every_pattern and cuda"], required | {"FASTGAN_EXHAUSTIVE": "1"}),
     ]  # fmt: skip
 
@@ -253,6 +289,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("out", type=Path, nargs="?", default=ROOT / "bench" / "results" / "local")
     parser.add_argument("--minutes", type=float, default=9, help="for all stages together (default: 9)")
     parser.add_argument("--smoke", action="store_true", help="only what must be right before the rest makes sense")
+    parser.add_argument("--rest", action="store_true", help="without the tour and figures that --smoke has shown")
     parser.add_argument("--carried", type=Path, help="folder that `gpu_carry.py make` filled elsewhere")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a rehearsal")
     parser.add_argument("--quick", action="store_true", help="few rounds of small sizes; says nothing of speed")
@@ -261,7 +298,26 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(given)
     if options.minutes <= 0:
         parser.error(f"--minutes: expected a positive number, got {options.minutes}")
+    if options.carried and not (options.carried / "fastgan").is_dir():
+        parser.error(f"--carried: expected a folder that gpu_carry.py made, got {options.carried}")
     return options
+
+
+def chosen(run: Run) -> list[Stage]:
+    """The stages that the command line asks for; the extension is always there.
+
+    Raises:
+        SystemExit: a stage named is not known.
+    """
+    options, stages = run.options, beginning(run)
+    if options.rest:
+        stages = [s for s in stages if s.name in ("machine", "extension")]
+    if not options.smoke:
+        stages += on_a_gpu(run) if options.device == "cuda" else rehearsed(run)
+    unknown = set(options.only or ()) - {s.name for s in stages}
+    if unknown:
+        sys.exit(f"--only: expected some of {' '.join(s.name for s in stages)}, got {' '.join(sorted(unknown))}")
+    return [s for s in stages if not options.only or s.name in ("extension", *options.only)]
 
 
 def main(given: list[str] | None = None) -> None:
@@ -269,12 +325,7 @@ def main(given: list[str] | None = None) -> None:
     options = arguments(given)
     run = Run(options)
     start = time.monotonic()
-    stages = beginning(run)
-    if not options.smoke:
-        stages += on_a_gpu(run) if options.device == "cuda" else rehearsed(run)
-    for stage in stages:
-        if options.only and stage.name not in ("extension", *options.only):
-            continue
+    for stage in chosen(run):
         print(f"== {stage.name} (at most {stage.seconds} s)", flush=True)
         outcome = run.execute(stage)
         run.outcomes.append(outcome)
@@ -282,7 +333,7 @@ def main(given: list[str] | None = None) -> None:
         print(outcome.line(), flush=True)
         if stage.needed and outcome.code != 0:
             break
-    print(f"{run.summary()[-SHOWN:]}\nafter {time.monotonic() - start:.0f} s; in {run.out}")
+    print(f"{run.summary(run.outcomes, SHOWN)}\nafter {time.monotonic() - start:.0f} s; in {run.out}")
     shutil.rmtree(run.work, ignore_errors=True)
     failed = [o.name for o in run.outcomes if o.why.startswith("stopped") or o.code not in (0, None)]
     if failed:

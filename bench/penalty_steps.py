@@ -312,16 +312,19 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def save(result: Row, path: Path) -> None:
-    """Write everything as JSON, the tables, and a short line for each row."""
+    """Write everything as JSON, and the tables."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     path.with_suffix(".md").write_text(markdown(result))
+
+
+def figures(result: Row) -> list[str]:
+    """The rows in short."""
     lines = []
     for row in result["rows"]:
         times = " ".join(f"{name} {value * 1e3:.3g}" for name, value in row["median"].items())
         lines.append(f"{row['table']}, {row['case']}: ms {times}")
-    lines += [f"WRONG: {what[:200]}" for what in result["wrong"]]
-    (path.parent / "figures.txt").write_text("\n".join(lines) + "\n")
+    return lines + [f"WRONG: {what[:200]}" for what in result["wrong"]]
 
 
 COLOURS = {"unpruned": "#1b5fa8", "pruned": "#7fb2e0", "compiled": "#c4561a"}
@@ -429,9 +432,13 @@ def main(given: list[str] | None = None) -> None:
     name = torch.cuda.get_device_name() if options.device == "cuda" else "the CPU"
     known = {"machine": facts, "device": name, "batch": plan.batch, "quick": options.quick, "no compile": why}
     path = options.out / f"steps-{options.device}-{facts['date']}"
+    told = 0
     for found in measure_all(plan, calibrate):
         result = known | summarized(found) | {"took": round(perf_counter() - start, 1)}
         save(result, path)  # whatever stops this program, what is there is not lost
+        for line in (lines := figures(result))[told:]:
+            report.tell(line)
+        told = len(lines)
     plot(result, path.with_suffix(".png"))
     print(markdown(result))
     print(f"wrote {path}.json, .md and .png after {result['took']:.0f} s")

@@ -50,6 +50,11 @@ def progress(items: list[Any]) -> Iterable[Any]:
     return tqdm(items, unit="case", leave=False, dynamic_ncols=True)
 
 
+def tell(line: str) -> None:
+    """Print a figure in a short line of its own, which bench/gpu_stages.py finds."""
+    print(f"figure: {line}", flush=True)
+
+
 def cpu_model() -> str:
     """The processor's name."""
     try:

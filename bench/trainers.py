@@ -113,16 +113,17 @@ def summarized(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def save(result: dict[str, Any], path: Path) -> None:
-    """Write everything as JSON, the tables, and a short line for each row."""
+    """Write everything as JSON, and the tables."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     path.with_suffix(".md").write_text(markdown(result))
-    lines = [
-        f"{row['trainer']}: own/fastgan {row['ratio']:.2f} (median {row['ratio, median']:.2f}), launches"
-        f" {row['launches']['own']} to {row['launches']['fused']}"
-        for row in result["rows"]
-    ]
-    (path.parent / "figures.txt").write_text("\n".join(lines) + "\n")
+
+
+def figure(row: dict[str, Any]) -> str:
+    """A row in short."""
+    launched = row["launches"]
+    ratios = f"own/fastgan {row['ratio']:.2f} (median {row['ratio, median']:.2f})"
+    return f"{row['trainer']}: {ratios}, launches {launched['own']} to {launched['fused']}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -206,8 +207,9 @@ def main(given: list[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     for case in report.progress(chosen):
         rows.append(measure_case(case, options.device, options.quick, calibrate))
-        save(result | summarized(rows), path)  # whatever stops this program, what is there is not lost
-    found = result | summarized(rows)
+        found = result | summarized(rows)
+        save(found, path)  # whatever stops this program, what is there is not lost
+        report.tell(figure(found["rows"][-1]))
     plot(found, path.with_suffix(".png"))
     print(markdown(found))
     print(f"wrote {path}.json, .md and .png")

@@ -6,12 +6,8 @@ except ImportError as _error:
     raise ImportError(
         "fastgan needs PyTorch, in the build (CPU, CUDA, ROCm) of your choice: pip install torch"
     ) from _error
-
-from . import requirements as _requirements  # before all else: it refuses a torch that is too old
-
-# In a checkout that was not installed, triton_kernels lies beside this folder and not within it.
-if (_root := _requirements.checkout()) is not None:
-    __path__.append(str(_root))
+else:
+    from . import requirements as _requirements  # noqa: F401 (before the rest: it refuses a torch that is too old)
 
 from . import compat, functional, nn, penalties
 from .auxiliary import adaptive_weight, feature_matching_loss, lecam_penalty

@@ -1,8 +1,10 @@
-"""What fastgan needs around it: versions of torch, and the folder of a checkout."""
+"""What fastgan needs around it: versions of torch, and the parts of a checkout."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import torch
@@ -27,12 +29,19 @@ def lacking(feature: str) -> str | None:
     return f"needs torch {needed[0]}.{needed[1]} or newer, got {torch.__version__}"
 
 
-def checkout() -> Path | None:
-    """The root of the source tree that this package lies in, or None where it is installed."""
-    root = Path(__file__).resolve().parents[1]
-    is_source = (root / "setup.py").is_file() and (root / "triton_kernels" / "launch.py").is_file()
-    return root if is_source else None
+def find_triton_kernels() -> None:
+    """Make `fastgan.triton_kernels` importable in a checkout, where it lies beside this folder."""
+    name, root = f"{__package__}.triton_kernels", Path(__file__).resolve().parents[1]
+    path = root / "triton_kernels" / "__init__.py"
+    if importlib.util.find_spec(name) or not path.is_file() or not (root / "setup.py").is_file():
+        return
+    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=[str(path.parent)])
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
 
 
 if parsed(torch.__version__) < OLDEST:
     raise ImportError(f"fastgan needs torch {OLDEST[0]}.{OLDEST[1]} or newer, got {torch.__version__}")
+find_triton_kernels()

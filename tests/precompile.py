@@ -10,10 +10,14 @@ import argparse
 import contextlib
 import multiprocessing
 import os
+import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -34,13 +38,17 @@ def recording(found):
     Whatever is called meanwhile computes nothing.
     """
 
-    def record(fn, programs, arguments, constants, warps):
+    def record(fn, *given, programs=None):
+        if programs is None:
+            programs, *given = given
+        arguments, constants, warps = given
         assert programs > 0
         shape = tuple(0 if isinstance(a, int) else len(a) for a in arguments)
         found.setdefault((fn.__name__, shape, constants, warps), (fn, arguments, constants, warps))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "launch", record)
+        patch.setattr(launch, "load", partial(record, programs=1))
         patch.setattr(checks, "readable", lambda t: False)
         yield patch
 
@@ -103,12 +111,43 @@ def of_benchmarks():
     return found
 
 
+def of_the_trial():
+    """What the first call on a device tries."""
+    found, small_loss = {}, ft._small_loss
+    with recording(found) as patch:
+        patch.setattr(torch, "get_device_module", lambda device: None)
+        patch.setattr(ft, "_small_loss", lambda logits, device: small_loss(logits, torch.device("cpu")))
+        with contextlib.suppress(RuntimeError):  # nobody computed its results
+            ft._trial(torch.device("cuda", 0))
+    return found
+
+
+def stub_of_the_driver(folder):
+    """A library by the name of CUDA's driver, for what is linked with that."""
+    command = [os.environ.get("CC", "cc"), "-shared", "-Wl,-soname,libcuda.so.1", "-x", "c", "/dev/null"]
+    subprocess.run([*command, "-o", os.path.join(folder, "libcuda.so.1")], check=True)
+
+
+def build_launcher(made):
+    """Compile the C code by which Triton 3.6 starts a kernel, into the same cache.
+
+    Triton does so at a kernel's first launch, with the C compiler and Python.h of the machine. Newer ones have less to
+    compile, and ask for a driver first. Without a driver what was compiled cannot be loaded, and is not.
+    """
+    from triton.backends.nvidia import driver
+    from triton.runtime import build
+
+    with mock.patch.object(build, "_load_module_from_path", create=True), contextlib.suppress(RuntimeError):
+        driver.CudaUtils()
+        driver.CudaLauncher(made.src, made.metadata)
+
+
 _jobs = []
 
 
 def _compile(number):
     (fn, arguments, constants, warps), target = _jobs[number]
-    launch.compiled(fn, arguments, constants, warps, target)
+    build_launcher(launch.compiled(fn, arguments, constants, warps, target))
 
 
 def compile_all(launches, target, jobs):
@@ -126,15 +165,21 @@ def main():
     parser.add_argument("-k", default="tour", help="which GPU tests, beside the benchmarks (default: tour)")
     parser.add_argument("--target", type=int, default=90, help="compute capability (default: 90)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--only-trial", action="store_true", help="only what the first call on a device tries")
     parser.add_argument("--count", action="store_true", help="only count them")
     options = parser.parse_args()
-    launches = of_tests(options.k) | of_benchmarks()
+    launches = of_the_trial()
+    if not options.only_trial:
+        launches |= of_tests(options.k) | of_benchmarks()
     print(f"{len(launches)} kernels for Triton {triton.__version__}, sm_{options.target}")
     if options.count:
         return
     os.environ["TRITON_CACHE_DIR"] = str(options.folder.resolve())
     start = time.perf_counter()
-    compile_all(launches.values(), triton.backends.compiler.GPUTarget("cuda", options.target, 32), options.jobs)
+    with tempfile.TemporaryDirectory() as stub:
+        stub_of_the_driver(stub)
+        os.environ["TRITON_LIBCUDA_PATH"] = stub
+        compile_all(launches.values(), triton.backends.compiler.GPUTarget("cuda", options.target, 32), options.jobs)
     print(f"compiled in {time.perf_counter() - start:.0f} s")
 
 

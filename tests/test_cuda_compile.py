@@ -121,7 +121,7 @@ def test_every_kernel_for_every_architecture(used):
 
 def test_budgets(used):
     """No stack and so no spills; two blocks of 256 threads a multiprocessor, one of doubles; 16 KB for them."""
-    spills = {("penalty_sums<dots, float>", "sm_70"): 8}  # by CUDA 12.4
+    spills = {("penalty_sums<dots, float>", "sm_70"): 8} if "release 12." in fact("compiler") else {}
     for (kernel, arch), numbers in used.items():
         assert numbers["STACK"] <= spills.get((kernel, arch), 0), (kernel, arch)
         assert numbers["LOCAL"] == 0, (kernel, arch)

@@ -57,7 +57,8 @@ def test_a_checkout_needs_no_installation(tmp_path):
     for part in ("fastgan", "triton_kernels"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "setup.py").touch()
-    code = "import fastgan, fastgan.triton_kernels as k; print(len(fastgan.__path__), k.__file__)"
-    assert python(code, tmp_path).split() == ["2", str(tmp_path / "triton_kernels" / "__init__.py")]
+    code = "import fastgan, fastgan.triton_kernels as k, fastgan.triton_kernels.math; print(k.math.__file__)"
+    assert python(code, tmp_path).split() == [str(tmp_path / "triton_kernels" / "math.py")]
+    assert "No module named 'fastgan.setup'" in python("import fastgan.setup", tmp_path)
     (tmp_path / "setup.py").unlink()
     assert "No module named 'fastgan.triton_kernels'" in python(code, tmp_path)

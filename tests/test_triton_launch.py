@@ -353,7 +353,19 @@ def test_errors_that_stay_are_kept(driver, machine):
     assert machine.unusable("cuda", 0) == why == "Triton cannot run: 0 active drivers"
 
 
-@pytest.mark.parametrize("mode", ["grad", "vmap", "fake"])
+class Watching(torch.overrides.TorchFunctionMode):
+    """A mode that sees functions, and might replace them."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.seen.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mode", ["grad", "vmap", "fake", "functions"])
 def test_the_trial_inside_of_a_transform(machine, mode):
     """Its tensors are plain ones even where the call that asks for it is traced or transformed."""
     found = []
@@ -365,6 +377,10 @@ def test_the_trial_inside_of_a_transform(machine, mode):
     if mode == "fake":
         with torch._subclasses.FakeTensorMode():
             ask(torch.zeros(3))
+    elif mode == "functions":
+        with Watching() as watching:
+            ask(torch.zeros(3))
+        assert torch.tensor not in watching.seen
     else:
         getattr(torch.func, mode)(ask)(torch.zeros(3, 3) if mode == "vmap" else torch.zeros(3))
     assert found == [None]
