@@ -1,4 +1,4 @@
-"""What a GPU machine is spared of building: made where there is time, carried there in a folder.
+"""What need not be built on a GPU machine: made where there is time, carried there in a folder.
 
     python bench/gpu_carry.py make FOLDER             # with the Python, torch and Triton of the GPU machine
     python bench/gpu_carry.py build [--use FOLDER]    # on the GPU machine; bench/gpu.sh does it
