@@ -466,7 +466,11 @@ def test_inside_a_compiled_step():
     torch._dynamo.reset()
     from fastgan import untraced  # which imports the compiler
 
-    why = "a gradient penalty differentiates twice" if untraced.TAKES_REASON else r"disable\(\) wrapped function <function _run"
+    why = (
+        "a gradient penalty differentiates twice"
+        if untraced.TAKES_REASON
+        else r"disable\(\) wrapped function <function _run"
+    )
     with pytest.raises(torch._dynamo.exc.Unsupported, match=why):
         torch.compile(whole, backend="aot_eager", fullgraph=True)(real, fake)
 
