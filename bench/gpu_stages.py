@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 SHOWN = 11_000  # characters of the summary, for whoever sees only the end of the output
 LARGEST = 4 << 20  # bytes of a file that goes into the archive
+RUNNING = "running"
 SLICE = 5  # seconds between two writes of what there is
 PYTEST = ["-m", "pytest", "-q", "-rf", "--show-capture=no", "--tb=short", "--maxfail=30"]
 
@@ -117,7 +118,7 @@ class Run:
                 try:
                     process.wait(min(SLICE, most - taken))
                 except subprocess.TimeoutExpired:
-                    self.save([*self.outcomes, Outcome(stage.name, taken, None, "running")])
+                    self.save([*self.outcomes, Outcome(stage.name, taken, None, RUNNING)])
         return Outcome(stage.name, time.monotonic() - start, process.returncode, why)
 
     def save(self, outcomes: list[Outcome]) -> None:
@@ -186,12 +187,13 @@ def figures_of(folder: Path) -> Any:
 
 def shown(log: Path, outcome: Outcome) -> list[str]:
     """The figures in a log; else its last line; and more of its end where the stage failed."""
-    if outcome.code is None or not log.exists():
+    if not log.exists():
         return []
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    figures = [
-        line.partition("figure: ")[2] for line in lines if "figure: " in line
-    ]  # a progress bar may precede it
+    # A progress bar may stand before it.
+    figures = [line.partition("figure: ")[2] for line in lines if "figure: " in line]
+    if outcome.why == RUNNING:
+        return figures
     if outcome.code == 0 and not outcome.why:
         return figures or lines[-1:]
     failed = [line for line in lines if line.startswith(("FAILED ", "ERROR ", "E  "))][:12]

@@ -182,6 +182,29 @@ def test_what_stopped_or_failed_stages_leave(stages, tmp_path, monkeypatch, caps
     assert str(made[0].work) not in running(), "what a stage started outlives it"
 
 
+def test_a_run_that_is_killed_leaves_its_figures(tmp_path):
+    """Also those of the stage that was running."""
+    write = "import json, sys, time; json.dump([7], open(sys.argv[1] + '/a.json', 'w')); print('figure: seven', flush=True)"
+    code = (
+        f"import sys; sys.path.insert(0, {str(BENCH)!r}); import gpu_stages as g\n"
+        "g.SLICE = 1\n"
+        f"g.beginning = lambda run: [g.Stage('long', 60, ['-c', {write + '; time.sleep(20)'!r}, str(run.folder('long'))])]\n"
+        f"g.main([{str(tmp_path)!r}, '--smoke'])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "summary.txt").exists() or "seven" not in (tmp_path / "summary.txt").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    finally:
+        process.kill()
+        process.wait()
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["results"] == {"long": [7]}
+    assert found["stages"][0]["why"] == "running"
+
+
 def test_a_run_ends_in_time(stages, tmp_path, monkeypatch):
     monkeypatch.setattr(
         stages, "beginning", lambda run: [stages.Stage(n, 9, ["-c", "import time; time.sleep(9)"]) for n in "ab"]
