@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -38,17 +37,17 @@ def recording(found):
     Whatever is called meanwhile computes nothing.
     """
 
-    def record(fn, *given, programs=None):
-        if programs is None:
-            programs, *given = given
-        arguments, constants, warps = given
-        assert programs > 0
+    def load(fn, arguments, constants, warps):
         shape = tuple(0 if isinstance(a, int) else len(a) for a in arguments)
         found.setdefault((fn.__name__, shape, constants, warps), (fn, arguments, constants, warps))
 
+    def launched(fn, programs, *kernel):
+        assert programs > 0
+        load(fn, *kernel)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "launch", record)
-        patch.setattr(launch, "load", partial(record, programs=1))
+        patch.setattr(launch, "launch", launched)
+        patch.setattr(launch, "load", load)
         patch.setattr(checks, "readable", lambda t: False)
         yield patch
 
@@ -76,19 +75,9 @@ def of_tests(expression):
     found = {}
     os.environ |= {"FASTGAN_TEST_DEVICE": "cpu", "FASTGAN_TEST_BACKEND": "triton"}
     with recording(found) as patch:
-        pytest.main(
-            [
-                str(Path(__file__).with_name("test_gpu.py")),
-                "-q",
-                "--tb=no",
-                "--no-header",
-                "-m",
-                "gpu",
-                "-k",
-                expression,
-            ],
-            plugins=[OfTests(patch)],
-        )
+        tests = str(Path(__file__).with_name("test_gpu.py"))
+        options = ["-q", "--tb=no", "--no-header", "-m", "gpu", "-k", expression]
+        pytest.main([tests, *options], plugins=[OfTests(patch)])
     return found
 
 
