@@ -26,7 +26,7 @@ demo: $(VENV)/ready  ## trains a GAN on handwritten digits; LOSS=hinge, LOSS=wga
 # The Triton kernels run in Triton's interpreter, which wants a process of its own: beside the rest, and told of at the end.
 test: $(VENV)/ready  ## the whole test suite
 	$(BUILD)
-	@mkdir -p build; TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_triton.py > build/triton.log 2>&1 & interpreted=$$!; \
+	@mkdir -p build; TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/triton/test_triton.py > build/triton.log 2>&1 & interpreted=$$!; \
 	$(BIN)/python -m pytest tests; failed=$$?; \
 	wait $$interpreted; code=$$?; tail -n 60 build/triton.log; \
 	[ $$code -eq 0 -o $$code -eq 5 ] || failed=$$code; exit $$failed  # 5: nothing to run, where there is no Triton
@@ -34,7 +34,7 @@ test: $(VENV)/ready  ## the whole test suite
 lint: $(VENV)/ready  ## ruff, clang-format and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/cpu/* csrc/cuda/*.h csrc/cuda/*.cu tests/cusim/* tests/cudafake/*
+	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/cpu/* csrc/cuda/*.h csrc/cuda/*.cu tests/helpers/cusim/* tests/helpers/cudafake/*
 	$(BIN)/mypy
 
 bench: $(VENV)/ready  ## fused against eager PyTorch and torch.compile, with a plot
@@ -47,7 +47,7 @@ bench: $(VENV)/ready  ## fused against eager PyTorch and torch.compile, with a p
 
 exhaustive: $(VENV)/ready  ## all 2^32 float32 patterns, some minutes
 	$(BUILD)
-	$(BIN)/python -m tests.exhaustive
+	$(BIN)/python -m tests.helpers.exhaustive
 
 wheel: $(VENV)/ready  ## dist/*.whl with a manylinux tag, with CUDA kernels where they can be built (docs/install.md)
 	rm -rf build/lib* build/bdist* build/wheel

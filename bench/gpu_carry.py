@@ -53,7 +53,7 @@ def make(folder: Path, architecture: str, tests: str, jobs: int) -> None:
     copy_extension(folder, "_native*.so")  # the CPU kernels, without which the tests end early
     with tempfile.TemporaryDirectory() as cache:
         target = ["--target", number, "--jobs", str(jobs)]
-        run(sys.executable, "-m", "tests.precompile", cache, "-k", tests, *target)
+        run(sys.executable, "-m", "tests.helpers.precompile", cache, "-k", tests, *target)
         pack(Path(cache), folder / KERNELS)
 
 

@@ -232,7 +232,7 @@ def beginning(run: Run) -> list[Stage]:
     carried = ["--use", str(run.options.carried.resolve())] if run.options.carried else []
     target = [] if run.options.device == "cuda" else ["--cpu"]
     device = {"FASTGAN_TEST_DEVICE": run.options.device, "FASTGAN_TEST_REQUIRED": "1"}
-    tour = [*PYTEST, "tests/test_gpu.py", "-m", "gpu", "-k"]
+    tour = [*PYTEST, "tests/backends/test_gpu.py", "-m", "gpu", "-k"]
     return [
         Stage("machine", 60, ["bench/gpu_machine.py"]),
         Stage("extension", 200, ["bench/gpu_carry.py", "build", *carried, *target], needed=True),
@@ -244,7 +244,7 @@ def beginning(run: Run) -> list[Stage]:
 
 def on_a_gpu(run: Run) -> list[Stage]:
     """The rest, the most informative first."""
-    gpu = ["tests/test_gpu.py", "-m", "gpu", "-k"]
+    gpu = ["tests/backends/test_gpu.py", "-m", "gpu", "-k"]
     required = {"FASTGAN_TEST_REQUIRED": "1"}  # what is skipped for lack of kernels would look like success
     watched = required | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     few = ["--width", "64", "--batch", "64", "--only", "conv", "residual", "batch norm", "attention"]
@@ -270,7 +270,7 @@ def on_a_gpu(run: Run) -> list[Stage]:
 
 def rehearsed(run: Run) -> list[Stage]:
     """The same where there is no GPU: each program once, on little."""
-    gpu, on_cpu = ["tests/test_gpu.py", "-m", "gpu", "-k"], {"FASTGAN_TEST_DEVICE": "cpu"}
+    gpu, on_cpu = ["tests/backends/test_gpu.py", "-m", "gpu", "-k"], {"FASTGAN_TEST_DEVICE": "cpu"}
     small = ["--no-compile", "--only", "conv", "--tables", "penalty"]
     return [
         Stage("tests-cuda", 60, tests(*gpu, "threads or masks or autocast"), on_cpu),

@@ -1,5 +1,5 @@
 // What the kernels need of CUDA. With FASTGAN_SIM the same sources are compiled by a C++ compiler
-// and run on the CPU by tests/cusim, thread by thread.
+// and run on the CPU by tests/helpers/cusim, thread by thread.
 #pragma once
 #ifdef FASTGAN_SIM
 #include "cusim.h"

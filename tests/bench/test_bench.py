@@ -1,0 +1,288 @@
+"""The benchmark times what it says: its baselines compute what fastgan computes, and its report is made."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers import ROOT
+
+BENCH = ROOT / "bench"
+draws = pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib draws the plots")
+
+
+def test_baselines_compute_the_same(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    import cases
+
+    for case in (*cases.CASES, *cases.SEQUENCES):
+        cases.check(case)
+    import penalty_cases
+
+    penalty_cases.check((3, 3, 16, 16))
+
+
+@draws
+def test_the_report_of_penalties_is_made(tmp_path):
+    command = [sys.executable, str(BENCH / "penalties.py"), "--quick", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {p.suffix for p in tmp_path.iterdir()} == {".json", ".md", ".png"}
+    assert "whole penalty" in done.stdout
+    assert "says nothing of speed" in done.stdout
+
+
+@draws
+def test_the_report_of_whole_steps_is_made(tmp_path):
+    """Small ones of each kind of output and argument; before a case is timed values and gradients are compared."""
+    command = [sys.executable, str(BENCH / "penalty_steps.py"), "--quick", "--out", str(tmp_path), "--only"]
+    names = [
+        "conv",
+        "spectral norm",
+        "batch norm",
+        "vocoder",
+        "projection",
+        "attention",
+        "dict",
+        "list",
+        "autocast",
+    ]
+    done = subprocess.run([*command, *names], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {p.suffix for p in tmp_path.iterdir()} == {".json", ".md", ".png"}
+    for heading in ("whole penalty step", "whole discriminator step", "What a penalty costs", "of 6 cases"):
+        assert heading in done.stdout
+    assert "says nothing of speed" in done.stdout
+
+
+@draws
+def test_the_report_of_trainers_is_made(tmp_path):
+    """Small batches of all but the heaviest; before a case is timed both contenders' results are compared."""
+    command = [sys.executable, str(BENCH / "trainers.py"), "--quick", "--out", str(tmp_path), "--only"]
+    trainers = ["pix2pix", "basicsr", "mmagic", "cyclegan", "taming", "monai", "magvit2", "wgan_gp", "biggan"]
+    trainers += ["studiogan", "gigagan", "relativisticgan", "torchgan", "parallelwavegan"]
+    done = subprocess.run([*command, *trainers], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {p.suffix for p in tmp_path.iterdir()} == {".json", ".md", ".png"}
+    assert "3 scales, 12 maps" in done.stdout
+    assert "says nothing of speed" in done.stdout
+
+
+@draws
+def test_the_report_is_made(tmp_path):
+    command = [sys.executable, str(BENCH / "report.py"), "--quick", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {p.suffix for p in tmp_path.iterdir()} == {".json", ".md", ".png"}
+    assert "nonsaturating D" in done.stdout
+    assert "says nothing of speed" in done.stdout
+
+
+# ---------------------------------------------------------------------------------- the run on a GPU
+
+
+def test_every_contender_on_a_gpu_computes_its_case(monkeypatch):
+    """All that bench/gpu.py measures, at sizes that take no time: nobody is left out as wrong."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    import gpu_cases
+
+    device = torch.device("cpu")
+    cells = {c._replace(n=min(c.n, 3000)) for c in (*gpu_cases.FIRST, *gpu_cases.REST, *gpu_cases.COMPILED)}
+    for cell in cells:
+        arms, why = gpu_cases.loss_arms(cell, device, ["cpu"], False)
+        assert not why
+        assert [arm.name for arm in arms] == ["eager", "cpu", "copy"]
+    for dtype in (torch.float32, torch.bfloat16):
+        sets = gpu_cases.sample_sets(4, (3, 8, 8), dtype, device)[:2]
+        for case in gpu_cases.TENSORS_MOVED:
+            exact = gpu_cases.exact_penalty(sets[0])
+            arms, why = gpu_cases.penalty_arms(case, sets, exact, ["cpu"], False, device)
+            assert not why
+            assert [arm.name for arm in arms] == ["eager", "cpu", "copy"]
+
+
+@pytest.fixture
+def stages(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    import gpu_stages
+
+    return gpu_stages
+
+
+def test_a_run_on_a_gpu_is_rehearsed(tmp_path):
+    """Every program of bench/gpu.sh once, where there is no GPU, with the extension carried in a folder."""
+    carried = tmp_path / "carried" / "fastgan"
+    carried.mkdir(parents=True)
+    for path in (*BENCH.parent.glob("fastgan/_native*.so"), BENCH.parent / "fastgan" / "_build.json"):
+        shutil.copy(path, carried)
+    command = [str(BENCH / "gpu.sh"), str(tmp_path / "out"), "--device", "cpu", "--quick"]
+    done = subprocess.run(
+        [*command, "--carried", str(carried.parent)],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHON": sys.executable},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(done.stdout) < 12_000
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["logs.tar.gz", "results.json", "summary.txt"]
+    assert {s["name"]: s["code"] for s in found["stages"] if s["name"] != "memcheck"} == dict.fromkeys(
+        ("machine", "extension", "tour", "smoke", "tests-cuda", "speed", "ncu", "shapes", "training", "trainers",
+         "steps", "sizes"), 0,
+    )  # fmt: skip
+    assert {"smoke", "speed", "shapes", "training", "trainers", "steps", "sizes"} <= set(found["results"])
+    assert found["results"]["speed"]["rows"][0]["arms"]["cpu"]["step"]["median"] > 0
+    assert "building" not in done.stdout
+    for line in ("hinge D 4096 float32: gpu eager", "forward 4096: in use", "penalty, conv: ms recipe", "1 passed"):
+        assert line in done.stdout
+    with tarfile.open(tmp_path / "out" / "logs.tar.gz") as archive:
+        assert {"tour/log.txt", "speed/log.txt"} <= set(archive.getnames())
+
+
+def running():
+    """The command lines of all processes, where the system tells them."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found.append(path.read_text(errors="replace"))
+    return "\n".join(found)
+
+
+def test_what_stopped_or_failed_stages_leave(stages, tmp_path, monkeypatch, capsys):
+    """A figure that was written counts, whatever becomes of its stage; nothing runs after what is needed."""
+    write = "import json, sys, time; json.dump([1], open(sys.argv[1] + '/a.json', 'w')); time.sleep(60)"
+    made = []
+
+    def few(run):
+        made.append(run)
+        folder = str(run.folder("stopped"))
+        return [
+            stages.Stage("stopped", 4, ["-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', "
+                                              f"{write!r}, {folder!r}])"]),
+            stages.Stage("without", 4, [], before=["no-such-program"]),
+            stages.Stage("failed", 9, ["-c", "print('E   why'); raise SystemExit(3)"], needed=True),
+            stages.Stage("never", 9, ["-c", "pass"]),
+        ]  # fmt: skip
+
+    monkeypatch.setattr(stages, "beginning", few)
+    with pytest.raises(SystemExit, match="FAILED: stopped failed"):
+        stages.main([str(tmp_path), "--smoke"])
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert [(s["name"], s["code"], s["why"]) for s in found["stages"]] == [
+        ("stopped", -2, "stopped after 4 s"), ("without", None, "not run, no no-such-program here"), ("failed", 3, ""),
+    ]  # fmt: skip
+    assert found["results"] == {"stopped": [1]}
+    assert "E   why" in capsys.readouterr().out
+    assert not made[0].work.exists()
+    assert str(made[0].work) not in running(), "what a stage started outlives it"
+
+
+def test_a_run_that_is_killed_leaves_its_figures(tmp_path):
+    """Also those of the stage that was running."""
+    write = "import json, sys, time; json.dump([7], open(sys.argv[1] + '/a.json', 'w')); print('figure: seven', flush=True)"
+    code = (
+        f"import sys; sys.path.insert(0, {str(BENCH)!r}); import gpu_stages as g\n"
+        "g.SLICE = 1\n"
+        f"g.beginning = lambda run: [g.Stage('long', 60, ['-c', {write + '; time.sleep(20)'!r}, str(run.folder('long'))])]\n"
+        f"g.main([{str(tmp_path)!r}, '--smoke'])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "summary.txt").exists() or "seven" not in (tmp_path / "summary.txt").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    finally:
+        process.kill()
+        process.wait()
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["results"] == {"long": [7]}
+    assert found["stages"][0]["why"] == "running"
+
+
+def test_a_run_ends_in_time(stages, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        stages, "beginning", lambda run: [stages.Stage(n, 9, ["-c", "import time; time.sleep(9)"]) for n in "ab"]
+    )
+    start = time.monotonic()
+    with pytest.raises(SystemExit, match="FAILED: a"):
+        stages.main([str(tmp_path), "--smoke", "--minutes", "0.15"])
+    assert time.monotonic() - start < 9
+    assert json.loads((tmp_path / "results.json").read_text())["stages"][1]["why"] == "not run, out of time"
+
+
+def test_what_is_shown_of_a_long_summary(stages):
+    """What was measured first, and how every stage went."""
+    lines = [f"figure {k}" for k in range(4000)]
+    found = stages.beginning_of(lines, 11_000)
+    assert found[:-1] == lines[: len(found) - 1]
+    assert found[-1] == f"... and {4001 - len(found)} lines more in summary.txt"
+    assert 10_000 < len("\n".join(found)) < 11_000
+    assert stages.beginning_of(lines[:5], 11_000) == lines[:5]
+
+
+def test_what_a_run_on_a_gpu_is_asked_for(stages, tmp_path, capsys):
+    with pytest.raises(SystemExit, match=r"--only: expected some of machine extension .* steps sizes, got sped"):
+        stages.main([str(tmp_path), "--device", "cpu", "--only", "speed", "sped"])
+    for wrong, match in (
+        (["--carried", str(tmp_path)], "a folder that gpu_carry"),
+        (["--minutes", "0"], "a positive"),
+    ):
+        with pytest.raises(SystemExit):
+            stages.main([str(tmp_path), *wrong])
+        assert match in capsys.readouterr().err
+
+
+def test_carried_triton_kernels_are_found(monkeypatch, tmp_path):
+    """A kernel that was compiled into one folder is no work in another, to which what a launch reads was carried."""
+    pytest.importorskip("triton")
+    monkeypatch.syspath_prepend(str(BENCH))
+    import gpu_carry
+
+    made, cache = tmp_path / "made", tmp_path / "cache"
+    command = [sys.executable, "-m", "tests.helpers.precompile", "--only-trial"]
+
+    def compile_into(folder):
+        subprocess.run([*command, str(folder)], cwd=BENCH.parent, check=True, capture_output=True)
+        return sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+
+    assert any(p.suffix == ".ptx" for p in compile_into(made))
+    gpu_carry.pack(made, tmp_path / gpu_carry.KERNELS)
+    shutil.rmtree(made)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(cache))
+    gpu_carry.unpack(tmp_path / gpu_carry.KERNELS)
+    carried = sorted(p.relative_to(cache) for p in cache.rglob("*") if p.is_file())
+    assert {p.suffix for p in carried} >= {".cubin", ".json"}
+    # Newer Tritons keep this one by the driver's folder, which is another each time.
+    anew = [p for p in compile_into(cache) if p not in carried and not p.name.startswith("cuda_utils")]
+    assert not anew
+
+
+PROFILED = """==PROF== Connected to process 1
+"ID","Process ID","Kernel Name","gpu__time_duration.sum","dram__throughput.avg.pct_of_peak_sustained_elapsed",""" + (
+    """"launch__registers_per_thread","smsp__average_warps_issue_stalled_long_scoreboard_per_issue_active.ratio","""
+    """"smsp__average_warps_issue_stalled_wait_per_issue_active.ratio","""
+    """"smsp__average_warps_issue_stalled_wait_not_issued_per_issue_active.ratio"
+"","","","us","%","register/thread","inst","inst","inst"
+"0","1","void loss_forward<float>(Table)","1,234.50","61.25","80","3.50","7.25","9.00"
+"""
+)
+
+
+def test_what_ncu_says_is_read(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    import gpu_ncu
+
+    (row,) = gpu_ncu.read(PROFILED)
+    assert gpu_ncu.line(row) == (
+        "loss_forward<float>(Table): time 1,234.50 us; DRAM 61.25 %; registers 80 register/thread;"
+        " waits wait 7.25, long_scoreboard 3.50"
+    )
+    assert gpu_ncu.read("==ERROR== no permission") == []

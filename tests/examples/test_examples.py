@@ -1,0 +1,97 @@
+"""The demo agrees with the reference, and trainers with one changed import with what they were before it."""
+
+import os
+import re
+import subprocess
+import sys
+import wave
+
+import pytest
+
+from tests.helpers import ROOT
+
+pytest.importorskip("sklearn")
+pytest.importorskip("matplotlib")
+EXAMPLES = ROOT / "examples"
+DEMO = EXAMPLES / "digits.py"
+
+
+def start(script, *options):
+    """As in an environment in which this checkout is installed."""
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
+    command = [sys.executable, str(script), *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def run(script, *options):
+    done = start(script, *options)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--loss", "hinge", "--relativistic", "average"],
+        ["--loss", "wgan", "--relativistic", "paired"],
+        ["--loss", "wgan-gp"],
+        ["--penalty", "r1"],
+    ],
+)
+def test_the_demo(options, tmp_path):
+    done = run(DEMO, "--steps", "15", "--out", str(tmp_path), *options)
+    for name in ("samples.png", "curves.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    loss, gradient = re.search(r"loss (\S+), gradient (\S+)", done.stdout.splitlines()[-1]).groups()
+    assert float(loss) < 1e-6
+    assert float(gradient) < 1e-7
+
+
+def difference(done, steps):
+    """What the last line says: the largest relative difference of the curves."""
+    line = done.stdout.splitlines()[-1]
+    found = re.fullmatch(
+        rf"largest difference over {steps} steps: (?:0 \(bitwise equal\)|\S+ \(relative (\S+)\))", line
+    )
+    assert found, line
+    return float(found[1] or 0)
+
+
+@pytest.mark.parametrize("name", ["pix2pix", "vocoder", "vqgan", "r3gan", "wgan_gp"])
+def test_a_trainer_with_one_changed_import(name, tmp_path):
+    pytest.importorskip("tqdm")
+    done = run(EXAMPLES / f"{name}.py", "--steps", "4", "--out", str(tmp_path))
+    pictures = ["curves.png", "spectrograms.png" if name == "vocoder" else "samples.png"]
+    for picture in pictures:
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+    if name == "vocoder":
+        with wave.open(str(tmp_path / "sound.wav")) as file:
+            assert (file.getframerate(), file.getsampwidth()) == (8000, 2)
+            assert file.getnframes() == 2 * (8 * 4000 + 4000)
+    assert difference(done, 4) < 1e-5
+
+
+def test_a_trainer_in_float64(tmp_path):
+    done = run(EXAMPLES / "r3gan.py", "--steps", "4", "--double", "--out", str(tmp_path))
+    assert difference(done, 4) < 1e-13
+
+
+def test_the_engines_of_a_penalty(tmp_path):
+    """Uncompiled: tests/discriminator/test_compiled.py has what is compiled."""
+    pytest.importorskip("tqdm")
+    done = run(EXAMPLES / "penalty_engines.py", "--steps", "3", "--no-compile", "--out", str(tmp_path))
+    for model in ("r3gan", "wgan-gp"):
+        for picture in ("samples.png", "curves.png"):
+            assert (tmp_path / model / picture).read_bytes().startswith(b"\x89PNG")
+    found = re.findall(r"largest difference over 3 steps, of the curve's size: eager (\S+)$", done.stdout, re.M)
+    assert len(found) == 2
+    assert max(map(float, found)) < 1e-13
+
+
+def test_engines_whose_curves_part(tmp_path):
+    pytest.importorskip("tqdm")
+    options = ["--model", "wgan-gp", "--steps", "1", "--no-compile", "--bound", "-1", "--out", str(tmp_path)]
+    done = start(EXAMPLES / "penalty_engines.py", *options)
+    assert done.returncode == 1
+    assert done.stderr.endswith("the curves of wgan-gp are further apart than -1.0\n")

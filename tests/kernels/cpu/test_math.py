@@ -1,0 +1,100 @@
+"""Element maths: every phi and its two derivatives, from the smallest denormal to infinity."""
+
+import mpmath
+import pytest
+import torch
+
+import fastgan
+from fastgan.terms import PHIS
+from tests.helpers import exhaustive, ulp
+
+
+@pytest.mark.parametrize("phi", PHIS)
+def test_float32_patterns(phi):
+    assert max(exhaustive.worst(phi, stride=20011).values()) <= 1.0
+
+
+@pytest.mark.parametrize("phi", PHIS)
+def test_kernels_agree_with_the_exhaustive_program(phi):
+    """The same, through the built kernels: every 65,537th pattern, denormals, infinities and NaN among them."""
+    x = torch.arange(0, 1 << 32, 65537, dtype=torch.int64).to(torch.int32).view(torch.float32)
+    for got, function in zip(ulp.jet(phi, x), ulp.EXACT[phi], strict=True):
+        assert ulp.error(got, function(x.double())) <= 1.0
+
+
+def all_patterns(dtype):
+    return torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16).view(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("phi", PHIS)
+def test_all_16_bit_patterns(phi, dtype):
+    """Values (float32) within 1 ulp; both derivatives (16-bit) correctly rounded, all 65,536 of them."""
+    x = all_patterns(dtype)
+    value, first, second = ulp.jet(phi, x)
+    f, df, ddf = ulp.EXACT[phi]
+    exact = x.double()
+    assert value.dtype is torch.float32
+    assert ulp.error(value, f(exact)) <= 1.0
+    assert first.dtype is second.dtype is dtype
+    assert torch.equal(first.nan_to_num(7.0), df(exact).to(dtype).nan_to_num(7.0))
+    assert torch.equal(second.nan_to_num(7.0), ddf(exact).to(dtype).nan_to_num(7.0))
+
+
+def precise(phi, x):
+    """value, first and second derivative at 200 bits."""
+    x = mpmath.mpf(x)
+    u = mpmath.exp(-abs(x))
+    positive = x if x > 0 else mpmath.mpf(0)
+    return {
+        "identity": (x, 1, 0),
+        "softplus": (positive + mpmath.log1p(u), (1 if x >= 0 else u) / (1 + u), u / (1 + u) ** 2),
+        "relu": (positive, int(x > 0), 0),
+        "square": (x * x, 2 * x, 2),
+        "relu_square": (positive**2, 2 * positive, 2 * int(x > 0)),
+        "abs": (abs(x), mpmath.sign(x), 0),
+        "relu_half": (positive, 0.5 if x == 0 else int(x > 0), 0),
+    }[phi]
+
+
+@pytest.mark.parametrize("phi", PHIS)
+def test_float64(phi):
+    """Within 1 ulp of 200-bit arithmetic, near 0, in the middle, and where e^-|x| is denormal."""
+    with mpmath.workprec(200):
+        g = torch.Generator().manual_seed(1)
+        uniform = torch.rand(600, generator=g, dtype=torch.float64)
+        exponents = torch.rand(200, generator=g, dtype=torch.float64) * 600 - 300
+        x = torch.cat([(uniform[:200] - 0.5) * 4, (uniform[200:400] - 0.5) * 80, (uniform[400:] - 0.5) * 1490])
+        x = torch.cat([x, 10**exponents, -(10**exponents), torch.tensor([0.0, 5e-324, 1e-310, 709.0, -745.0])])
+        for k, got in enumerate(ulp.jet(phi, x.double())):
+            for value, point in zip(got.tolist(), x.tolist(), strict=True):
+                exact = mpmath.mpf(precise(phi, point)[k])
+                if abs(exact) > mpmath.mpf(2) ** 1024:
+                    assert value == float("inf") * (1 if exact > 0 else -1)
+                    continue
+                size = -1074 if exact == 0 else max(int(mpmath.floor(mpmath.log(abs(exact), 2))) - 52, -1074)
+                assert abs(mpmath.mpf(value) - exact) <= mpmath.mpf(2) ** size, (point, value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_softplus_at_infinity_and_nan(dtype):
+    x = torch.tensor([float("inf"), float("-inf"), float("nan")], dtype=dtype)
+    value, first, second = ulp.jet("softplus", x)
+    inf, nan = float("inf"), float("nan")
+    torch.testing.assert_close(value, torch.tensor([inf, 0.0, nan]).to(value), rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(first, torch.tensor([1.0, 0.0, nan]).to(first), rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(second, torch.tensor([0.0, 0.0, nan]).to(second), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("target", [0.0, 0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_soft_labels_do_not_cancel(target, dtype):
+    """softplus(x) - t x over the whole range, where the naive difference loses every digit."""
+    magnitudes = torch.logspace(-30, 4, 400, dtype=torch.float64)
+    x = torch.cat([magnitudes, -magnitudes]).to(dtype).requires_grad_()
+    value = fastgan.generator_loss(x, loss="bce", real_target=target, reduction="none")
+    wide = x.detach().double()
+    # max(x, 0) - t x has no cancellation when it is written as (1 - t) x or -t x.
+    exact = torch.where(wide > 0, (1 - target) * wide, -target * wide) + torch.log1p(torch.exp(-wide.abs()))
+    limit = 1.5 if dtype is torch.float32 else 2.5  # the reference in float64 is itself off by as much
+    assert ulp.error(value.detach(), exact) <= limit
