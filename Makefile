@@ -31,11 +31,12 @@ test: $(VENV)/ready  ## the whole test suite
 	wait $$interpreted; code=$$?; tail -n 60 build/triton.log; \
 	[ $$code -eq 0 -o $$code -eq 5 ] || failed=$$code; exit $$failed  # 5: nothing to run, where there is no Triton
 
-lint: $(VENV)/ready  ## ruff, clang-format and mypy
+lint: $(VENV)/ready  ## ruff, clang-format, mypy and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/cpu/* csrc/cuda/*.h csrc/cuda/*.cu tests/helpers/cusim/* tests/helpers/cudafake/*
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: $(VENV)/ready  ## fused against eager PyTorch and torch.compile, with a plot
 	$(BUILD)

@@ -26,7 +26,8 @@ import toolkit  # noqa: E402
 
 KERNELS = "triton.tar.xz"
 READY = (
-    "import sys; from fastgan import backends, native; sys.exit(native.missing() or backends.missing(sys.argv[1]))"
+    "import sys; from fastgan.backends import named, native; "
+    "sys.exit(native.missing() or named(sys.argv[1]).missing())"
 )
 
 

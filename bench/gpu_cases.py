@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fastgan
-from fastgan import backends, reference
+from fastgan import backends
+from fastgan.ops import reference
 
 BEYOND_CACHE = 200e6  # bytes over which inputs rotate; an H200 has 50 MB of L2
 MOST_SETS = 32

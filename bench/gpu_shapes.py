@@ -24,9 +24,9 @@ from report import tell
 from torch import Tensor
 
 import fastgan
-from fastgan import cpu, cuda, native
-from fastgan.losses import Options, discriminator_spec, generator_spec
-from fastgan.native import Kernels
+from fastgan.backends import cpu, cuda, native
+from fastgan.backends.base import Kernels, LossCall
+from fastgan.ops.losses import discriminator_spec, generator_spec
 
 SIZES = (61_504, 1 << 20, 1 << 24)
 WARPS, BLOCKS = (1, 2, 4, 8), (1, 2, 3, 4, 6, 8)
@@ -51,12 +51,12 @@ def timer(device: str) -> Timer:
 
 def passes(kernels: Kernels, n: int, device: str) -> dict[str, Callable[[], Any]]:
     """Forward and backward of the non-saturating loss of two tensors of n logits."""
-    spec = discriminator_spec("nonsaturating", None, tuple(Options()), 1)
+    call = LossCall(discriminator_spec(("nonsaturating",)), (), "mean", False)
     tensors = tuple(3 * torch.randn(n, device=device) for _ in range(2))
     one: tuple[Tensor, ...] = (torch.ones((), device=device),)
     return {
-        "forward": lambda: kernels.forward(spec, tensors, (), "mean", None, None, False, False),
-        "backward": lambda: kernels.backward(spec, tensors, (), "mean", None, one, (True, True)),
+        "forward": lambda: kernels.loss_forward(call, tensors, None, False),
+        "backward": lambda: kernels.loss_backward(call, tensors, one, (True, True)),
     }
 
 
@@ -79,11 +79,11 @@ def sweep(kernels: Kernels, device: str, n: int, time: Timer) -> Iterator[list[d
 
 def tails(kernels: Kernels, device: str, sizes: tuple[int, ...], time: Timer) -> list[dict[str, Any]]:
     """A mean, of which the pass is cheap, beside PyTorch's."""
-    spec = generator_spec("hinge", None, tuple(Options()), 1)
+    call = LossCall(generator_spec(("hinge",)), (), "mean", False)
     rows = []
     for n in sizes:
         x = torch.randn(n, device=device)
-        ours = time(lambda x=x: kernels.forward(spec, (x,), (), "mean", None, None, False, False), 4)
+        ours = time(lambda x=x: kernels.loss_forward(call, (x,), None, False), 4)
         rows.append({"n": n, "fastgan us": ours, "mean us": time(x.mean, 4)})
     return rows
 
@@ -135,7 +135,7 @@ def main(given: list[str] | None = None) -> None:
     options = parser.parse_args(given)
     if options.device == "cuda" and (why := cuda.unusable(torch.cuda.current_device())):
         raise SystemExit(why)
-    kernels: Kernels = cuda.KERNELS if options.device == "cuda" else cpu.KERNELS
+    kernels: Kernels = cuda.BACKEND if options.device == "cuda" else cpu.BACKEND
     sizes = (4096,) if options.quick else SIZES
     time = timer(options.device)
     result: dict[str, Any] = {"torch": torch.__version__, "fastgan": fastgan.__version__, "quick": options.quick}

@@ -25,7 +25,7 @@ import torch
 import trainer_cases
 from trainer_cases import CASES, Case
 
-from fastgan.native import Kernels
+from fastgan.backends.cpu import Cpu
 
 CONTENDERS = ("fused", "own")
 AIM = {"hifigan": 3.0}
@@ -41,20 +41,20 @@ def launches(work: Callable[[], Any], device: str) -> int:
     """What a step starts."""
     kinds = torch.profiler.ProfilerActivity
     calls: list[int] = []
-    run = Kernels._run
+    run = Cpu._launch
 
-    def counted(self: Kernels, *arguments: Any) -> None:
+    def counted(self: Cpu, *arguments: Any) -> None:
         calls.append(1)
         run(self, *arguments)
 
-    Kernels._run = counted  # type: ignore[method-assign]
+    Cpu._launch = counted  # type: ignore[method-assign]
     try:
         with torch.profiler.profile(activities=[kinds.CUDA if device == "cuda" else kinds.CPU]) as profile:
             work()
             if device == "cuda":
                 torch.cuda.synchronize()
     finally:
-        Kernels._run = run  # type: ignore[method-assign]
+        Cpu._launch = run  # type: ignore[method-assign]
     events = profile.events()
     if device == "cuda":
         return sum(e.device_type == torch.autograd.DeviceType.CUDA for e in events)

@@ -10,12 +10,13 @@ else:
     from . import requirements as _requirements  # noqa: F401 (before the rest: it refuses a torch that is too old)
 
 from . import compat, functional, nn, penalties
+from ._info import info
 from .auxiliary import adaptive_weight, feature_matching_loss, lecam_penalty
 from .backends import backend
-from .compiled import CompileInfo, compile_info
-from .functional import LossStats, discriminator_loss, generator_loss, reduce_terms
-from .info import info
-from .losses import losses, register_loss
+from .backends.specs import Term
+from .discriminator.compile import CompileInfo, compile_info
+from .functional import LossStats, discriminator_loss, generator_loss, reduce_terms, term
+from .ops.losses import losses, register_loss
 from .penalties import (
     PenaltyStats,
     gradient_norm,
@@ -25,8 +26,7 @@ from .penalties import (
     r1_penalty,
     r2_penalty,
 )
-from .step import DiscriminatorStep, discriminator_step
-from .terms import Term, term
+from .steps import DiscriminatorStep, discriminator_step
 from .version import __version__
 from .wgan import clip_weights_, curriculum_weights
 

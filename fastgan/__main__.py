@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from .info import text
+from ._info import text
 
 
 def main() -> None:
-    """Parses the command line; there is one command."""
+    """Parse the command line; there is one command."""
     parser = argparse.ArgumentParser(prog="python -m fastgan")
     parser.add_argument(
         "command", choices=["info"], help="info: what was built, what is used, and why not the rest"

@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._checks import members, number
+from .backends.specs import Term
 from .functional import Logits, reduce_terms
 from .norms import Tensors, gradient_norm
-from .terms import Term, number
 
 # Tensors, or lists of them, or lists of lists: one list a discriminator, one entry a layer.
 Features = Tensor | Sequence["Features"]
 
 
 def _leaves(name: str, features: Any) -> Iterator[Any]:
-    """The tensors of a nested list, in order."""
+    """Yield the tensors of a nested list, in order."""
     if isinstance(features, (list, tuple)):
         for entry in features:
             yield from _leaves(name, entry)
@@ -40,15 +41,16 @@ def feature_matching_loss(
     weights: float | Sequence[float] = 1.0,
     detach_real: bool = True,
 ) -> Tensor:
-    """The sum over pairs of feature maps of weight * mean |fake - real| (Larsen et al. 2016, Wang et al. 2018).
+    """Return the sum over pairs of feature maps of weight * mean |fake - real|.
 
+    As in Larsen et al. 2016 and Wang et al. 2018.
     All maps go through one call forward and one backward: each is read once, and its gradient written once.
 
     Args:
         real_features: a discriminator's feature maps of real samples: a tensor, or sequences (of sequences)
             of tensors, of any shapes (float32, float64, float16 or bfloat16, any strides).
         fake_features: the same for generated samples, of the same nesting and shapes.
-        weights: one factor for all, or one a pair, in the order of the (flattened) maps.
+        weights: one factor for all, or one per pair, in the order of the (flattened) maps.
         detach_real: the real maps get no gradient.
 
     Returns:
@@ -77,7 +79,7 @@ def feature_matching_loss(
 def lecam_penalty(
     real_logits: Logits, fake_logits: Logits, real_average: Tensor, fake_average: Tensor, *, weight: float = 1.0
 ) -> Tensor:
-    """LeCam's regularisation, weight * (mean [r - fake_average]+^2 + mean [real_average - f]+^2).
+    """Return LeCam's regularisation, weight * (mean [r - fake_average]+^2 + mean [real_average - f]+^2).
 
     Tseng et al. 2021 (arXiv:2104.03310), in the one-sided form of its code. `fastgan.nn.LeCam` keeps the averages.
 
@@ -95,11 +97,9 @@ def lecam_penalty(
     Raises:
         TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
     """
-    real, fake = _members("real_logits", real_logits), _members("fake_logits", fake_logits)
-    if len(real) != len(fake) or not real:
-        raise ValueError(
-            f"real_logits and fake_logits: expected as many members, at least 1, got {len(real)} and {len(fake)}"
-        )
+    real, fake = members("real_logits", real_logits), members("fake_logits", fake_logits)
+    if len(real) != len(fake):
+        raise ValueError(f"real_logits and fake_logits: expected as many members, got {len(real)} and {len(fake)}")
     weight = number("weight", weight)
     above, below = Term("relu_square", weight=weight), Term("relu_square", scale=-1.0, weight=weight)
     pairs = [
@@ -109,21 +109,15 @@ def lecam_penalty(
     return reduce_terms([above] * len(real) + [below] * len(fake), pairs, centred=True)
 
 
-def _members(name: str, logits: Any) -> list[Any]:
-    if isinstance(logits, Tensor):
-        return [logits]
-    if not isinstance(logits, (list, tuple)):
-        raise TypeError(f"{name}: expected a torch.Tensor or a sequence of them, got {type(logits).__name__}")
-    return list(logits)
-
-
-def _averages(name: str, average: Any, members: list[Any]) -> list[Tensor]:
-    """A one-element tensor for each member, of a dtype that may stand beside its logits."""
+def _averages(name: str, average: Any, logits: tuple[Any, ...]) -> list[Tensor]:
+    """Return a one-element tensor for each member, of a dtype that may stand beside its logits."""
     if not isinstance(average, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor on the logits' device, got {type(average).__name__}")
-    if average.numel() != len(members):
-        raise ValueError(f"{name}: expected {len(members)} numbers, one a member, got shape {tuple(average.shape)}")
-    wide = isinstance(members[0], Tensor) and members[0].dtype == torch.float64
+    if average.numel() != len(logits):
+        raise ValueError(
+            f"{name}: expected {len(logits)} numbers, one per member, got shape {tuple(average.shape)}"
+        )
+    wide = isinstance(logits[0], Tensor) and logits[0].dtype == torch.float64
     # A copy: the average moves on before the penalty's backward, which reads it.
     vector = average.detach().reshape(-1).to(torch.float64 if wide else torch.float32, copy=True)
     return list(vector.split(1))
@@ -137,7 +131,7 @@ def adaptive_weight(
     eps: float = 1e-4,
     limit: float = 1e4,
 ) -> Tensor:
-    """VQGAN's weight of the adversarial loss: weight * min(||g_rec|| / (||g_adv|| + eps), limit).
+    """Return VQGAN's weight of the adversarial loss: weight * min(||g_rec|| / (||g_adv|| + eps), limit).
 
     Esser et al. 2021 (arXiv:2012.09841), eq. 7; the gradients are those by the decoder's last layer, from
     `torch.autograd.grad(loss, last_layer, retain_graph=True)`. Nothing waits for the device.

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, overload
 
 import torch
 from torch import Tensor
 
-from . import autograd, checks, native
-from .losses import PAIRED, discriminator_spec, generator_spec
-from .terms import Bound, Spec, Term
+from . import _checks as checks
+from .backends import native
+from .backends.specs import PHIS, LossSpec, OperandTerm, Term
+from .ops import loss as ops
+from .ops.losses import PAIRED, discriminator_spec, generator_spec
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+    from typing_extensions import Unpack
 
 Logits = Tensor | Sequence[Tensor]
+Operand = Tensor | tuple[Tensor, Tensor]
 
 
 class LossStats(NamedTuple):
-    """What one pass over the logits also tells: detached 0-dim tensors of the loss's dtype.
+    """Statistics of the logits from the loss's own pass: detached 0-dim tensors of the loss's dtype.
 
     A loss without terms on a role is 0; a statistic of logits that were not given is NaN. The paired
     forms have one term, which counts as the loss on real (for the generator: on fake).
@@ -44,6 +48,35 @@ class LossStats(NamedTuple):
     fake_accuracy: Tensor
 
 
+class _Common(TypedDict, total=False):
+    """The options that do not change what a loss returns."""
+
+    relativistic: str | None
+    margin: float
+    targets: Sequence[float]
+    real_target: float
+    fake_target: float
+    weights: Sequence[float] | Tensor | None
+    process_group: ProcessGroup | None
+
+
+# fmt: off
+@overload
+def discriminator_loss(
+    real_logits: Logits, fake_logits: Logits, loss: str = ..., *, return_stats: Literal[True],
+    **options: Unpack[_Common],
+) -> tuple[Tensor, LossStats]: ...
+@overload
+def discriminator_loss(  # type: ignore[overload-overlap]
+    real_logits: Sequence[Tensor], fake_logits: Sequence[Tensor], loss: str = ..., *,
+    reduction: Literal["none"], **options: Unpack[_Common],
+) -> list[Tensor]: ...
+@overload
+def discriminator_loss(
+    real_logits: Logits, fake_logits: Logits, loss: str = ..., *, reduction: str = ...,
+    return_stats: Literal[False] = ..., **options: Unpack[_Common],
+) -> Tensor: ...
+# fmt: on
 def discriminator_loss(
     real_logits: Logits,
     fake_logits: Logits,
@@ -58,8 +91,8 @@ def discriminator_loss(
     reduction: str = "mean",
     return_stats: bool = False,
     process_group: ProcessGroup | None = None,
-) -> Any:
-    """The discriminator's loss on real and fake logits.
+) -> Tensor | list[Tensor] | tuple[Tensor, LossStats]:
+    """Return the discriminator's loss on real and fake logits.
 
     With r and f the logits and softplus(x) = ln(1 + e^x), per element: "saturating" and
     "nonsaturating" softplus(-r) + softplus(f) (Goodfellow et al. 2014; with soft labels t
@@ -70,7 +103,7 @@ def discriminator_loss(
 
     Args:
         real_logits: a tensor of any shape and strides (float32, float64, float16 or bfloat16), or a
-            sequence of them, one a scale, period or critic.
+            sequence of them, one per scale, period or critic.
         fake_logits: the same for fake; shapes may differ where the loss does not pair elements.
         loss: a name of `fastgan.losses()`.
         relativistic: None, "paired" or "average".
@@ -79,7 +112,7 @@ def discriminator_loss(
         real_target: soft label of real in [0, 1], for the cross-entropy losses; 0.9 is one-sided
             label smoothing.
         fake_target: soft label of fake in [0, 1].
-        weights: one a member of a sequence: floats, or a 1-D tensor on the logits' device. The result is
+        weights: one per member of a sequence: floats, or a 1-D tensor on the logits' device. The result is
             the sum of weight times the member's loss. Default: all 1.
         reduction: "mean" or "sum" over each member's elements, or "none".
         return_stats: return (loss, LossStats).
@@ -95,12 +128,30 @@ def discriminator_loss(
     Raises:
         TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
     """
+    given = (loss, relativistic, margin, _triple(targets), real_target, fake_target)
     return _loss(
-        discriminator_spec, ("real_logits", "fake_logits"), real_logits, fake_logits, loss, relativistic,
-        (margin, _triple(targets), real_target, fake_target), weights, reduction, return_stats, process_group,
+        discriminator_spec, {"real_logits": real_logits, "fake_logits": fake_logits}, given, weights=weights,
+        reduction=reduction, return_stats=return_stats, process_group=process_group,
     )  # fmt: skip
 
 
+# fmt: off
+@overload
+def generator_loss(
+    fake_logits: Logits, real_logits: Logits | None = ..., loss: str = ..., *, return_stats: Literal[True],
+    **options: Unpack[_Common],
+) -> tuple[Tensor, LossStats]: ...
+@overload
+def generator_loss(  # type: ignore[overload-overlap]
+    fake_logits: Sequence[Tensor], real_logits: Sequence[Tensor] | None = ..., loss: str = ..., *,
+    reduction: Literal["none"], **options: Unpack[_Common],
+) -> list[Tensor]: ...
+@overload
+def generator_loss(
+    fake_logits: Logits, real_logits: Logits | None = ..., loss: str = ..., *, reduction: str = ...,
+    return_stats: Literal[False] = ..., **options: Unpack[_Common],
+) -> Tensor: ...
+# fmt: on
 def generator_loss(
     fake_logits: Logits,
     real_logits: Logits | None = None,
@@ -115,8 +166,8 @@ def generator_loss(
     reduction: str = "mean",
     return_stats: bool = False,
     process_group: ProcessGroup | None = None,
-) -> Any:
-    """The generator's loss on fake logits, and on real ones in a relativistic form.
+) -> Tensor | list[Tensor] | tuple[Tensor, LossStats]:
+    """Return the generator's loss on fake logits, and on real ones in a relativistic form.
 
     Per element of the fake logits f: "saturating" -softplus(f); "nonsaturating" softplus(-f); "hinge",
     "wasserstein" and "ranking" -f; "least_squares" (f - c)^2. With soft labels t, "nonsaturating" is
@@ -135,12 +186,15 @@ def generator_loss(
     Raises:
         TypeError, ValueError: as `discriminator_loss`.
     """
-    names = ("fake_logits", "real_logits") if relativistic is not None else ("fake_logits",)
-    if relativistic is not None and real_logits is None:
-        raise ValueError(f"real_logits: expected logits for relativistic={relativistic!r}, got None")
+    logits: dict[str, Any] = {"fake_logits": fake_logits}
+    if relativistic is not None:
+        if real_logits is None:
+            raise ValueError(f"real_logits: expected logits for relativistic={relativistic!r}, got None")
+        logits["real_logits"] = real_logits
+    given = (loss, relativistic, margin, _triple(targets), real_target, fake_target)
     return _loss(
-        generator_spec, names, fake_logits, real_logits, loss, relativistic,
-        (margin, _triple(targets), real_target, fake_target), weights, reduction, return_stats, process_group,
+        generator_spec, logits, given, weights=weights, reduction=reduction, return_stats=return_stats,
+        process_group=process_group,
     )  # fmt: skip
 
 
@@ -152,34 +206,34 @@ def _triple(targets: Any) -> tuple[Any, ...]:
 
 def _loss(
     make_spec: Any,
-    names: tuple[str, ...],
-    first: Any,
-    second: Any,
-    loss: str,
-    relativistic: str | None,
-    options: tuple[Any, ...],
+    logits: dict[str, Any],
+    given: tuple[Any, ...],
+    *,
     weights: Any,
     reduction: str,
     return_stats: bool,
     process_group: Any,
 ) -> Any:
-    """Checks, one call of the kernels, and the form that the result is returned in.
+    """Check the inputs, run the kernels once, and arrange the result.
 
-    `names` are those of first and second; one name: second is not an operand. `options` as in Options.
+    Args:
+        make_spec: `discriminator_spec` or `generator_spec`.
+        logits: one or two operands, or sequences of them, by name.
+        given: the fields of LossOptions.
+        weights, reduction, return_stats, process_group: as in `discriminator_loss`.
     """
     tracing = torch.compiler.is_compiling()
-    single = isinstance(first, Tensor)
+    loss, relativistic = given[:2]
+    tensors = tuple(logits.values())
     paired = relativistic == "paired" or reduction == "none"
-    paired = paired or (relativistic is None and len(names) == 2 and loss in PAIRED)
-    members, scanned = 1, -1
-    if single and not tracing:
-        # The common case, a microsecond in compiled code; whatever is unusual goes the long way.
-        tensors: tuple[Tensor, ...] = (first,) if len(names) == 1 else (first, second)
-        scanned = native.scan(tensors)
+    paired = paired or (relativistic is None and len(tensors) == 2 and loss in PAIRED)
+    single, members = isinstance(tensors[0], Tensor), 1
+    scanned = -1 if tracing else native.scan(tensors)
     if scanned < 0 or (paired and tensors[0].shape != tensors[-1].shape):
-        tensors, members = _operands(names, first, second, paired)
+        tensors, members = _operands(logits, paired)
         scanned = -1 if tracing else native.scan(tensors)
-    checks.reduction(reduction)
+    if reduction not in ("mean", "sum"):
+        checks.reduction(reduction)
     if reduction == "none" and return_stats:
         raise ValueError("return_stats: expected reduction 'mean' or 'sum', got 'none'")
     if process_group is not None:
@@ -187,86 +241,134 @@ def _loss(
             raise ValueError(f"process_group: expected relativistic='average', got {relativistic!r}")
         tensors, scanned = _with_global_means(tensors, process_group), -1
     if weights is not None:
-        weights = checks.weights(weights, members, tensors[0].device)
-    wanted = (loss, relativistic, options, members, process_group is not None)
-    if tracing:  # caches cannot be traced
-        spec = make_spec.__wrapped__(*wanted)
+        weights = checks.member_weights(weights, members, tensors[0].device)
+    spec = cached(make_spec, given, members, process_group is not None)
+    if tracing:
+        result, buffers = _traced(spec, tensors, weights, reduction, return_stats)
     else:
-        try:
-            spec = make_spec(*wanted)
-        except TypeError:  # perhaps a list, which no cache can look up: the checks say which option it is
-            spec = make_spec.__wrapped__(*wanted)
-    result, numbers = autograd.evaluate(spec, tensors, weights, reduction, return_stats, scanned)
+        result, buffers = ops.evaluate(
+            spec, tensors, weights, reduction=reduction, statistics=return_stats, scanned=scanned
+        )
     if reduction == "none":
         return _by_member(spec, result, members, single)
-    if numbers is None:
+    if not return_stats:
         return result
-    return result, LossStats(*numbers[-8:].to(result.dtype).unbind())
+    assert buffers is not None
+    return result, LossStats(*buffers.statistics.to(result.dtype).unbind())
 
 
-def _operands(names: tuple[str, ...], first: Any, second: Any, paired: bool) -> tuple[tuple[Tensor, ...], int]:
-    """The checked operands, first and second of each member in turn, and how many members there are."""
-    two = len(names) == 2
-    a: tuple[Any, ...]
-    b: tuple[Any, ...]
-    if isinstance(first, Tensor) and not (two and isinstance(second, (list, tuple))):
-        a, b = (first,), (second,)
-    elif (
-        two and isinstance(first, Tensor) != isinstance(second, Tensor) and isinstance(first, (Tensor, list, tuple))
+def _traced(spec: LossSpec, tensors: tuple[Tensor, ...], weights: Any, reduction: str, numbers: bool) -> Any:
+    """Return what `ops.loss.evaluate` returns, in a graph that torch.compile traces."""
+    from .ops import torch_library  # which registers operators, wanted only here
+
+    return torch_library.evaluate(spec, tensors, weights, reduction, numbers)
+
+
+def cached(make: Any, *arguments: Any) -> Any:
+    """Call a cached function, without its cache where that cannot be: under torch.compile, or for a list.
+
+    The function's own checks then tell which argument is wrong.
+    """
+    if torch.compiler.is_compiling():
+        return make.__wrapped__(*arguments)
+    try:
+        return make(*arguments)
+    except TypeError:
+        return make.__wrapped__(*arguments)
+
+
+def _operands(logits: dict[str, Any], paired: bool) -> tuple[tuple[Tensor, ...], int]:
+    """Return the checked operands, first and second of each member in turn, and how many members there are."""
+    names = list(logits)
+    if len({isinstance(value, Tensor) for value in logits.values()}) > 1 and all(
+        isinstance(value, (Tensor, list, tuple)) for value in logits.values()
     ):
-        kinds = f"{type(first).__name__} and {type(second).__name__}"
+        kinds = " and ".join(type(value).__name__ for value in logits.values())
         raise TypeError(f"{' and '.join(names)}: expected two tensors or two sequences, got {kinds}")
-    else:
-        a = _sequence(names[0], first)
-        b = _sequence(names[1], second) if two else (None,) * len(a)
-        if len(a) != len(b):
-            raise ValueError(f"{' and '.join(names)}: expected as many members, got {len(a)} and {len(b)}")
-    tensors = []
-    for x, y in zip(a, b, strict=True):
-        checks.logits(names[0], x)
-        tensors.append(x)
-        if two:
-            checks.logits(names[1], y)
-            checks.pair(names[0], x, names[1], y, paired)
-            tensors.append(y)
-    checks.together(tensors)
-    return tuple(tensors), len(a)
-
-
-def _sequence(name: str, value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, (list, tuple)):
-        raise TypeError(f"{name}: expected a torch.Tensor or a sequence of them, got {type(value).__name__}")
-    if not value:
-        raise ValueError(f"{name}: expected at least one member, got an empty {type(value).__name__}")
-    return tuple(value)
+    lists = [checks.operands(name, value) for name, value in logits.items()]
+    if len({len(entries) for entries in lists}) > 1:
+        counts = " and ".join(str(len(entries)) for entries in lists)
+        raise ValueError(f"{' and '.join(names)}: expected as many members, got {counts}")
+    tensors = [t for member in zip(*lists, strict=True) for t in member]
+    if len(names) == 2:
+        for a, b in zip(*lists, strict=True):
+            checks.pair(names[0], a, names[1], b, paired)
+    checks.together("logits", tensors)
+    return tuple(tensors), len(lists[0])
 
 
 def _with_global_means(tensors: tuple[Tensor, ...], group: Any) -> tuple[Tensor, ...]:
-    """Each member's two operands followed by their means over all ranks."""
-    from .distributed import global_means
+    """Return each member's two operands followed by their means over all ranks."""
+    from .ops.collectives import global_means
 
     means = global_means(tensors, group)
     return tuple([t for m in range(0, len(tensors), 2) for t in (*tensors[m : m + 2], *means[m : m + 2])])
 
 
-def _by_member(spec: Spec, values: Sequence[Tensor], members: int, single: bool) -> Any:
-    """Unreduced terms added up within each member."""
+def _by_member(spec: LossSpec, values: Sequence[Tensor], members: int, single: bool) -> Any:
+    """Add up unreduced terms within each member."""
     sums: list[Any] = [None] * members
-    for bound, value in zip(spec.terms, values, strict=True):
-        sums[bound.member] = value if sums[bound.member] is None else sums[bound.member] + value
+    for term, value in zip(spec.terms, values, strict=True):
+        sums[term.member] = value if sums[term.member] is None else sums[term.member] + value
     return sums[0] if single else sums
 
 
+# ---------------------------------------------------------------------------- losses without a name
+
+
+def term(phi: str, scale: float = 1.0, shift: float = 0.0, linear: float = 0.0, weight: float = 1.0) -> Term:
+    """Return one summand of a loss, `weight * reduce(phi(scale * z + shift) + linear * z)`.
+
+    Args:
+        phi: "identity", "softplus" (ln(1 + e^z)), "relu", "square", "relu_square", "abs" or
+            "relu_half", which is relu but for its derivative at 0: 1/2, as where PyTorch takes a minimum or
+            maximum of two equal numbers.
+        scale: factor inside phi.
+        shift: summand inside phi.
+        linear: factor of the linear part outside phi.
+        weight: factor of the whole.
+
+    Raises:
+        ValueError: an unknown phi, or a number that is not finite.
+        TypeError: a number that is none.
+    """
+    if phi not in PHIS:
+        raise ValueError(f"phi: expected one of {', '.join(PHIS)}, got {phi!r}")
+    numbers = {"scale": scale, "shift": shift, "linear": linear, "weight": weight}
+    return Term(phi, *(checks.number(name, value) for name, value in numbers.items()))
+
+
+# fmt: off
+@overload
+def reduce_terms(  # type: ignore[overload-overlap]
+    terms: Sequence[Term], tensors: Sequence[Operand], *, reduction: Literal["none"], centred: bool = ...
+) -> list[Tensor]: ...
+@overload
+def reduce_terms(
+    terms: Sequence[Term], tensors: Sequence[Operand], *, return_values: Literal[True], with_graph: Literal[True],
+    centred: bool = ..., reduction: str = ...,
+) -> tuple[Tensor, list[Tensor]]: ...
+@overload
+def reduce_terms(
+    terms: Sequence[Term], tensors: Sequence[Operand], *, return_values: Literal[True], centred: bool = ...,
+    reduction: str = ...,
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def reduce_terms(
+    terms: Sequence[Term], tensors: Sequence[Operand], *, centred: bool = ..., reduction: str = ...
+) -> Tensor: ...
+# fmt: on
 def reduce_terms(
     terms: Sequence[Term],
-    tensors: Sequence[Tensor | tuple[Tensor, Tensor]],
+    tensors: Sequence[Operand],
     *,
     centred: bool = False,
     reduction: str = "mean",
     return_values: bool = False,
+    with_graph: bool = False,
     attached: bool = False,
-) -> Any:
-    """The sum of terms over tensors: a loss that has no name yet, in one pass.
+) -> Tensor | list[Tensor] | tuple[Tensor, Tensor | list[Tensor]]:
+    """Return the sum of terms over tensors, in one pass: a loss that has no name yet.
 
     Args:
         terms: made with `fastgan.term`, one for each entry of `tensors`.
@@ -276,8 +378,9 @@ def reduce_terms(
             float32.
         reduction: "mean" or "sum" over each entry's elements, or "none".
         return_values: return (loss, values), values being a detached vector of each term's weighted value.
-        attached: values is a list of scalars instead, which have a graph each and can be weighed anew or
-            differentiated by themselves. Not with centred.
+        with_graph: values is a list of scalars instead. Each has a graph of its own, and can be weighed or
+            differentiated by itself. Not with centred.
+        attached: the former name of `with_graph`.
 
     Returns:
         A scalar, or for reduction "none" a list of each entry's weighted elements.
@@ -285,24 +388,29 @@ def reduce_terms(
     Raises:
         TypeError, ValueError: bad input.
     """
+    with_graph = with_graph or attached
     checks.reduction(reduction)
     if return_values and reduction == "none":
         raise ValueError("return_values: expected reduction 'mean' or 'sum', got 'none'")
-    if attached and (centred or not return_values):
-        raise ValueError("attached: expected return_values=True and centred=False")
+    if with_graph and (centred or not return_values):
+        raise ValueError("with_graph: expected return_values=True and centred=False")
     spec, operands, scanned = _bind(terms, tensors, centred)
-    if attached:
-        return autograd.evaluate_parts(spec, operands, reduction, scanned)
-    result, numbers = autograd.evaluate(spec, operands, None, reduction, False, scanned, return_values)
-    if numbers is not None:
-        return result, numbers[: len(terms)].to(result.dtype)
+    if with_graph:
+        return ops.evaluate_terms(spec, operands, reduction, scanned)
+    if torch.compiler.is_compiling():
+        result, buffers = _traced(spec, operands, None, reduction, return_values)
+    else:
+        result, buffers = ops.evaluate(spec, operands, reduction=reduction, values=return_values, scanned=scanned)
+    if return_values:
+        assert buffers is not None
+        return result, buffers.values.to(result.dtype)
     return list(result) if reduction == "none" else result
 
 
 def _bind(
-    terms: Sequence[Term], tensors: Sequence[Tensor | tuple[Tensor, Tensor]], centred: bool
-) -> tuple[Spec, tuple[Tensor, ...], int]:
-    """Terms as a spec, its operands, checked, and what `native.scan` said of them."""
+    terms: Sequence[Term], tensors: Sequence[Operand], centred: bool
+) -> tuple[LossSpec, tuple[Any, ...], int]:
+    """Return terms as a loss, its checked operands, and what `native.scan` returned for them."""
     if len(terms) != len(tensors) or not terms:
         raise ValueError(
             f"terms and tensors: expected as many of each, at least 1, got {len(terms)}, {len(tensors)}"
@@ -314,32 +422,25 @@ def _bind(
             if isinstance(entry, tuple) and len(entry) != 2:
                 raise ValueError(f"tensors: expected a tensor or a pair, got {len(entry)} tensors")
         operands = tuple([t for e, pair in zip(tensors, pairs, strict=True) for t in (e if pair else (e,))])
-    tracing = torch.compiler.is_compiling()
-    wanted = (tuple(terms), pairs, centred)
-    try:
-        spec = _terms_spec.__wrapped__(*wanted) if tracing else _terms_spec(*wanted)
-    except TypeError:  # perhaps a list, which no cache can look up: the checks say what it is
-        spec = _terms_spec.__wrapped__(*wanted)
-    scanned = -1 if tracing else native.scan(operands)
+    spec = cached(_terms_spec, tuple(terms), pairs, centred)
+    scanned = -1 if torch.compiler.is_compiling() else native.scan(operands)
     if scanned < 0:
-        for t in operands:
-            checks.logits("tensors", t)
-        checks.together(operands)
+        checks.operands("tensors", operands)
     if True in pairs:
-        for b in spec.terms:
-            if b.y >= 0 and (scanned < 0 or operands[b.x].shape != operands[b.y].shape):
-                checks.pair("x", operands[b.x], "y", operands[b.y], True)
+        for t in spec.terms:
+            if t.y >= 0 and (scanned < 0 or operands[t.x].shape != operands[t.y].shape):
+                checks.pair("x", operands[t.x], "y", operands[t.y], True)
     return spec, operands, scanned
 
 
 @lru_cache(maxsize=1024)
-def _terms_spec(terms: tuple[Term, ...], pairs: tuple[bool, ...], centred: bool) -> Spec:
-    """Terms, each of one operand or of a pair, each a member of its own."""
-    bounds, at = [], 0
+def _terms_spec(terms: tuple[Term, ...], pairs: tuple[bool, ...], centred: bool) -> LossSpec:
+    """Return terms, each of one operand or of a pair, as a loss of one member per term."""
+    bound, at = [], 0
     for k, (one, pair) in enumerate(zip(terms, pairs, strict=True)):
         if not isinstance(one, Term):
             raise TypeError(f"terms: expected fastgan.term, got {type(one).__name__}")
-        y, centre = (-1, at + 1) if centred else (at + 1, -1)
-        bounds.append(Bound(one, at, y, centre, member=k) if pair else Bound(one, at, member=k))
+        y, mean_operand = (-1, at + 1) if centred else (at + 1, -1)
+        bound.append(OperandTerm(one, at, y, mean_operand, member=k) if pair else OperandTerm(one, at, member=k))
         at += 1 + pair
-    return Spec(tuple(bounds), (0,) * at)
+    return LossSpec(tuple(bound), (0,) * at)

@@ -1,66 +1,40 @@
-"""Points between real and generated samples, where a gradient penalty looks."""
+"""Points between real and generated samples, at which a gradient penalty is evaluated."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
-from . import autograd, backends, checks, native, reference
-from .native import Kernels
-
-
-class Interpolation(autograd.Operation):
-    """Operands are all of real, all of fake, and eps; results are as many as there are of real."""
-
-    __slots__ = ("kernels",)
-    second_in_closed_form = False
-
-    def __init__(self, kernels: Kernels) -> None:
-        self.kernels = kernels
-
-    def forward(self, tensors: tuple[Tensor, ...], need: Sequence[bool] | None) -> Any:
-        half = len(tensors) // 2
-        return self.kernels.interpolate_forward(tensors[:half], tensors[half:-1], tensors[-1])
-
-    def gradients(self, tensors: Sequence[Tensor], upstream: Sequence[Tensor], need: Sequence[bool]) -> Any:
-        half = len(tensors) // 2
-        given = tuple([self.kernels.plain(u) for u in upstream])
-        return self.kernels.interpolate_backward(
-            tuple(tensors[:half]), tuple(tensors[half:-1]), tensors[-1], given, need
-        )
-
-    def reference(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        half = len(tensors) // 2
-        pairs = zip(tensors[:half], tensors[half:-1], strict=True)
-        return [reference.interpolate(r, f, tensors[-1]) for r, f in pairs]
+from . import _checks as checks
+from .backends import native
+from .ops import interpolation as ops
 
 
 def checked_samples(name: str, value: Any) -> tuple[Tensor, ...]:
-    """`value`, a tensor or a tuple of them, as a tuple of tensors with one number of samples."""
-    tensors = (value,) if isinstance(value, Tensor) else value
-    if not isinstance(tensors, (list, tuple)):
-        raise TypeError(f"{name}: expected a tensor or a tuple of them, got {type(value).__name__}")
-    if not tensors:
-        raise ValueError(f"{name}: expected at least one tensor, got an empty tuple")
+    """Return a tensor or a tuple of them as a tuple of tensors with one number of samples."""
+    if isinstance(value, Tensor) and _is_sound(value):
+        return (value,)
+    tensors = checks.operands(name, value)
     for t in tensors:
-        checks.logits(name, t)
         if t.dim() < 1 or len(t) != len(tensors[0]):
-            shapes = ", ".join(str(tuple(s.shape)) for s in tensors if isinstance(s, Tensor))
+            shapes = ", ".join(str(tuple(s.shape)) for s in tensors)
             raise ValueError(f"{name}: expected samples along dimension 0, as many in each tensor, got {shapes}")
-        first = tensors[0]
-        if t.device != first.device or (t.dtype == torch.float64) != (first.dtype == torch.float64):
-            raise ValueError(f"{name}: expected one device, and no mix of float64 with other dtypes")
-    return tuple(tensors)
+    return tensors
+
+
+def _is_sound(*tensors: Tensor) -> bool:
+    """Return whether samples need no closer look: a quick yes, before the checks that know what to say."""
+    return not torch.compiler.is_compiling() and native.scan(tensors) >= 0 and tensors[0].dim() > 0
 
 
 def checked_pair(real: Any, fake: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Real and fake as tuples of tensors that fit each other."""
-    single = isinstance(real, Tensor) and isinstance(fake, Tensor) and not torch.compiler.is_compiling()
-    if single and native.scan((real, fake)) >= 0 and real.shape == fake.shape and real.dim():
-        return (real,), (fake,)  # a quick yes, before the checks that know what to say
+    """Return real and fake as tuples of tensors that fit each other."""
+    single = isinstance(real, Tensor) and isinstance(fake, Tensor)
+    if single and real.shape == fake.shape and _is_sound(real, fake):
+        return (real,), (fake,)
     r, f = checked_samples("real", real), checked_samples("fake", fake)
     if len(r) != len(f):
         raise ValueError(f"real and fake: expected as many tensors, got {len(r)} and {len(f)}")
@@ -72,7 +46,7 @@ def checked_pair(real: Any, fake: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor
 
 
 def eps_for(t: Tensor, eps: Any, generator: torch.Generator | None) -> Tensor:
-    """`eps` as a vector in the dtype of the arithmetic on `t`, drawn if it is None."""
+    """Return `eps` as a vector in the dtype of the arithmetic on `t`; draw it if it is None."""
     dtype = torch.float64 if t.dtype == torch.float64 else torch.float32
     n = len(t)
     if eps is None:
@@ -83,35 +57,65 @@ def eps_for(t: Tensor, eps: Any, generator: torch.Generator | None) -> Tensor:
     if eps.device != t.device:
         raise ValueError(f"eps: expected it on {t.device} as the samples are, got {eps.device}")
     if eps.dim() < 1 or len(eps) != n or eps.numel() != n:
-        raise ValueError(f"eps: expected shape ({n},), one number a sample, got {tuple(eps.shape)}")
-    if checks.readable(eps):
+        raise ValueError(f"eps: expected shape ({n},), one per sample, got {tuple(eps.shape)}")
+    if checks.is_readable(eps):
         low, high = (e.item() for e in eps.detach().aminmax())
         if not (low >= 0 and high <= 1):  # NaN fails too
             raise ValueError(f"eps: expected numbers in [0, 1], got some from {low:g} to {high:g}")
     return eps if eps.dtype is dtype and eps.dim() == 1 else eps.to(dtype).reshape(n)
 
 
-def evaluate(real: tuple[Tensor, ...], fake: tuple[Tensor, ...], eps: Tensor) -> tuple[Tensor, ...]:
-    """The points between, of inputs that have been checked."""
-    operands = (*real, *fake, eps)
-    kernels = None if torch.compiler.is_compiling() else backends.choose(operands)
-    if kernels is None:
-        return tuple([reference.interpolate(r, f, eps) for r, f in zip(real, fake, strict=True)])
-    plain = tuple([kernels.plain(t) for t in operands])
-    call = Interpolation(kernels)
-    if torch.is_grad_enabled() and any([t.requires_grad for t in plain]):
-        return autograd.apply(call, *plain)
-    return call.forward(plain, None)
+def between(real: Any, fake: Any, eps: Tensor | None, generator: torch.Generator | None) -> tuple[Tensor, ...]:
+    """Return the points between real and fake, checked here."""
+    r, f = checked_pair(real, fake)
+    return ops.evaluate(r, f, eps_for(r[0], eps, generator))
 
 
+def around(real: Any, eps: Tensor | None, generator: torch.Generator | None) -> tuple[Tensor, ...]:
+    """Return DRAGAN's points: between real samples and the same with noise of half the batch's deviation."""
+    r = checked_samples("real", real)
+    eps = eps_for(r[0], eps, generator)
+    return ops.evaluate(tuple([_perturbed(t, generator) for t in r]), r, eps)
+
+
+def _perturbed(real: Tensor, generator: torch.Generator | None) -> Tensor:
+    if real.numel() < 2:
+        raise ValueError("real: expected at least two elements, of which a standard deviation can be taken")
+    wide = real.double() if real.dtype == torch.float64 else real.float()
+    noise = torch.rand(real.shape, dtype=wide.dtype, device=real.device, generator=generator)
+    return (wide + 0.5 * wide.std() * noise).to(real.dtype)
+
+
+def nearby(points: tuple[Tensor, ...], sigma: float, generator: torch.Generator | None) -> tuple[Tensor, ...]:
+    """Return points at a distance of sigma * noise."""
+    moved = []
+    for p in points:
+        dtype = torch.float64 if p.dtype == torch.float64 else torch.float32
+        noise = torch.randn(p.shape, dtype=dtype, device=p.device, generator=generator)
+        moved.append((p + sigma * noise).to(p.dtype))
+    return tuple(moved)
+
+
+@overload
+def interpolate(
+    real: Tensor, fake: Tensor, eps: Tensor | None = ..., *, generator: torch.Generator | None = ...
+) -> Tensor: ...
+@overload
+def interpolate(
+    real: Sequence[Tensor],
+    fake: Sequence[Tensor],
+    eps: Tensor | None = ...,
+    *,
+    generator: torch.Generator | None = ...,
+) -> tuple[Tensor, ...]: ...
 def interpolate(
     real: Tensor | Sequence[Tensor],
     fake: Tensor | Sequence[Tensor],
     eps: Tensor | None = None,
     *,
     generator: torch.Generator | None = None,
-) -> Any:
-    """Points between real and fake samples, eps * real + (1 - eps) * fake, one eps a sample.
+) -> Tensor | tuple[Tensor, ...]:
+    """Return points between real and fake samples, eps * real + (1 - eps) * fake, one eps per sample.
 
     One pass over both, in float32 (float64 for float64). Where real equals fake the result is that value
     exactly; at eps of 0 and 1 it is fake and real, if both are finite.
@@ -130,6 +134,5 @@ def interpolate(
     Raises:
         TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
     """
-    r, f = checked_pair(real, fake)
-    points = evaluate(r, f, eps_for(r[0], eps, generator))
+    points = between(real, fake, eps, generator)
     return points[0] if isinstance(real, Tensor) else points

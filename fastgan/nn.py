@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from . import _checks as checks
 from . import auxiliary, functional, penalties
+from .backends.specs import Term
 from .functional import Logits
-from .losses import Options, discriminator_spec, generator_spec
-from .norms import Tensors
-from .terms import Term, number
+from .norms import PenaltyStats, Tensors
+from .ops.losses import LossOptions
+
+LossResult = Tensor | list[Tensor] | tuple[Tensor, functional.LossStats]
 
 
 class _Loss(nn.Module):
@@ -26,9 +30,11 @@ class _Loss(nn.Module):
                 raise TypeError(f"{name}: unknown option (known: {', '.join(known)})")
         self.loss = loss
         self.options = options
-        values: Any = Options._make(options.get(k, v) for k, v in Options._field_defaults.items())
-        for make_spec in (discriminator_spec, generator_spec):
-            make_spec(loss, options.get("relativistic"), values._replace(targets=tuple(values.targets)), 1)
+        names = {field.name for field in fields(LossOptions)}
+        given = {name: value for name, value in options.items() if name in names}
+        if "targets" in given:
+            given["targets"] = tuple(given["targets"])
+        LossOptions(loss, **given)
 
     def extra_repr(self) -> str:
         return ", ".join([repr(self.loss), *(f"{k}={v!r}" for k, v in self.options.items())])
@@ -40,8 +46,8 @@ class DiscriminatorLoss(_Loss):
     Takes the function's options; unknown or unfit ones raise when the module is built.
     """
 
-    def forward(self, real_logits: Logits, fake_logits: Logits) -> Any:
-        """The loss; see `fastgan.discriminator_loss` for shapes, dtypes and errors."""
+    def forward(self, real_logits: Logits, fake_logits: Logits) -> LossResult:
+        """Return the loss; see `fastgan.discriminator_loss` for shapes, dtypes and errors."""
         return functional.discriminator_loss(real_logits, fake_logits, self.loss, **self.options)
 
 
@@ -51,12 +57,12 @@ class GeneratorLoss(_Loss):
     Takes the function's options; unknown or unfit ones raise when the module is built.
     """
 
-    def forward(self, fake_logits: Logits, real_logits: Logits | None = None) -> Any:
-        """The loss; see `fastgan.generator_loss` for shapes, dtypes and errors."""
+    def forward(self, fake_logits: Logits, real_logits: Logits | None = None) -> LossResult:
+        """Return the loss; see `fastgan.generator_loss` for shapes, dtypes and errors."""
         return functional.generator_loss(fake_logits, real_logits, self.loss, **self.options)
 
 
-class GradientPenalty(nn.Module):
+class GradientPenalty(penalties.ScheduledPenalty, nn.Module):
     """`fastgan.gradient_penalty` as a module, which can be lazy: `GradientPenalty("r1", interval=16)(D, real)`.
 
     A lazy penalty (StyleGAN2, arXiv:1912.04958) is computed at every k-th call only, the first among
@@ -66,7 +72,7 @@ class GradientPenalty(nn.Module):
     Args:
         kind: as for the function.
         interval: k, at least 1.
-        part: the share of the batch that is looked at, in (0, 1]: the first samples, at least one. Every
+        part: the fraction of the batch on which it is evaluated, in (0, 1]: the first samples, at least one. Every
             tensor among the discriminator's further arguments that has a row for each sample is cut with
             them. The penalty remains a mean, over fewer samples.
         **options: `weight`, `target`, `power`, `sigma`, `over`, `engine`, `prune`, `return_stats` of the function.
@@ -75,23 +81,9 @@ class GradientPenalty(nn.Module):
         TypeError, ValueError: unknown, unfit or bad options, when the module is built.
     """
 
-    _OPTIONS = ("weight", "target", "power", "sigma", "over", "engine", "prune", "return_stats")
-
     def __init__(self, kind: str = "wgan-gp", *, interval: int = 1, part: float = 1.0, **options: Any) -> None:
-        super().__init__()
-        for name in options:
-            if name not in self._OPTIONS:
-                raise TypeError(f"{name}: unknown option (known: interval, part, {', '.join(self._OPTIONS)})")
-        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
-            raise ValueError(f"interval: expected an integer of at least 1, got {interval!r}")
-        if number("part", part, 0.0, 1.0) == 0.0:
-            raise ValueError("part: expected a number in (0, 1], got 0")
-        penalties.Options(kind, **options).checked()
-        self.kind = kind
-        self.interval = interval
-        self.part = part
-        self.options = options
-        self.calls = 0
+        nn.Module.__init__(self)
+        penalties.ScheduledPenalty.__init__(self, kind, interval, part, **options)
 
     def forward(
         self,
@@ -100,36 +92,16 @@ class GradientPenalty(nn.Module):
         fake: Tensors | None = None,
         *args: Any,
         **kwargs: Any,
-    ) -> Any:
-        """The penalty, or None between: see `fastgan.gradient_penalty`."""
-        options = self.due()
-        if options is None:
+    ) -> Tensor | tuple[Tensor, PenaltyStats] | None:
+        """Return the penalty, or None between: see `fastgan.gradient_penalty`."""
+        if not self.is_due:
             self.advance()
             return None
         real, fake, args, kwargs = self.cut(real, fake, args, kwargs)
-        chosen = {**self.options, "weight": options.weight}
-        result = penalties.gradient_penalty(discriminator, real, fake, *args, kind=self.kind, **chosen, **kwargs)
+        options = {"kind": self.kind, **self.due_options, **kwargs}
+        result = penalties.gradient_penalty(discriminator, real, fake, *args, **options)
         self.advance()  # not if it failed, so that a step that is tried again has its penalty
         return result
-
-    def due(self) -> penalties.Options | None:
-        """The options of this call's penalty, or None between."""
-        if self.calls % self.interval:
-            return None
-        options = penalties.Options(self.kind, **self.options)
-        return options._replace(weight=options.weight * self.interval)
-
-    def advance(self) -> None:
-        """Counts a call."""
-        self.calls += 1
-
-    def cut(self, real: Any, fake: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any, Any]:
-        """What a penalty is given, cut to its part of the batch."""
-        first = fake if penalties.KINDS[self.kind].point == "fake" else real
-        if self.part == 1 or first is None:
-            return real, fake, args, kwargs
-        count = len(first if isinstance(first, Tensor) else first[0])
-        return _cut((real, fake, args, kwargs), count, max(1, round(self.part * count)))
 
     def get_extra_state(self) -> dict[str, int]:
         return {"calls": self.calls}
@@ -146,7 +118,7 @@ class GradientPenalty(nn.Module):
 class LeCam(nn.Module):
     """LeCam's regularisation with its moving averages: `LeCam(weight=0.3)(real_logits, fake_logits)`.
 
-    `fastgan.lecam_penalty` at averages that each call first moves: average = decay * average + (1 - decay) *
+    `fastgan.lecam_penalty` at averages that each call first moves, average = decay * average + (1 - decay) *
     mean of the logits. They are buffers, kept on the logits' device and in the state_dict; nothing waits for
     the device. In eval mode they stay.
 
@@ -166,12 +138,11 @@ class LeCam(nn.Module):
 
     def __init__(self, weight: float = 1.0, *, decay: float = 0.99, start: int = 0, members: int = 1) -> None:
         super().__init__()
-        for name, value, least in (("start", start, 0), ("members", members, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
-        if number("decay", decay, 0.0, 1.0) == 1.0:
+        checks.integer("start", start, 0)
+        checks.integer("members", members, 1)
+        if checks.number("decay", decay, 0.0, 1.0) == 1.0:
             raise ValueError("decay: expected a number in [0, 1), got 1")
-        self.weight = number("weight", weight)
+        self.weight = checks.number("weight", weight)
         self.decay = float(decay)
         self.start = start
         self.calls = 0
@@ -179,7 +150,7 @@ class LeCam(nn.Module):
         self.register_buffer("fake_average", torch.zeros(members))
 
     def forward(self, real_logits: Logits, fake_logits: Logits) -> Tensor | None:
-        """The penalty, or None before it starts: see `fastgan.lecam_penalty`."""
+        """Return the penalty, or None before it starts: see `fastgan.lecam_penalty`."""
         if self.training:
             self._move(real_logits, fake_logits)
         if self.calls <= self.start:
@@ -209,13 +180,3 @@ class LeCam(nn.Module):
 
     def extra_repr(self) -> str:
         return f"weight={self.weight}, decay={self.decay}, start={self.start}"
-
-
-def _cut(value: Any, count: int, kept: int) -> Any:
-    """`value` with every tensor of `count` samples in it cut to its first `kept`."""
-    if isinstance(value, Tensor):
-        return value[:kept] if value.dim() and len(value) == count else value
-    if isinstance(value, (list, tuple)):
-        parts = [_cut(v, count, kept) for v in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    return {k: _cut(v, count, kept) for k, v in value.items()} if type(value) is dict else value

@@ -1,31 +1,33 @@
-"""Norms of rows of gradients, and penalties on them, with first and second derivatives."""
+"""Norms of gradients that the caller has, and penalties on them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
-from . import autograd, backends, checks, reference
-from .functional import reduce_terms
-from .native import Kernels
-from .rows import KINDS, MAX_POWER, OVER, PenaltySpec, rows_shape
-from .terms import number, term
+from . import _checks as checks
+from .backends import native
+from .backends.base import norms_shape
+from .backends.specs import MAX_POWER, OVER, PSIS, PenaltySpec, Term
+from .functional import cached, reduce_terms
+from .ops import norm as ops
 
 Tensors = Tensor | Sequence[Tensor]
 
 
 class PenaltyStats(NamedTuple):
-    """What the pass over the gradients also tells; detached, and float32 for 16-bit gradients.
+    """Statistics of norms from the pass over the gradients; detached, and float32 for 16-bit gradients.
 
     Attributes:
         norms: the norms, in the shape of `gradient_norm`.
         norm_mean, norm_std, norm_min, norm_max: of the norms, 0-dim; the deviation is that of a
             population (without Bessel's correction).
         above: the share of norms above the target.
-        engine: what computed the discriminator's gradient; None where the caller did.
+        engine: how the discriminator's gradient was computed; None where the caller did it.
     """
 
     norms: Tensor
@@ -37,123 +39,29 @@ class PenaltyStats(NamedTuple):
     engine: str | None
 
 
-class Norm(autograd.Operation):
-    """A penalty on the norms of rows of the operands."""
-
-    __slots__ = ("kernels", "masks", "norms", "spec", "stats", "versions", "weights")
-
-    def __init__(
-        self,
-        spec: PenaltySpec,
-        weights: Tensor | None,
-        masks: tuple[Tensor, ...] | None,
-        stats: bool,
-        kernels: Kernels,
-    ) -> None:
-        self.spec = spec
-        self.weights = weights
-        self.masks = masks
-        self.stats: Any = stats  # first whether they are wanted, then what they are
-        self.kernels = kernels
-        self.norms: Any = None
-        self.versions = self._versions()
-
-    def _versions(self) -> list[int]:
-        """How often each constant has been changed in place: they may be the caller's own memory."""
-        constants = [*(self.masks or ()), *(() if self.weights is None else (self.weights,))]
-        return [0 if t.is_inference() else t._version for t in constants]
-
-    def _check_constants(self) -> None:
-        if self._versions() != self.versions:
-            raise RuntimeError("mask or weights: modified by an inplace operation between forward and backward")
-
-    def forward(self, tensors: tuple[Tensor, ...], need: Sequence[bool] | None) -> Any:
-        result, self.norms, self.stats = self.kernels.penalty_forward(
-            self.spec, tensors, self.masks, self.weights, self.stats
-        )
-        return result
-
-    def gradients(self, tensors: Sequence[Tensor], upstream: Sequence[Tensor], need: Sequence[bool]) -> Any:
-        self._check_constants()
-        return self.kernels.penalty_backward(
-            self.spec, tensors, self.masks, self.weights, self.norms, upstream[0], need
-        )
-
-    def second(
-        self,
-        tensors: Sequence[Tensor],
-        upstream: Sequence[Tensor],
-        cotangents: Sequence[Tensor | None],
-        need: Sequence[bool],
-    ) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
-        self._check_constants()
-        up_grad, grads = self.kernels.penalty_second(
-            self.spec, tensors, self.masks, self.weights, self.norms, upstream[0], cotangents, need
-        )
-        return (up_grad,), grads
-
-    def reference(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        self._check_constants()
-        return (reference.norm_penalty(tensors, self.spec, self.weights, self.masks)[0],)
+# ---------------------------------------------------------------------------- checks
 
 
-def evaluate(
-    spec: PenaltySpec,
-    tensors: tuple[Tensor, ...],
-    weights: Tensor | None = None,
-    masks: tuple[Tensor, ...] | None = None,
-    stats: bool = False,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The penalty; with `stats` also the norms and the five numbers of PenaltyStats, in float64."""
-    kernels = None
-    if not torch.compiler.is_compiling():
-        kernels = backends.choose(tensors)
-    if kernels is None:
-        result, norms = reference.norm_penalty(tensors, spec, weights, masks)
-        return result, norms.detach(), reference.norm_statistics(norms, spec.target) if stats else None
-    tensors = tuple([kernels.plain(t) for t in tensors])
-    call = Norm(spec, weights, masks, stats, kernels)
-    if torch.is_grad_enabled() and any([t.requires_grad for t in tensors]):
-        result = autograd.apply(call, *tensors)
-    else:
-        result = call.forward(tensors, None)
-    return result, call.norms, call.stats if isinstance(call.stats, Tensor) else None
-
-
-# ---------------------------------------------------------------------------------- what callers pass
-
-
-def _checked_grads(grads: Any, over: str) -> tuple[Tensor, ...]:
-    checks.known("over", over, OVER)
+def checked_grads(grads: Any, over: str) -> tuple[Tensor, ...]:
+    """Return gradients as a tuple of checked tensors whose norms have one shape."""
     tensors = (grads,) if isinstance(grads, Tensor) else grads
-    if not isinstance(tensors, (list, tuple)):
-        raise TypeError(f"grads: expected a tensor or a sequence of them, got {type(grads).__name__}")
-    if not tensors:
-        raise ValueError("grads: expected at least one tensor, got an empty sequence")
+    if torch.compiler.is_compiling() or not isinstance(tensors, tuple) or native.scan(tensors) < 0:
+        tensors = checks.operands("grads", grads)
     least = {"sample": 1, "channel": 2, "batch": 0}[over]
     for t in tensors:
-        checks.logits("grads", t)
         if t.dim() < least:
             raise ValueError(f"grads: expected at least {least} dimensions for over={over!r}, got {t.dim()}")
-        if t.device != tensors[0].device:
-            raise ValueError(f"grads: expected all on one device, got {tensors[0].device} and {t.device}")
-        if (t.dtype == torch.float64) != (tensors[0].dtype == torch.float64):
-            raise TypeError(f"grads: expected no mix of float64 with others, got {tensors[0].dtype} and {t.dtype}")
-        if rows_shape(t, over) != rows_shape(tensors[0], over):
+        if t is not tensors[0] and norms_shape(t, over) != norms_shape(tensors[0], over):
             raise ValueError(
                 f"grads: expected norms of one shape over each {over}, got tensors of shapes"
                 f" {tuple(tensors[0].shape)} and {tuple(t.shape)}"
             )
-    return tuple(tensors)
+    return tensors
 
 
 def _checked_masks(mask: Any, grads: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Tensor]:
-    """The masks in the shapes of the gradients, and their mean over all elements, in float64."""
-    masks = (mask,) if isinstance(mask, Tensor) else mask
-    if not isinstance(masks, (list, tuple)):
-        raise TypeError(
-            f"mask: expected a torch.Tensor or one for each of {len(grads)} tensors, got {type(mask).__name__}"
-        )
+    """Return the masks in the shapes of the gradients, and their mean over all elements, in float64."""
+    masks = checks.members("mask", mask)
     if len(masks) != len(grads):
         raise ValueError(f"mask: expected one for each of {len(grads)} tensors, got {len(masks)}")
     dtype = torch.float64 if grads[0].dtype == torch.float64 else torch.float32
@@ -174,92 +82,46 @@ def _checked_masks(mask: Any, grads: tuple[Tensor, ...]) -> tuple[tuple[Tensor, 
                 f"mask: expected a shape that broadcasts to {tuple(g.shape)}, got {tuple(m.shape)}"
             ) from None
         expanded.append(wide)
-        terms.append(term("identity", weight=float(g.numel() // m.numel())))
+        terms.append(Term("identity", weight=float(g.numel() // m.numel())))
         count += g.numel()
     # Over the fixed tree, as all sums are.
     mean = reduce_terms(terms, [m.double() for m in masks], reduction="sum") / count
-    if checks.readable(mean) and not mean > 0:
+    if checks.is_readable(mean) and not mean > 0:
         raise ValueError(f"mask: expected a positive mean, by which the penalty is divided, got {mean.item():g}")
     return tuple(expanded), mean
 
 
 def _checked_weights(weights: Any, grads: tuple[Tensor, ...], over: str) -> Tensor:
-    g = grads[0]
     if over == "batch":
         raise ValueError("weights: has no effect over='batch', which has one norm")
-    if not isinstance(weights, Tensor) or weights.dtype not in checks.FLOATS:
-        kind = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
-        raise TypeError(f"weights: expected a floating-point tensor, got {kind}")
-    if weights.shape != g.shape[:1] or weights.device != g.device:
-        raise ValueError(
-            f"weights: expected shape {tuple(g.shape[:1])} on {g.device}, one a sample, got"
-            f" {tuple(weights.shape)} on {weights.device}"
-        )
-    if weights.requires_grad:
-        raise ValueError("weights: expected constants, got a tensor that requires grad")
+    checks.constant_vector("weights", weights, len(grads[0]), grads[0].device)
     return weights.double().resolve_neg().contiguous()
 
 
-def check_power(power: Any) -> None:
-    """Raises unless `power` is an exponent that the kernels know."""
-    if isinstance(power, bool) or not isinstance(power, int) or not 1 <= power <= MAX_POWER:
-        raise ValueError(f"power: expected an integer from 1 to {MAX_POWER}, got {power!r}")
-
-
-def penalty(
-    grads: Any,
-    kind: str,
-    *,
-    target: float,
-    power: int,
-    over: str,
-    reduction: str,
-    scale: float = 1.0,
-    mask: Any = None,
-    weights: Any = None,
-    return_stats: bool = False,
-    engine: str | None = None,
-) -> Any:
-    """`norm_penalty` times `scale`."""
-    tensors = _checked_grads(grads, over)
-    checks.known("kind", kind, KINDS)
+@lru_cache(maxsize=256, typed=True)
+def _spec(psi: str, target: float, power: int, over: str, reduction: str) -> PenaltySpec:
+    """Check a penalty's options, and that its numbers have an effect."""
+    checks.choice("over", over, OVER)
+    checks.choice("kind", psi, PSIS)
+    checks.number("target", target)
+    checks.integer("power", power, 1, MAX_POWER)
     checks.reduction(reduction)
-    target = number("target", target)
-    check_power(power)
-    if kind == "power" and target != 1.0:
+    if psi == "power" and target != 1.0:
         raise ValueError(f"target: has no effect on kind 'power', got {target}")
-    if kind != "power" and power != 2:
-        raise ValueError(f"power: expected 2 for kind {kind!r}, got {power}")
-    masks, average = None, None
-    if mask is not None:
-        masks, average = _checked_masks(mask, tensors)
-        if checks.readable(average):
-            scale, average = scale / average.item(), None
-    if weights is not None:
-        weights = _checked_weights(weights, tensors, over)
-    if reduction == "mean":
-        scale = scale / rows_shape(tensors[0], over).numel()
-    spec = PenaltySpec(kind, target, power, scale, over, reduction)
-    result, norms, numbers = evaluate(spec, tensors, weights, masks, return_stats)
-    if average is not None:
-        result = (result / average).to(result.dtype)
-    if not return_stats:
-        return result
-    assert norms is not None
-    assert numbers is not None
-    mean, std, least, most, over_target = numbers.to(result.dtype).unbind()
-    return result, PenaltyStats(norms.to(result.dtype, copy=True), mean, std, least, most, over_target, engine)
+    if psi != "power" and power != 2:
+        raise ValueError(f"power: expected 2 for kind {psi!r}, got {power}")
+    return PenaltySpec(psi, float(target), power, 1.0, over, reduction)
 
 
-# ---------------------------------------------------------------------------------- public
+# ---------------------------------------------------------------------------- public
 
 
 def gradient_norm(grads: Tensors, *, over: str = "sample") -> Tensor:
-    """The Euclidean norm of each sample's gradient, ||g_i||; differentiable, to any order.
+    """Return the Euclidean norm of each sample's gradient, ||g_i||; differentiable, to any order.
 
     The square is summed in float64 over a fixed tree: no overflow and no underflow for any finite input
     whose norm can be represented, within 1 ulp in float32 (and float64 accordingly). The derivative at a
-    row of zeros is 0.
+    gradient of zeros is 0.
 
     Args:
         grads: a tensor (N, ...) of float32, float64, float16 or bfloat16 and any strides, or a sequence
@@ -273,9 +135,22 @@ def gradient_norm(grads: Tensors, *, over: str = "sample") -> Tensor:
     Raises:
         TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
     """
-    return penalty(grads, "power", target=1.0, power=1, over=over, reduction="none")
+    spec = cached(_spec, "power", 1.0, 1, over, "none")
+    return ops.evaluate(spec, checked_grads(grads, over))[0]
 
 
+# fmt: off
+@overload
+def norm_penalty(
+    grads: Tensors, kind: str = ..., *, return_stats: Literal[True], target: float = ..., power: int = ...,
+    over: str = ..., reduction: str = ..., mask: Tensors | None = ..., weights: Tensor | None = ...,
+) -> tuple[Tensor, PenaltyStats]: ...
+@overload
+def norm_penalty(
+    grads: Tensors, kind: str = ..., *, return_stats: Literal[False] = ..., target: float = ..., power: int = ...,
+    over: str = ..., reduction: str = ..., mask: Tensors | None = ..., weights: Tensor | None = ...,
+) -> Tensor: ...
+# fmt: on
 def norm_penalty(
     grads: Tensors,
     kind: str = "two_sided",
@@ -287,14 +162,14 @@ def norm_penalty(
     mask: Tensors | None = None,
     weights: Tensor | None = None,
     return_stats: bool = False,
-) -> Any:
-    """A penalty on the norms n_i of gradients that you have: reduce_i psi(n_i).
+) -> Tensor | tuple[Tensor, PenaltyStats]:
+    """Return a penalty on the norms n_i of gradients that you have: reduce_i psi(n_i).
 
     "two_sided" psi = (n - k)^2 (WGAN-GP, Gulrajani et al. 2017), "one_sided" max(n - k, 0)^2 (WGAN-LP,
     Petzka et al. 2018), "power" n^p: p = 2 is that of R1 and R2 (Mescheder et al. 2018) and takes no
     square root, p = 6 that of WGAN-div (Wu et al. 2018). One read of the gradients gives penalty, norms
-    and statistics; differentiable to any order (first and second in closed form). The derivative at a row
-    of zeros is 0 (of n^2: the true one).
+    and statistics; differentiable to any order (first and second in closed form). The derivative at a
+    gradient of zeros is 0 (of n^2: the true one).
 
     Args:
         grads: as for `gradient_norm`. For a penalty that trains a discriminator they come from
@@ -302,9 +177,9 @@ def norm_penalty(
         kind: "two_sided", "one_sided" or "power".
         target: k, for the first two.
         power: p, an integer from 1 to 16, for "power".
-        over: "sample", "channel" (a norm a pixel) or "batch".
+        over: "sample", "channel" (one norm per pixel) or "batch".
         reduction: "mean" or "sum" over the norms, or "none".
-        mask: a factor on the gradients (bool or floating point) that broadcasts to their shape, or one a
+        mask: a factor on the gradients (bool or floating point) that broadcasts to their shape, or one per
             tensor; the result is divided by the mask's mean, as image restorers do (BasicSR, mmagic). A mean
             that is not positive raises; where that cannot be seen (on a device, under torch.compile) the result is
             not finite.
@@ -317,7 +192,34 @@ def norm_penalty(
     Raises:
         TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
     """
-    return penalty(
-        grads, kind, target=target, power=power, over=over, reduction=reduction, mask=mask, weights=weights,
-        return_stats=return_stats,
-    )  # fmt: skip
+    spec = cached(_spec, kind, target, power, over, reduction)
+    tensors = checked_grads(grads, over)
+    masks, average = None, None
+    if mask is not None:
+        masks, average = _checked_masks(mask, tensors)
+        if checks.is_readable(average):
+            spec, average = spec._replace(scale=1.0 / average.item()), None
+    if weights is not None:
+        weights = _checked_weights(weights, tensors, over)
+    result, stats = of_gradients(spec, tensors, weights=weights, masks=masks, return_stats=return_stats)
+    if average is not None:
+        result = (result / average).to(result.dtype)
+    return result if stats is None else (result, stats)
+
+
+def of_gradients(
+    spec: PenaltySpec,
+    tensors: tuple[Tensor, ...],
+    *,
+    weights: Tensor | None = None,
+    masks: tuple[Tensor, ...] | None = None,
+    return_stats: bool = False,
+    engine: str | None = None,
+) -> tuple[Tensor, PenaltyStats | None]:
+    """Return a penalty on checked gradients, and its statistics where wanted."""
+    result, op = ops.evaluate(spec, tensors, weights, masks, return_stats)
+    if not return_stats:
+        return result, None
+    numbers: Any = op.numbers
+    mean, std, least, most, above = numbers.to(result.dtype).unbind()
+    return result, PenaltyStats(op.norms.to(result.dtype, copy=True), mean, std, least, most, above, engine)

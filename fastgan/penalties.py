@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
-from . import checks, compiled, distributed, graph
+from . import _checks as checks
+from .backends.specs import MAX_POWER, OVER, PenaltySpec, Term
+from .discriminator import compile as compiled
+from .discriminator.ddp import watch
+from .discriminator.forward import (
+    Forward,
+    as_given,
+    check_callable,
+    differentiable,
+    outputs_of,
+    prunable,
+    tensors_of,
+)
 from .functional import reduce_terms
-from .interpolation import checked_pair, checked_samples, eps_for, interpolate
-from .interpolation import evaluate as between
-from .norms import PenaltyStats, Tensors, check_power, gradient_norm, norm_penalty, penalty
-from .rows import OVER
-from .terms import number, term
+from .interpolation import around, between, checked_samples, interpolate, nearby
+from .norms import PenaltyStats, Tensors, checked_grads, gradient_norm, norm_penalty, of_gradients
 
 __all__ = [
     "PenaltyStats",
@@ -29,28 +40,40 @@ __all__ = [
 ENGINES = ("auto", "eager", "compiled")
 
 
-class Kind(NamedTuple):
-    """A penalty with a name: where it looks, and what it makes of the norm there."""
+class PenaltyKind(NamedTuple):
+    """A penalty with a name.
 
-    point: str  # "between", "around" (real), "real" or "fake"
-    psi: str = ""  # a kind of norm_penalty; none: the difference between neighbouring points
+    Attributes:
+        inputs: where it is evaluated: "between", "around" (real), "real" or "fake".
+        psi: the function of the norm, a kind of norm_penalty; none: the difference between nearby inputs.
+        factor: the factor in front of the weight.
+    """
+
+    inputs: str
+    psi: str = ""
     factor: float = 1.0
 
 
 KINDS = {
-    "wgan-gp": Kind("between", "two_sided"),
-    "wgan-lp": Kind("between", "one_sided"),
-    "r1": Kind("real", "power", 0.5),
-    "r2": Kind("fake", "power", 0.5),
-    "dragan": Kind("around", "two_sided"),
-    "wgan-div": Kind("between", "power"),
-    "r1-approx": Kind("real"),
-    "r2-approx": Kind("fake"),
+    "wgan-gp": PenaltyKind("between", "two_sided"),
+    "wgan-lp": PenaltyKind("between", "one_sided"),
+    "r1": PenaltyKind("real", "power", 0.5),
+    "r2": PenaltyKind("fake", "power", 0.5),
+    "dragan": PenaltyKind("around", "two_sided"),
+    "wgan-div": PenaltyKind("between", "power"),
+    "r1-approx": PenaltyKind("real"),
+    "r2-approx": PenaltyKind("fake"),
 }
 
 
-class Options(NamedTuple):
-    """What `gradient_penalty` takes beside the discriminator and its inputs."""
+@dataclass(frozen=True)
+class PenaltyOptions:
+    """What `gradient_penalty` takes beside the discriminator and its inputs; checked when it is made.
+
+    Attributes:
+        inputs: where the penalty is evaluated: "between", "around", "real" or "fake".
+        is_approximate: whether it takes a difference in the place of a gradient.
+    """
 
     kind: str = "wgan-gp"
     weight: float = 10.0
@@ -63,189 +86,209 @@ class Options(NamedTuple):
     engine: str = "auto"
     prune: bool = True
     return_stats: bool = False
+    inputs: str = field(init=False, repr=False)
+    is_approximate: bool = field(init=False, repr=False)
 
-    def checked(self) -> Kind:
-        """The kind, once all options are found to be known and to have an effect."""
-        checks.known("kind", self.kind, KINDS)
-        checks.known("engine", self.engine, ENGINES)
-        checks.known("over", self.over, OVER)
+    def __post_init__(self) -> None:
+        """Check that all options are known and have an effect."""
+        numbers = self.weight, self.target, self.power, self.sigma
+        names = self.kind, self.over, self.engine, self.return_stats
+        given = self.eps is not None, self.generator is not None
+        try:
+            _check(numbers, names, given, *map(type, numbers))  # 1 and True are one key, of two types
+        except TypeError:  # perhaps a list, which no cache can look up: the checks tell which
+            _check.__wrapped__(numbers, names, given)
         kind = KINDS[self.kind]
-        number("weight", self.weight)
-        idle = {
-            "target": number("target", self.target) != 1.0 and kind.psi in ("power", ""),
-            "power": self.power is not None and self.kind != "wgan-div",
-            "sigma": self.sigma is not None and kind.psi != "",
-            "eps": self.eps is not None and kind.point not in ("between", "around"),
-            "generator": self.generator is not None and kind.point in ("real", "fake") and kind.psi != "",
-            "over": self.over != "sample" and not kind.psi,
-            "engine": self.engine == "compiled" and not kind.psi,
-            "return_stats": self.return_stats and not kind.psi,
-        }
-        for name, has_none in idle.items():
-            if has_none:
-                raise ValueError(f"{name}: has no effect on kind {self.kind!r}, got {getattr(self, name)!r}")
-        if self.power is not None:
-            check_power(self.power)
-        if self.sigma is not None and number("sigma", self.sigma) <= 0:
-            raise ValueError(f"sigma: expected a positive number, got {self.sigma}")
-        return kind
+        object.__setattr__(self, "inputs", kind.inputs)
+        object.__setattr__(self, "is_approximate", not kind.psi)
+
+    def spec(self) -> PenaltySpec:
+        """Return the penalty on norms."""
+        kind = KINDS[self.kind]
+        power = self.power or (6 if self.kind == "wgan-div" else 2)
+        return PenaltySpec(kind.psi, float(self.target), power, kind.factor * self.weight, self.over, "mean")
+
+    def without_draws(self, prune: bool) -> PenaltyOptions:
+        """Return the options once the inputs are drawn, so that options that do the same are equal."""
+        return replace(self, prune=prune, eps=None, generator=None)
+
+    def evaluated_at(self, real: Any, fake: Any) -> Any:
+        """Return the inputs at which the penalty is evaluated, in the container that real or fake came in."""
+        inputs, given = self.inputs, real
+        if inputs == "between":
+            points = between(real, fake, self.eps, self.generator)
+        elif inputs == "around":
+            points = around(real, self.eps, self.generator)
+        else:
+            given = fake if inputs == "fake" else real
+            points = checked_samples(inputs, given)
+        return points[0] if isinstance(given, Tensor) else as_given(given, points)
+
+    def nearby(self, x: Any) -> Any:
+        """Return inputs near x, for the approximations."""
+        return as_given(x, nearby(tensors_of(x), 0.01 if self.sigma is None else self.sigma, self.generator))
 
 
-def points_for(kind: Kind, real: Any, fake: Any, o: Options) -> Any:
-    """The points at which the penalty looks, in the container that real or fake came in."""
-    return _as_given(fake if kind.point == "fake" else real, _points(kind, real, fake, o))
+@lru_cache(maxsize=256)
+def _check(numbers: tuple[Any, ...], names: tuple[Any, ...], given: tuple[bool, bool], *types: type) -> None:
+    """Check the options of a penalty; `given` says whether there are eps and a generator."""
+    weight, target, power, sigma = numbers
+    kind, over, engine, return_stats = names
+    has_eps, has_generator = given
+    checks.choice("kind", kind, KINDS)
+    checks.choice("engine", engine, ENGINES)
+    checks.choice("over", over, OVER)
+    checks.number("weight", weight)
+    inputs, psi, _ = KINDS[kind]
+    idle = {
+        "target": (target, checks.number("target", target) != 1.0 and psi in ("power", "")),
+        "power": (power, power is not None and kind != "wgan-div"),
+        "sigma": (sigma, sigma is not None and psi != ""),
+        "eps": ("a tensor", has_eps and inputs not in ("between", "around")),
+        "generator": ("a torch.Generator", has_generator and inputs in ("real", "fake") and psi != ""),
+        "over": (over, over != "sample" and not psi),
+        "engine": (engine, engine == "compiled" and not psi),
+        "return_stats": (return_stats, return_stats and not psi),
+    }
+    for name, (value, has_none) in idle.items():
+        if has_none:
+            raise ValueError(f"{name}: has no effect on kind {kind!r}, got {value!r}")
+    if power is not None:
+        checks.integer("power", power, 1, MAX_POWER)
+    if sigma is not None and checks.number("sigma", sigma) <= 0:
+        raise ValueError(f"sigma: expected a positive number, got {sigma}")
 
 
-def _points(kind: Kind, real: Any, fake: Any, o: Options) -> tuple[Tensor, ...]:
-    if kind.point == "real":
-        return checked_samples("real", real)
-    if kind.point == "fake":
-        return checked_samples("fake", fake)
-    if kind.point == "between":
-        r, f = checked_pair(real, fake)
-        return between(r, f, eps_for(r[0], o.eps, o.generator))
-    r = checked_samples("real", real)
-    eps = eps_for(r[0], o.eps, o.generator)
-    return between(tuple([_perturbed(t, o.generator) for t in r]), r, eps)
-
-
-def _perturbed(real: Tensor, generator: torch.Generator | None) -> Tensor:
-    """DRAGAN's other end: uniform noise of half the batch's standard deviation beside the data."""
-    if real.numel() < 2:
-        raise ValueError("real: expected at least two elements, of which a standard deviation can be taken")
-    wide = real.double() if real.dtype == torch.float64 else real.float()
-    noise = torch.rand(real.shape, dtype=wide.dtype, device=real.device, generator=generator)
-    return (wide + 0.5 * wide.std() * noise).to(real.dtype)
-
-
-def _as_given(given: Any, points: tuple[Tensor, ...]) -> Any:
-    """The points in the container that the discriminator is called with."""
-    if isinstance(given, Tensor):
-        return points[0]
-    return type(given)(*points) if hasattr(given, "_fields") else type(given)(points)
-
-
-class Made(NamedTuple):
-    """A penalty that was computed, and what belongs to it.
-
-    Attributes:
-        value: the penalty.
-        stats: its PenaltyStats, or None where they were not wanted.
-        leaves: the parameters below it.
-    """
+class PenaltyResult(NamedTuple):
+    """A penalty, and the statistics of its norms where they were wanted."""
 
     value: Tensor
     stats: PenaltyStats | None
-    leaves: graph.Leaves
 
 
-def leafed(x: Any, attached: bool) -> tuple[Any, list[Tensor]]:
-    """The points as something to differentiate by, in their container, and those that were made for it."""
-    points = tensors_of(x)
-    inputs = tuple([graph.leaf(p, attached) for p in points])
-    return _as_given(x, inputs), [t for t, p in zip(inputs, points, strict=True) if t is not p]
+def penalty_of(forward: Forward, o: PenaltyOptions, engine: str = "eager") -> PenaltyResult:
+    """Return the penalty on the gradient of one call of a discriminator."""
+    spec = o.spec()
+    grads = checked_grads(forward.gradients(), o.over)
+    value, stats = of_gradients(spec, grads, return_stats=o.return_stats, engine=engine)
+    return PenaltyResult(forward.with_zeros(value) if forward.create_graph else value, stats)
 
 
-def tensors_of(x: Any) -> tuple[Tensor, ...]:
-    return (x,) if isinstance(x, Tensor) else tuple(x)
+def difference_of(here: Any, nearby: Any, o: PenaltyOptions) -> Tensor:
+    """Return weight * mean (D(x) - D(x + sigma * noise))^2, summed over the outputs."""
+    pairs = list(zip(outputs_of(here), outputs_of(nearby), strict=True))
+    return reduce_terms([Term("square", weight=float(o.weight))] * len(pairs), pairs)
 
 
-def of_gradients(
-    grads: tuple[Tensor, ...], leaves: graph.Leaves, own: list[Tensor], o: Options, create_graph: bool, engine: str
-) -> Made:
-    """The penalty on gradients by inputs of which `own` were made here."""
-    default_power = 6 if o.kind == "wgan-div" else 2
-    kind = KINDS[o.kind]
-    result = penalty(
-        grads, kind.psi, target=o.target, power=o.power or default_power, over=o.over, reduction="mean",
-        scale=kind.factor * o.weight, return_stats=o.return_stats, engine=engine,
-    )  # fmt: skip
-    value, stats = result if o.return_stats else (result, None)
-    if create_graph:
-        value = leaves.with_zeros(value, own)
-    return Made(value, stats, leaves)
-
-
-def at(
-    discriminator: Callable[..., Any], x: Any, args: Any, kwargs: Any, o: Options, create_graph: bool
-) -> tuple[Made, list[Tensor]]:
-    """The penalty at x by autograd, and the leaves that were made for it."""
-    with graph.differentiable():
-        x, own = leafed(x, create_graph)
-        grads, leaves = graph.input_gradients(discriminator, x, args, kwargs, create_graph, o.prune)
-    return of_gradients(grads, leaves, own, o, create_graph, "eager, pruned" if o.prune else "eager"), own
-
-
-def _run(discriminator: Callable[..., Any], real: Any, fake: Any, args: Any, kwargs: Any, o: Options) -> Any:
-    """`gradient_penalty` outside of any compiled graph."""
-    kind = o.checked()
+def _run(discriminator: Callable[..., Any], real: Any, fake: Any, args: Any, kwargs: Any, options: Any) -> Any:
+    """Run `gradient_penalty` outside of any compiled graph."""
+    o = PenaltyOptions(**options)
     check_callable("gradient_penalty", discriminator)
     create_graph = torch.is_grad_enabled()
-    x = points_for(kind, real, fake, o)
-    if not kind.psi:
-        return _difference(discriminator, x, args, kwargs, o)
-    prune = o.prune and create_graph and graph.prunable(discriminator)
-    o = o._replace(prune=prune, eps=None, generator=None)
+    prune = o.prune and create_graph and prunable(discriminator)
+    x = o.evaluated_at(real, fake)
+    if o.is_approximate:
+        moved = o.nearby(x)  # drawn before the discriminator draws, of dropout say
+        return difference_of(discriminator(x, *args, **kwargs), discriminator(moved, *args, **kwargs), o)
+    o = o.without_draws(prune)
 
-    def eager() -> tuple[Tensor, PenaltyStats | None]:
-        made, _ = at(discriminator, x, args, kwargs, o, create_graph)
+    def step(discriminator: Callable[..., Any], inputs: Any) -> tuple[Tensor, Any, list[Tensor]]:
+        x, args, kwargs = inputs
+        with differentiable():
+            forward = Forward(discriminator, x, args, kwargs, create_graph=create_graph, prune=o.prune)
+            forward.gradients()
+        value, stats = penalty_of(forward, o, "eager, pruned" if o.prune else "eager")
         if create_graph:
-            distributed.watch(discriminator, made.value, made.leaves.reached, made.leaves.missed)
-        return made.value, made.stats
+            watch(discriminator, value, *forward.parameters()[:2])
+        return value, stats, forward.created
+
+    def eager() -> tuple[Tensor, Any]:
+        return step(discriminator, (x, args, kwargs))[:2]
 
     if o.engine == "compiled" and create_graph:
-        value, stats = _by_graph(discriminator, x, args, kwargs, o, eager)
+        (value, stats), engine = compiled.run(discriminator, step, (x, args, kwargs), ("penalty", o), eager)
+        stats = stats._replace(engine=engine) if stats and engine == "compiled" else stats
     else:
         value, stats = eager()
     return (value, stats) if o.return_stats else value
 
 
-def _by_graph(discriminator: Any, x: Any, args: Any, kwargs: Any, o: Options, eager: Any) -> Any:
-    """The penalty at x and its statistics, by a compiled graph where that can be."""
+class ScheduledPenalty:
+    """A penalty with an interval and a batch fraction: what `fastgan.nn.GradientPenalty` is, and a step takes.
 
-    def body(discriminator: Callable[..., Any], inputs: Any) -> Any:
-        x, args, kwargs = inputs
-        made, own = at(discriminator, x, args, kwargs, o, True)
-        return made.value, made.stats, own
+    Attributes:
+        kind, options: of PenaltyOptions.
+        interval: the penalty is due at every so many calls, the first among them.
+        part: the fraction of the batch on which it is evaluated.
+        calls: how many calls there were.
+    """
 
-    (value, stats), engine = compiled.run(discriminator, body, (x, args, kwargs), ("penalty", o), eager)
-    return value, stats and (stats._replace(engine=engine) if engine == "compiled" else stats)
+    _OPTIONS = ("weight", "target", "power", "sigma", "over", "engine", "prune", "return_stats")
+
+    def __init__(self, kind: str, interval: int = 1, part: float = 1.0, **options: Any) -> None:
+        for name in options:
+            if name not in self._OPTIONS:
+                raise TypeError(f"{name}: unknown option (known: interval, part, {', '.join(self._OPTIONS)})")
+        checks.integer("interval", interval, 1)
+        if checks.number("part", part, 0.0, 1.0) == 0.0:
+            raise ValueError("part: expected a number in (0, 1], got 0")
+        PenaltyOptions(kind, **options)
+        self.kind = kind
+        self.interval = interval
+        self.part = part
+        self.options = options
+        self.calls = 0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether this call has a penalty."""
+        return self.calls % self.interval == 0
+
+    @property
+    def due_options(self) -> dict[str, Any]:
+        """The options of a call that has a penalty: it weighs as much as those left out."""
+        return {**self.options, "weight": self.options.get("weight", PenaltyOptions.weight) * self.interval}
+
+    def due(self) -> PenaltyOptions | None:
+        """Return the options of this call's penalty, or None between."""
+        return PenaltyOptions(self.kind, **self.due_options) if self.is_due else None
+
+    def advance(self) -> None:
+        """Count a call."""
+        self.calls += 1
+
+    def cut(self, real: Any, fake: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any, Any]:
+        """Return the inputs of a penalty, cut to its fraction of the batch."""
+        first = fake if KINDS[self.kind].inputs == "fake" else real
+        if self.part == 1 or first is None:
+            return real, fake, args, kwargs
+        count = len(first if isinstance(first, Tensor) else first[0])
+        return _cut((real, fake, args, kwargs), count, max(1, round(self.part * count)))
 
 
-def check_callable(caller: str, discriminator: Any) -> None:
-    """Raises unless there is a discriminator that can be differentiated here."""
-    if not callable(discriminator):
-        raise TypeError(f"discriminator: expected a module or function, got {type(discriminator).__name__}")
-    if torch._C._are_functorch_transforms_active():
-        raise RuntimeError(
-            f"{caller}: cannot run under a torch.func transform; take torch.func's gradient of the"
-            " discriminator there, and give it to norm_penalty"
-        )
+def _cut(value: Any, count: int, saved: int) -> Any:
+    """Return `value` with every tensor of `count` samples in it cut to its first `saved`."""
+    if isinstance(value, Tensor):
+        return value[:saved] if value.dim() and len(value) == count else value
+    if isinstance(value, (list, tuple)):
+        cut = [_cut(v, count, saved) for v in value]
+        return type(value)(*cut) if hasattr(value, "_fields") else type(value)(cut)
+    return {k: _cut(v, count, saved) for k, v in value.items()} if type(value) is dict else value
 
 
-def _difference(discriminator: Callable[..., Any], x: Any, args: Any, kwargs: Any, o: Options) -> Tensor:
-    """The approximation: D at x, and at points nearby."""
-    moved = neighbours(x, o)  # drawn before the discriminator draws, of dropout say
-    return of_difference(discriminator(x, *args, **kwargs), discriminator(moved, *args, **kwargs), o)
-
-
-def neighbours(x: Any, o: Options) -> Any:
-    """Points at a distance of sigma * noise from x."""
-    sigma = 0.01 if o.sigma is None else o.sigma
-    moved = []
-    for p in tensors_of(x):
-        dtype = torch.float64 if p.dtype == torch.float64 else torch.float32
-        noise = torch.randn(p.shape, dtype=dtype, device=p.device, generator=o.generator)
-        moved.append((p + sigma * noise).to(p.dtype))
-    return _as_given(x, tuple(moved))
-
-
-def of_difference(here: Any, nearby: Any, o: Options) -> Tensor:
-    """Weight * mean (D(x) - D(x + sigma * noise))^2, summed over the outputs."""
-    pairs = list(zip(graph.outputs_of(here), graph.outputs_of(nearby), strict=True))
-    return reduce_terms([term("square", weight=float(o.weight))] * len(pairs), pairs)
-
-
+@overload
+def gradient_penalty(
+    discriminator: Callable[..., Any],
+    real: Tensors | None,
+    fake: Tensors | None,
+    *args: Any,
+    return_stats: Literal[True],
+    **kwargs: Any,
+) -> tuple[Tensor, PenaltyStats]: ...
+@overload
+def gradient_penalty(
+    discriminator: Callable[..., Any], real: Tensors | None, fake: Tensors | None, *args: Any, **kwargs: Any
+) -> Tensor: ...
 def gradient_penalty(
     discriminator: Callable[..., Any],
     real: Tensors | None,
@@ -263,12 +306,12 @@ def gradient_penalty(
     prune: bool = True,
     return_stats: bool = False,
     **kwargs: Any,
-) -> Any:
-    """A penalty on the gradient g of a discriminator with respect to its input.
+) -> Tensor | tuple[Tensor, PenaltyStats]:
+    """Return a penalty on the gradient g of a discriminator with respect to its input.
 
     With n_i = ||g_i|| for each sample and mean over samples:
 
-    | kind | penalty | at | paper |
+    | kind | penalty | evaluated at | paper |
     | --- | --- | --- | --- |
     | "wgan-gp" | weight * mean (n - target)^2 | points between real and fake | arXiv:1704.00028 |
     | "wgan-lp" | weight * mean max(n - target, 0)^2 | the same | arXiv:1709.08894 |
@@ -295,7 +338,7 @@ def gradient_penalty(
             tuple or list. It returns a tensor of any shape, or a sequence or dict of tensors, all of which
             count; g is the gradient of their sum.
         real: (N, ...), or a tuple of such tensors: a norm is then over all of them together. May be None
-            for a kind that does not look at it.
+            for a kind that is not evaluated there.
         fake: the same, of real's shapes where points lie between.
         *args: what the discriminator takes after its input: labels, embeddings.
         kind: see the table.
@@ -305,14 +348,14 @@ def gradient_penalty(
         sigma: the approximations' step, 0.01 by default.
         eps: (N,) in [0, 1], for points between and "dragan"; by default uniform.
         generator: for random draws: eps, then noise.
-        over: "sample", "channel" (a norm for each pixel) or "batch".
+        over: "sample", "channel" (one norm per pixel) or "batch".
         engine: "auto" and "eager": autograd with create_graph. "compiled": the double backward traced and
             compiled as one graph (torch.nn.Module discriminators). It compiles for each batch size, dtype, mode
             and so on, which takes from seconds to minutes; the first call of each is eager, and compared with the
             graph. What cannot be compiled warns once and runs eagerly. See `fastgan.compile_info`.
-        prune: leave out second derivatives that are zero: those of relu, leaky_relu and other piecewise linear
-            operations, for which PyTorch sends zeros back through the whole discriminator. The gradients are the
-            same, bit by bit. Nothing is left out where modules have backward hooks or sparse gradients.
+        prune: skip second derivatives that are exactly zero: those of relu, leaky_relu and other piecewise linear
+            operations, for which PyTorch sends zeros back through the whole discriminator. The gradients are
+            bit-identical. Nothing is skipped where modules have backward hooks or sparse gradients.
         return_stats: return (penalty, PenaltyStats).
         **kwargs: more for the discriminator. The names above are this function's own: a discriminator that takes
             one of them needs a function around it.
@@ -324,11 +367,14 @@ def gradient_penalty(
         TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
         RuntimeError: the discriminator's gradient cannot be differentiated.
     """
-    options = Options(kind, weight, target, power, sigma, eps, generator, over, engine, prune, return_stats)
+    options = {
+        "kind": kind, "weight": weight, "target": target, "power": power, "sigma": sigma, "eps": eps,
+        "generator": generator, "over": over, "engine": engine, "prune": prune, "return_stats": return_stats,
+    }  # fmt: skip
     if torch.compiler.is_compiling():
-        from . import untraced
+        from .discriminator import outside_graphs
 
-        return untraced.run(discriminator, real, fake, args, kwargs, options)
+        return outside_graphs.call(_run, discriminator, real, fake, args, kwargs, options)
     return _run(discriminator, real, fake, args, kwargs, options)
 
 
@@ -341,7 +387,7 @@ def r1_penalty(
     prune: bool = True,
     **kwargs: Any,
 ) -> Tensor:
-    """Weight / 2 * mean over samples of ||g||^2 at real samples (R1, Mescheder et al. 2018).
+    """Return weight / 2 * mean over samples of ||g||^2 at real samples (R1, Mescheder et al. 2018).
 
     `gradient_penalty` with kind "r1", which has the arguments, returns and errors.
     """
@@ -359,7 +405,7 @@ def r2_penalty(
     prune: bool = True,
     **kwargs: Any,
 ) -> Tensor:
-    """Weight / 2 * mean over samples of ||g||^2 at generated samples (R2, Mescheder et al. 2018).
+    """Return weight / 2 * mean over samples of ||g||^2 at generated samples (R2, Mescheder et al. 2018).
 
     `gradient_penalty` with kind "r2", which has the arguments, returns and errors.
     """

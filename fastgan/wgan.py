@@ -1,4 +1,4 @@
-"""What Wasserstein GANs need beside their loss: weight clipping and the curriculum over critics."""
+"""Wasserstein GANs beside their loss: weight clipping and the curriculum over critics."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from .terms import number
+from ._checks import integer, number
+from ._torch_internals import clamp_
 
 
 def clip_weights_(
     module_or_parameters: nn.Module | Tensor | Iterable[Tensor], bound: float | tuple[float, float]
 ) -> None:
-    """Clamps all parameters into [-bound, bound] in place (WGAN, Arjovsky et al. 2017, algorithm 1).
+    """Clamp all parameters into [-bound, bound] in place (WGAN, Arjovsky et al. 2017, algorithm 1).
 
     One multi-tensor operation for each device and dtype; NaN stays NaN.
 
@@ -45,16 +46,15 @@ def clip_weights_(
     if not parameters:
         return
     with torch.no_grad():
-        torch._foreach_clamp_min_(parameters, low)
-        torch._foreach_clamp_max_(parameters, high)
+        clamp_(parameters, low, high)
 
 
 def curriculum_weights(num_critics: int, progress: float) -> tuple[float, ...]:
-    """Convex weights over critics of growing strength (WGAN-C, arXiv:1807.09295).
+    """Return convex weights over critics of growing strength (WGAN-C, arXiv:1807.09295).
 
     At progress 0 all weight is on the first and weakest critic, at 1 on the last; between, it moves
     linearly from each critic to the next, so that at most two are not 0 and the sum is 1. For the
-    `weights` of a loss over a sequence with one member a critic.
+    `weights` of a loss over a sequence with one member per critic.
 
     Args:
         num_critics: at least 1.
@@ -63,8 +63,7 @@ def curriculum_weights(num_critics: int, progress: float) -> tuple[float, ...]:
     Raises:
         ValueError, TypeError: a number out of range, or none.
     """
-    if isinstance(num_critics, bool) or not isinstance(num_critics, int) or num_critics < 1:
-        raise ValueError(f"num_critics: expected an integer of at least 1, got {num_critics!r}")
+    integer("num_critics", num_critics, 1)
     position = number("progress", progress, 0.0, 1.0) * (num_critics - 1)
     below = min(int(position), num_critics - 1)
     share = position - below

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..terms import Term
+from ..backends.specs import Term
 from ._openmmlab import gradient_penalty_loss
 from ._shared import MINUS, PLUS, bce, distance, mean_of, square
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..terms import Term
+from ..backends.specs import Term
 from ._shared import MINUS, PLUS, bce, distance, hinge, softplus, square
 
 # (label, is real, is for the discriminator) -> term. The label is the number that the trainer gives real or fake.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import graph
+from ..discriminator.forward import differentiable
 from ..norms import norm_penalty
 from ._shared import between, mean_of, path_lengths, quiet_input, square
 
@@ -210,7 +210,7 @@ def gen_path_regularizer(
         num_batches = max(1, num_batches // pl_batch_shrink)
     if pl_batch_size is not None:
         num_batches = pl_batch_size
-    with graph.differentiable():
+    with differentiable():
         made = generator(None, num_batches=num_batches, return_latents=True)
     images, latents = made["fake_img"], made["latent"]
     scaler = _scaler(loss_scaler, use_apex_amp, 1)

@@ -163,9 +163,9 @@ def patch(trainer: str, *modules: str) -> list[str]:
     Warns:
         UserWarning: of classes that derive from a replaced one.
     """
-    from .. import checks
+    from .. import _checks as checks
 
-    checks.known("trainer", trainer, ORIGINS)
+    checks.choice("trainer", trainer, ORIGINS)
     origin = ORIGINS[trainer]
     if not origin.modules:
         raise ValueError(

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import graph
 from ..auxiliary import feature_matching_loss
+from ..backends.specs import Term
+from ..discriminator.double_backward import check
+from ..discriminator.forward import Forward, differentiable, outputs_of, prunable
 from ..functional import reduce_terms
 from ..interpolation import interpolate
-from ..losses import cross_entropy
 from ..norms import gradient_norm, norm_penalty
-from ..terms import Term
+from ..ops.losses import cross_entropy
 
 __all__ = [
     "MINUS",
@@ -109,7 +110,7 @@ def result_dtype(tensors: Sequence[Any]) -> torch.dtype:
 def mean_and_each(*entries: tuple[Term, Any]) -> tuple[Tensor, list[Tensor]]:
     """`mean_of`, and each entry's own mean, every one with a graph of its own and all from one call."""
     terms, tensors = [t for t, _ in entries], [x for _, x in entries]
-    total, values = reduce_terms(terms, tensors, return_values=True, attached=True)
+    total, values = reduce_terms(terms, tensors, return_values=True, with_graph=True)
     dtype = result_dtype(tensors)
     return total.to(dtype), [v.to(dtype) for v in values]
 
@@ -151,7 +152,7 @@ def gradient_by_input(
     """
     if not (isinstance(inputs, Tensor) and inputs.requires_grad):
         raise ValueError(f"{name}: expected a tensor that requires grad before the discriminator sees it")
-    found = graph.outputs_of(outputs)
+    found = outputs_of(outputs)
     if not any(o.requires_grad for o in found):
         raise RuntimeError(f"outputs: no graph back to {name} (computed under no_grad, or detached?)")
     ones = [torch.ones_like(o) if w is None else torch.ones_like(o) * w for o, w in _weighed(found, weights)]
@@ -159,7 +160,7 @@ def gradient_by_input(
         (g,) = torch.autograd.grad(found, [inputs], ones, create_graph=True, allow_unused=True)
     if g is None:
         raise ValueError(f"outputs: they do not depend on {name}")
-    graph.check(found, [g], [inputs])
+    check(found, [g], [inputs])
     return g
 
 
@@ -184,10 +185,10 @@ def quiet_input(
         result = discriminator(x, *a, **k)
         return pick(result) if pick else result
 
-    with graph.differentiable():
-        x = graph.leaf(points, True)
-        (g,), leaves = graph.input_gradients(run, x, args, kwargs, True, graph.prunable(discriminator))
-    return leaves.with_zeros(g, [] if x is points else [x])
+    with differentiable():
+        forward = Forward(run, points, args, kwargs, create_graph=True, prune=prunable(discriminator))
+        (g,) = forward.gradients()
+    return forward.with_zeros(g)
 
 
 def squared_norms(grads: Tensor, over: str = "sample", reduction: str = "mean", **options: Any) -> Tensor:

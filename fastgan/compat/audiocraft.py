@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..terms import Term
+from ..backends.specs import Term
 from ._shared import MINUS, feature_distance, mean_of, min_hinge, square
 
 __all__ = [

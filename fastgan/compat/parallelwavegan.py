@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..terms import Term
+from ..backends.specs import Term
 from ._shared import MINUS, feature_distance, mean_of, min_hinge, square
 
 __all__ = ["DiscriminatorAdversarialLoss", "FeatureMatchLoss", "GeneratorAdversarialLoss"]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import functional
-from ..terms import Term
+from ..backends.specs import Term
 from ._shared import (
     MINUS,
     PLUS,

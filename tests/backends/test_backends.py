@@ -10,7 +10,10 @@ import pytest
 import torch
 
 import fastgan
-from fastgan import autograd, backends, cpu, cuda, native, reference, verdicts
+from fastgan import backends
+from fastgan.backends import cpu, cuda, native, reference, verdicts
+from fastgan.backends.specs import LossSpec
+from fastgan.ops import loss
 
 
 def python(code, **environment):
@@ -22,8 +25,8 @@ def python(code, **environment):
 
 def test_auto_uses_the_cpu_kernels(monkeypatch):
     calls = []
-    forward = cpu.KERNELS.forward
-    monkeypatch.setattr(cpu.KERNELS, "forward", lambda *a, **k: calls.append("cpu") or forward(*a, **k))
+    forward = cpu.BACKEND.loss_forward
+    monkeypatch.setattr(cpu.BACKEND, "loss_forward", lambda *a, **k: calls.append("cpu") or forward(*a, **k))
     monkeypatch.setattr(
         reference, "evaluate", lambda *a, _f=reference.evaluate: calls.append("reference") or _f(*a)
     )
@@ -39,7 +42,7 @@ def test_auto_uses_the_cpu_kernels(monkeypatch):
 
 
 def test_the_best_instruction_set_is_taken():
-    out = python("from fastgan import cpu; print(cpu.native.isa() == cpu.native.isas()[0])")
+    out = python("from fastgan.backends import cpu; print(cpu.native.isa() == cpu.native.isas()[0])")
     assert out.strip().endswith("True")
 
 
@@ -144,13 +147,13 @@ def test_clip_weights():
 
 def test_calls_stay_small():
     """What a graph keeps alive: the logits and, until the first backward, one gradient each."""
-    assert autograd.Loss.__slots__
+    assert not hasattr(loss.Loss(LossSpec((), ())), "__dict__")
     r = torch.randn(10, requires_grad=True)
-    loss = fastgan.generator_loss(r)
-    call = loss.grad_fn.call
-    assert [u.shape for u in call.units] == [r.shape]
-    loss.backward(retain_graph=True)
-    assert call.units is None
+    result = fastgan.generator_loss(r)
+    op = result.grad_fn.op
+    assert [g.shape for g in op.unit_gradients] == [r.shape]
+    result.backward(retain_graph=True)
+    assert op.unit_gradients is None
 
 
 class OnDevice:
@@ -167,20 +170,21 @@ def test_cuda_is_chosen_by_what_the_device_can(monkeypatch):
     """A device that the kernels cannot use is served by the reference; asked for by name it raises and says why."""
     tensors = (OnDevice(),)
     monkeypatch.setattr(cuda, "unusable", lambda device: {1: None, 2: "the NVIDIA driver is too old"}[device])
-    assert backends.choose(tensors, 2) is cuda.KERNELS
+    monkeypatch.setattr(backends.named("triton"), "unusable", lambda kind, index: "Triton is not there")
+    assert backends.get(tensors, 2) is cuda.BACKEND
     with fastgan.backend("cuda"):
-        assert backends.choose(tensors, 3) is cuda.KERNELS
+        assert backends.get(tensors, 2) is cuda.BACKEND
     with (
         fastgan.backend("cpu"),
         pytest.raises(RuntimeError, match="cannot serve this call: the tensors are on cuda:1"),
     ):
-        backends.choose(tensors, 2)
+        backends.get(tensors, 2)
     with fastgan.backend("reference"):
-        assert backends.choose(tensors, 2) is None
-    monkeypatch.setattr(OnDevice, "get_device", lambda self: 2)
-    assert backends.choose(tensors, 2) is None
+        assert backends.get(tensors, 2).name == "reference"
+    monkeypatch.setattr(OnDevice, "device", torch.device("cuda:2"))
+    assert backends.get(tensors, 2).name == "reference"
     with fastgan.backend("cuda"), pytest.raises(RuntimeError, match="cannot serve this call: the NVIDIA driver is"):
-        backends.choose(tensors, 2)
+        backends.get(tensors, 2)
 
 
 def test_a_reason_that_may_pass_is_not_kept(monkeypatch):
@@ -224,13 +228,13 @@ def test_cuda_launches_on_the_tensors_own_device(monkeypatch):
     )
     monkeypatch.setattr(torch.cuda, "device", Guard)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 70 + device, raising=False)
+    monkeypatch.setattr(cuda, "current_stream", lambda device: 70 + device)
     kernels = cuda.Cuda(module, "cuda_")
-    kernels._run("forward", OnDevice(), "argument")
+    kernels._launch("forward", OnDevice(), "argument")
     ((device, (argument, where)),) = calls
     assert (device, argument, where[:2], guarded) == (1, "argument", (1, 71), [1])
     monkeypatch.setattr(OnDevice, "get_device", lambda self: 0)
-    kernels._run("forward", OnDevice(), "argument")
+    kernels._launch("forward", OnDevice(), "argument")
     assert calls[-1][0] == 0
     assert guarded == [1]
     monkeypatch.setattr(native, "native", module)

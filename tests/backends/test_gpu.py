@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import fastgan
-from fastgan import backends, cpu, cuda, requirements
+from fastgan import backends, requirements
+from fastgan.backends import cpu, cuda
 from tests.helpers import ROOT, ulp
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # conftest asks for deterministic algorithms
@@ -29,7 +30,7 @@ needs_gpu = pytest.mark.skipif(not ON_GPU, reason="needs a GPU's streams")
 
 def unusable(name):
     """Why the kernels of `name` cannot be tested here, or None where they can."""
-    return "no CUDA device" if ON_GPU and not torch.cuda.is_available() else backends.missing(name)
+    return "no CUDA device" if ON_GPU and not torch.cuda.is_available() else backends.named(name).missing()
 
 
 @pytest.fixture(params=BACKENDS, autouse=True)
@@ -908,12 +909,12 @@ def test_auto_takes_the_kernels_for_the_device_of_each_call(kernels, monkeypatch
     if kernels != "cuda":
         pytest.skip("auto takes cuda where it is")
     taken = []
-    choose = backends.choose
-    monkeypatch.setattr(backends, "choose", lambda *a, **k: taken.append(choose(*a, **k)) or taken[-1])
+    get = backends.get
+    monkeypatch.setattr(backends, "get", lambda *a, **k: taken.append(get(*a, **k)) or taken[-1])
     with fastgan.backend("auto"):
         fastgan.generator_loss(torch.zeros(3))
         fastgan.generator_loss(torch.zeros(3, device=DEVICE))
-    assert taken == [cpu.KERNELS, cuda.KERNELS]
+    assert taken == [cpu.BACKEND, cuda.BACKEND]
 
 
 @needs_gpu

@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from fastgan.native import module_name, native
+from fastgan.backends.native import module_name, native
 from tests.helpers import ROOT
 
 KNOWN = {"7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "12.0"}

@@ -23,7 +23,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import fastgan
-from fastgan import compiled, requirements
+from fastgan import requirements
+from fastgan.discriminator import compile as compiled
 from fastgan.nn import DiscriminatorLoss, GradientPenalty
 
 if lacking := requirements.lacking("engine='compiled'"):

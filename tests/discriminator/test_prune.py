@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import fastgan
-from fastgan import prune
+from fastgan.discriminator import prune
 
 X = torch.linspace(-8, 8, 2 * 3 * 8 * 8, dtype=torch.float64).view(2, 3, 8, 8)
 OPERATIONS = {

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import fastgan
-from tests import calls
+from tests.helpers import calls
 
 STORED = Path(__file__).with_name("hashes.json")
 DTYPES = {"f32": torch.float32, "f64": torch.float64, "f16": torch.float16, "bf16": torch.bfloat16}

@@ -13,11 +13,11 @@ parser.add_argument("--every", type=int, default=1, help="of so many cases only 
 parser.add_argument("--write", action="store_true", help="store the hashes")
 arguments = parser.parse_args()
 if arguments.backend == "triton":
-    from tests import interpreted  # noqa: F401 (mends Triton's interpreter)
+    from tests.helpers import interpreted  # noqa: F401 (mends Triton's interpreter)
 
     serving = fastgan.backend("triton")
 elif arguments.backend == "simulated":
-    from tests import simulated
+    from tests.helpers import simulated
 
     serving = simulated.serving()
 else:

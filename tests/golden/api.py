@@ -40,7 +40,8 @@ def _lines(prefix: str, value: object) -> Iterator[str]:
         yield f"{prefix}: module"
     elif isinstance(value, type):
         yield f"{prefix}{_signature(value)}: class"
-        for name, member in sorted(vars(value).items()):
+        own = [vars(c) for c in reversed(value.__mro__) if c.__module__.startswith("fastgan")]
+        for name, member in sorted({k: v for members in own for k, v in members.items()}.items()):
             if name[0] != "_" and (inspect.isfunction(member) or isinstance(member, (classmethod, staticmethod))):
                 yield f"{prefix}.{name}{_signature(getattr(value, name))}"
         if hasattr(value, "_fields"):

@@ -114,7 +114,7 @@ def parts(x, y, given=((1.0, None, 2.0, -0.5), (None, 1.0, 1.0, 1.0), (3.0, None
         a, b = (t.detach().requires_grad_() for t in (x, y))
         found = []
         for ups in given:
-            total, values = fastgan.reduce_terms(terms, [a, b, (a, b)], return_values=True, attached=True)
+            total, values = fastgan.reduce_terms(terms, [a, b, (a, b)], return_values=True, with_graph=True)
             pairs = [(o, u) for o, u in zip([total, *values], ups, strict=True) if u is not None]
             outs, given_up = [o for o, _ in pairs], [torch.full_like(o, u) for o, u in pairs]
             found += [o.detach() for o in outs]

@@ -13,8 +13,8 @@ import tempfile
 from functools import lru_cache
 from pathlib import Path
 
-from fastgan.info import build_facts
-from fastgan.terms import PHIS
+from fastgan.backends.native import build_facts
+from fastgan.backends.specs import PHIS
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 

@@ -24,8 +24,9 @@ import triton
 from fastgan.triton_kernels import launch
 
 import fastgan
-from fastgan import backends, checks
-from fastgan import triton as ft
+from fastgan import _checks as checks
+from fastgan import backends
+from fastgan.backends import triton as ft
 from tests.helpers import ROOT
 
 BENCH = ROOT / "bench"
@@ -61,13 +62,13 @@ class OfTests:
 
     def pytest_collection_finish(self, session):
         module = next(item.module for item in session.items)
-        choose, missing = backends.choose, backends.missing
+        get = backends.get
 
         def chosen(tensors, scanned=-1):
-            return ft.KERNELS if backends.CHOSEN.get() == "triton" else choose(tensors, scanned)
+            return ft.BACKEND if backends.CHOSEN.get() == "triton" else get(tensors, scanned)
 
-        self.patch.setattr(backends, "choose", chosen)
-        self.patch.setattr(backends, "missing", lambda name: None if name == "triton" else missing(name))
+        self.patch.setattr(backends, "get", chosen)
+        self.patch.setattr(type(ft.BACKEND), "missing", lambda self: None)
         self.patch.setattr(module, "same", lambda got, want: None)
 
 
@@ -90,7 +91,7 @@ def of_benchmarks():
 
     found, device = {}, torch.device("cpu")
     with recording(found) as patch:
-        patch.setattr(backends, "choose", lambda tensors, scanned=-1: ft.KERNELS)
+        patch.setattr(backends, "get", lambda tensors, scanned=-1: ft.BACKEND)
         for cell in dict.fromkeys((*gpu_cases.FIRST, *gpu_cases.REST)):
             inputs = gpu_cases.logits(cell, device, 0)
             gpu_cases.training_arm("", gpu_cases.fused(cell.case), [inputs]).gradients(0)

@@ -10,7 +10,7 @@ import time
 import torch
 
 import fastgan
-from fastgan import cpu
+from fastgan.backends import cpu
 from tests.helpers.calls import losses, norms, same
 
 SIZES = (2, 7, 64, 300, 1024, 1025, 2500, 4099)

@@ -24,7 +24,8 @@ from pathlib import Path
 import pybind11
 import torch
 
-from fastgan import backends, cpu, cuda, native
+from fastgan import backends
+from fastgan.backends import cpu, cuda, native
 from tests.helpers import ROOT
 
 KERNELS = ("loss", "penalty", "interpolate")
@@ -99,13 +100,11 @@ class Simulated(cuda.Cuda):
         self.set_order = self.shared._ZN5cusim9set_orderEim
         self.zeroed: list[torch.Tensor] = []
 
-    def _where(self, t):
-        return (0, self.stream % 2**64, self._empty, self._zeros)
+    def _launch(self, name, t, *arguments):
+        place = (0, self.stream % 2**64, self._empty, self._zeros)
+        getattr(self.module, self.prefix + name)(*arguments, place)
 
-    def _run(self, name, t, *arguments):
-        getattr(self.module, self.prefix + name)(*arguments, self._where(t))
-
-    def _spec(self, spec):
+    def _loss(self, spec):
         key = spec.encode()
         if key not in self.specs:
             self.specs[key] = native.native_spec(spec, self.module)
@@ -135,11 +134,16 @@ def kernels() -> Simulated:
 @contextlib.contextmanager
 def serving():
     """Calls inside go to the simulated kernels wherever the CPU kernels would serve."""
-    simulated, choose, scan = kernels(), backends.choose, native.scan
-    backends.choose = lambda tensors, scanned=-1: simulated if choose(tensors, scanned) is cpu.KERNELS else None
+    simulated, get, scan = kernels(), backends.get, native.scan
+
+    def chosen(tensors, scanned=-1):
+        found = get(tensors, scanned)
+        return simulated if found is cpu.BACKEND else found
+
+    backends.get = chosen
     # As of CUDA tensors: what may have more dimensions than the kernels' tables is looked at more closely.
     native.scan = lambda tensors: -1 if any(t.dim() > 6 for t in tensors) else scan(tensors)
     try:
         yield simulated
     finally:
-        backends.choose, native.scan = choose, scan
+        backends.get, native.scan = get, scan

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import fastgan
-from fastgan import reference
+from fastgan.ops import reference
 from tests.helpers import ulp
 
 LOSSES = ["saturating", "nonsaturating", "hinge", "least_squares", "wasserstein", "ranking"]

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import fastgan
-from fastgan import reference
-from fastgan.losses import Options
+from fastgan.ops import reference
+from fastgan.ops.losses import LossOptions
 from tests.helpers import ulp
 
 LOSSES = list(fastgan.losses())
@@ -294,7 +294,7 @@ def test_both_references_agree(dtype):
             with fastgan.backend("reference"):
                 d = fastgan.discriminator_loss(r, f, loss, relativistic=form, **given)
                 g = fastgan.generator_loss(f, r, loss, relativistic=form, **given)
-            o = Options(**given)
+            o = LossOptions(**given)
             assert ulp.error(d, reference.discriminator(r.double(), f.double(), loss, form, o), torch.ones(())) <= 8
             assert ulp.error(g, reference.generator(f.double(), r.double(), loss, form, o), torch.ones(())) <= 8
 

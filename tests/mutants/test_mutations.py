@@ -15,8 +15,8 @@ from pathlib import Path
 import pybind11
 import pytest
 
-from fastgan import cpu
-from fastgan.info import build_facts
+from fastgan.backends import cpu
+from fastgan.backends.native import build_facts
 from tests.helpers import ROOT
 
 KERNELS = ("loss", "penalty", "interpolate")
@@ -112,7 +112,7 @@ def run_mutant(name, objects, folder):
     library = folder / "fastgan" / f"_native{SUFFIX}"
     subprocess.run(["c++", "-shared", *map(str, parts.values()), "-ldl", "-o", str(library)], check=True)
     # As on a machine whose best set is AVX2: the mutant's own kernels must be the ones that run.
-    (folder / "conftest.py").write_text("from fastgan import cpu\ncpu.native.set_isa('v3')\n")
+    (folder / "conftest.py").write_text("from fastgan.backends import cpu\ncpu.native.set_isa('v3')\n")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-x", "-q", "--rootdir", str(folder), *(f"tests/{t}" for t in tests.split())],
         cwd=folder, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(folder)}, check=False,

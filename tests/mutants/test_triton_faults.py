@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fastgan import native
+from fastgan.backends import native
 from tests.helpers import ROOT
 
 pytest.importorskip("triton")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import fastgan
-from fastgan import cpu
+from fastgan.backends import cpu
 from tests.helpers import ulp
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastgan
-from fastgan import cpu
+from fastgan.backends import cpu
 from tests.helpers import ulp
 from tests.kernels.cpu.test_invariance import tree
 

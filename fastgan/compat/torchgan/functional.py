@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...backends.specs import Term
 from ...functional import reduce_terms
 from ...norms import norm_penalty
-from ...terms import Term
 from .._shared import MINUS, PLUS, bce, gradient_by_input, mean_of, result_dtype, square
 
 __all__ = [

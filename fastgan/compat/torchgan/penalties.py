@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import graph
+from ...discriminator.forward import differentiable
 from .._shared import between
 from . import functional
 from .adversarial import Override
@@ -23,7 +23,7 @@ class _Penalty(DiscriminatorLoss):
 
     def _descend(self, discriminator: Any, points: Tensor, optimizer: Any, labels: Any, drawn: Any) -> float:
         """Backward of lambd times the penalty at these points, and a step; the penalty as a number."""
-        with graph.differentiable():
+        with differentiable():
             outputs = judge_fake(discriminator, points, labels, drawn)
         loss = self.forward(points, outputs)
         (self.lambd * loss).backward()

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastgan
-from fastgan import cpu
+from fastgan.backends import cpu
 from tests.helpers import ulp
 
 CALLS = {

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import fastgan
-from fastgan.terms import PHIS
+from fastgan.backends.specs import PHIS
 from tests.helpers import exhaustive, ulp
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fastgan import native
-from fastgan.info import build_facts
+from fastgan.backends import native
+from fastgan.backends.native import build_facts
 from tests.helpers import ROOT
 
 LIBRARY = native.native.__file__ if native.native else None

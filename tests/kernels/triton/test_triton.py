@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import fastgan
-from fastgan import native
+from fastgan.backends import native
 from tests.helpers.calls import flat, gradients, layouts, logits, losses, norms, parts, points, same
 
 pytest.importorskip("triton")
@@ -20,9 +20,9 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 if native.native is None:
     pytest.skip("compares with the compiled kernels, which are not there", allow_module_level=True)
 
-from fastgan import triton as ft
-from fastgan import triton_losses as losses_of
-from fastgan import triton_rows as rows_of
+from fastgan.backends import triton as ft
+from fastgan.backends.triton import losses as losses_of
+from fastgan.backends.triton import norms as rows_of
 from tests.helpers import interpreted, ulp
 
 if interpreted.OLD and not interpreted.fma_is_true():
@@ -75,7 +75,7 @@ def patterns(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("phi", fastgan.terms.PHIS)
+@pytest.mark.parametrize("phi", fastgan.backends.specs.PHIS)
 def test_every_phi(phi, dtype):
     """Value, first and second derivative."""
     x = patterns(dtype)
@@ -86,7 +86,7 @@ def test_every_phi(phi, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("phi", fastgan.terms.PHIS)
+@pytest.mark.parametrize("phi", fastgan.backends.specs.PHIS)
 def test_every_phi_with_a_linear_part(phi, dtype):
     x = patterns(dtype)[-30_000:]
 
@@ -134,13 +134,13 @@ def test_launch_shapes_of_a_device(form, single, monkeypatch):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_four_chunks_a_program(form, monkeypatch):
-    monkeypatch.setattr(losses_of.LossCall, "chunks_at_once", lambda self, tables: 4)
+    monkeypatch.setattr(losses_of.LossLaunches, "chunks_at_once", lambda self, tables: 4)
     check_same(losses(logits(40_000), logits(40_000, seed=1), loss="hinge", relativistic=form, return_stats=True))
 
 
 def test_sums_of_more_than_a_million_elements(monkeypatch):
     """Three levels of the tree; of one tensor beside a small one."""
-    monkeypatch.setattr(losses_of.LossCall, "chunks_at_once", lambda self, tables: 32)
+    monkeypatch.setattr(losses_of.LossLaunches, "chunks_at_once", lambda self, tables: 32)
     big = logits(1024 * 1024 + 5)
     check_same(losses(big, big[:7], loss="hinge", return_stats=True, second=False))
 
@@ -416,7 +416,7 @@ def test_points_in_all_layouts(dtype):
 
 def test_auto_leaves_cpu_tensors_to_the_cpu():
     assert fastgan.info()["backends"]["triton"] == "ready"
-    assert fastgan.backends.choose((torch.zeros(3),)) is not ft.KERNELS
+    assert fastgan.backends.get((torch.zeros(3),)) is not ft.BACKEND
 
 
 def test_a_compiled_graph_keeps_the_backend(monkeypatch):
@@ -457,17 +457,17 @@ def test_zeros_of_either_sign_among_the_weights():
 
 def test_a_centre_of_several_terms_in_a_later_table():
     """Which no public function asks for."""
-    from fastgan import autograd
-    from fastgan.terms import Bound, Spec, Term
+    from fastgan.backends.specs import LossSpec, OperandTerm, Term
+    from fastgan.ops import loss
 
-    terms = [Bound(Term("softplus"), k) for k in range(16)]
-    terms += [Bound(Term("softplus", weight=k - 15.0), k, centre=18, member=0) for k in (16, 17)]
-    spec = Spec(tuple(terms), (0,) * 19)
+    terms = [OperandTerm(Term("softplus"), k) for k in range(16)]
+    terms += [OperandTerm(Term("softplus", weight=k - 15.0), k, mean_operand=18, member=0) for k in (16, 17)]
+    spec = LossSpec(tuple(terms), (0,) * 19)
 
     def call():
         x = [logits(40 + k).requires_grad_() for k in range(19)]
         for reduction in ("mean", "none"):
-            result, _ = autograd.evaluate(spec, tuple(x), None, reduction, False)
+            result, _ = loss.evaluate(spec, tuple(x), reduction=reduction)
             yield torch.autograd.grad(sum(r.sum() for r in flat([result])), x)
 
     check_same(lambda: list(call()))

@@ -26,7 +26,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 from fastgan.triton_kernels import launch  # noqa: E402
 
-from fastgan import triton as ft  # noqa: E402
+from fastgan.backends import triton as ft  # noqa: E402
 from tests.helpers.precompile import recording  # noqa: E402
 
 TARGETS = [("cuda", 80, 32), ("cuda", 90, 32), ("cuda", 100, 32), ("cuda", 120, 32), ("hip", "gfx942", 64)]
@@ -72,7 +72,7 @@ def recorded():
     """(kernel, arguments, constants, warps) of all launches of these calls, no two the same."""
     found = {}
     with recording(found) as patch:
-        patch.setattr(backends, "choose", lambda tensors, scanned=-1: ft.KERNELS)
+        patch.setattr(backends, "get", lambda tensors, scanned=-1: ft.BACKEND)
         for call in calls():
             call()
     return list(found.values())

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import fastgan
-from fastgan import backends, verdicts
+from fastgan import backends
+from fastgan.backends import verdicts
 from tests.helpers import ROOT
 from tests.helpers.calls import losses, norms
 
@@ -22,7 +23,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 from fastgan.triton_kernels import launch, loss, rows  # noqa: E402
 
-from fastgan import triton as ft  # noqa: E402
+from fastgan.backends import triton as ft  # noqa: E402
 
 
 class Driver:
@@ -77,7 +78,7 @@ def driver(monkeypatch):
     monkeypatch.setattr(launch, "_kept", {})
     monkeypatch.setattr(launch, "_by_handle", True)
     monkeypatch.setattr(config, "_active", made)
-    monkeypatch.setattr(backends, "choose", lambda tensors, scanned=-1: ft.KERNELS)
+    monkeypatch.setattr(backends, "get", lambda tensors, scanned=-1: ft.BACKEND)
     yield made
     launch._kept.clear()
 
@@ -458,13 +459,13 @@ def test_auto_on_accelerators(kind, monkeypatch):
     monkeypatch.setattr(backends.cuda, "unusable", lambda index: "no CUDA kernels")
     monkeypatch.setattr(backends, "_PLAIN", (torch.Tensor, type(t := accelerator(kind))))
     monkeypatch.setattr(ft, "unusable", lambda kind, index: None)
-    assert backends.choose((t,)) is ft.KERNELS
+    assert backends.get((t,)) is ft.BACKEND
     monkeypatch.setattr(ft, "unusable", lambda kind, index: "no compiler")
-    assert backends.choose((t,)) is None
+    assert backends.get((t,)) is None
     with fastgan.backend("triton"):
         monkeypatch.setattr(ft, "missing", lambda: None)
         with pytest.raises(RuntimeError, match="cannot serve this call: no compiler"):
-            backends.choose((t,))
+            backends.get((t,))
 
 
 def test_auto_does_not_fail_where_triton_does(monkeypatch):

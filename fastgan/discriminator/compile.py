@@ -27,7 +27,10 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.parallel import DistributedDataParallel
 
-from . import backends, distributed, graph, requirements, snapshot
+from .. import backends, requirements
+from .._torch_internals import has_backward_hooks
+from . import double_backward, snapshot
+from .ddp import watch
 from .snapshot import Parts, Reader, State, UnfitError
 
 LIMIT = 8  # graphs of one discriminator, after which it runs eagerly
@@ -104,7 +107,7 @@ class _Step:
         total, extras, made = self.body(discriminator, self.inputs.filled(given))
         needed = [t for t in (*leaves, *given) if t.requires_grad]
         known = {id(t) for t in (*needed, *made)}
-        if any(id(t) not in known for t in graph.leaves_below(total)):
+        if any(id(t) not in known for t in double_backward.leaves_below(total)):
             raise UnfitError("it uses a parameter that is not its own")
         grads = torch.autograd.grad(total, needed, allow_unused=True)
         self.reached = [g is not None for g in grads]
@@ -155,7 +158,7 @@ class _Graphs:
 def _depth_of_caller() -> int:
     """How many calls up the caller of this package stands."""
     depth, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(__package__ + "."):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("fastgan."):
         depth, frame = depth + 1, frame.f_back
     return depth
 
@@ -227,10 +230,10 @@ def _run_parallel(graphs: _Graphs, ddp: DistributedDataParallel, body: Body, inp
         return None
     (value, extras), by = found
     value = ddp._post_forward(value)
-    reached = graph.leaves_below(value)
+    reached = double_backward.leaves_below(value)
     known = {id(t) for t in reached}
-    missed = [p for p in ddp.parameters() if p.requires_grad and id(p) not in known]
-    distributed.watch(ddp, value, reached, missed)
+    unreached = [p for p in ddp.parameters() if p.requires_grad and id(p) not in known]
+    watch(ddp, value, reached, unreached)
     return (value, extras), by
 
 
@@ -278,7 +281,7 @@ def _results(flat: list[Tensor], extras: Parts, reached: list[bool], needed: lis
 
 def _check(discriminator: nn.Module, state: State, inputs: Parts, device: torch.device) -> None:
     """Raises where it shows without running it that a discriminator cannot be compiled."""
-    if graph.has_backward_hooks(discriminator):
+    if has_backward_hooks(discriminator.modules()):
         raise UnfitError("its modules have backward hooks, which a compiled graph does not call")
     of_all = nn.modules.module
     if of_all._global_forward_hooks or of_all._global_forward_pre_hooks:

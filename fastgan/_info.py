@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from . import backends, cpu, requirements
-from .native import native
+from . import backends, requirements
+from .backends import cpu
+from .backends.native import build_facts, native
 from .version import __version__
 
 
-def build_facts() -> dict[str, str]:
-    """What setup.py recorded; empty for a source tree that was never built."""
-    path = Path(__file__).with_name("_build.json")
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
 def info() -> dict[str, Any]:
-    """Versions, build facts, and for each backend "ready" or why it is not."""
-    ready = {name: backends.missing(name) or "ready" for name in backends.NAMES if name != "auto"}
+    """Return versions, build facts, and for each backend "ready" or why it is not."""
+    ready = {name: backends.named(name).missing() or "ready" for name in backends.NAMES if name != "auto"}
     # Under its interpreter Triton serves CPU tensors only.
     triton_on_devices = ready["triton"] == "ready" and os.environ.get("TRITON_INTERPRET") != "1"
     chosen = "cpu" if cpu.PREFERRED else "reference"
@@ -47,7 +40,7 @@ def info() -> dict[str, Any]:
 
 
 def text() -> str:
-    """`info()` for a terminal."""
+    """Return `info()` as text for a terminal."""
     lines = []
     for key, value in info().items():
         if isinstance(value, dict):

@@ -1,5 +1,6 @@
-"""The kernels as registered operators, for torch.compile: traced as they are, with fake versions and
-autograd of their own.
+"""The loss kernels as registered operators, which torch.compile traces as they are.
+
+Each operator runs the rules of `Loss`; it has a fake version, which tells shapes, and a derivative.
 """
 
 from __future__ import annotations
@@ -10,18 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import autograd, backends
-from .native import aux_for
-from .terms import Spec, decode
+from .. import backends
+from ..backends import reference
+from ..backends.base import LossBuffers, Operands, Weights
+from ..backends.specs import LossSpec, decode
+from .loss import Loss
 
 _library = torch.library.Library("fastgan", "DEF")
 _library.define("loss(Tensor[] tensors, str spec, str reduction, bool stats, str backend) -> (Tensor, Tensor)")
 _library.define(
-    "loss_backward(Tensor upstream, Tensor aux, Tensor[] tensors, str spec, str reduction, bool[] need,"
+    "loss_backward(Tensor upstream, Tensor buffers, Tensor[] tensors, str spec, str reduction, bool[] need,"
     " str backend) -> Tensor[]"
 )
 _library.define(
-    "loss_second(Tensor upstream, Tensor aux, Tensor[] tensors, Tensor[] cotangents, str spec,"
+    "loss_second(Tensor upstream, Tensor buffers, Tensor[] tensors, Tensor[] cotangents, str spec,"
     " str reduction, bool[] need, str backend) -> (Tensor, Tensor[])"
 )
 
@@ -30,42 +33,52 @@ def _chosen(tensors: Sequence[Tensor], need: Sequence[bool]) -> list[Tensor]:
     return [t for t, n in zip(tensors, need, strict=True) if n]
 
 
+def _prepared(
+    tensors: list[Tensor], spec: str, reduction: str, backend: str, buffers: Tensor | None = None
+) -> tuple[Any, Loss, Operands]:
+    """Return the backend, the operation and its operands."""
+    serving, op = backends.named(backend), Loss(decode(spec), (), reduction)
+    if buffers is not None:
+        op.buffers = LossBuffers(buffers, len(op.spec.roles), len(op.spec.terms))
+    return serving, op, tuple([serving.prepare(t) for t in tensors])
+
+
 def _loss(tensors: list[Tensor], spec: str, reduction: str, stats: bool, backend: str) -> tuple[Tensor, Tensor]:
-    s, kernels = decode(spec), backends.named(backend)
-    aux = aux_for(s, tensors[0].device)
-    loss = kernels.forward(s, tuple([kernels.plain(t) for t in tensors]), (), reduction, aux, None, stats)
-    return loss, aux
+    serving, op, plain = _prepared(tensors, spec, reduction, backend)
+    op.statistics = stats
+    op.buffers = LossBuffers.allocate(op.spec, tensors[0].device)
+    # A backward may follow, but no unit gradients: the graph decides where memory for gradients comes from.
+    loss = serving.loss_forward(op, plain, None, True)
+    return loss, op.buffers.memory
 
 
 def _promised(t: Tensor) -> tuple[int, ...]:
-    """The strides that the fake versions below give a gradient."""
+    """Return the strides that the fake versions below give a gradient."""
     return t.stride() if t.is_contiguous() else torch.empty_like(t, device="meta").stride()
 
 
 def _as_promised(tensors: Sequence[Tensor], grads: Sequence[Tensor | None]) -> list[Tensor]:
-    """The gradients in the strides of their tensors, which those of a copy made for the kernels need not have."""
+    """Return gradients in the strides of their tensors, which those of a copy for the kernels need not have."""
     pairs = [(t, g) for t, g in zip(tensors, grads, strict=True) if g is not None]
     return [g if _promised(t) == g.stride() else torch.empty_like(t).copy_(g) for t, g in pairs]
 
 
 def _loss_backward(
     upstream: Tensor,
-    aux: Tensor,
+    buffers: Tensor,
     tensors: list[Tensor],
     spec: str,
     reduction: str,
     need: list[bool],
     backend: str,
 ) -> list[Tensor]:
-    kernels = backends.named(backend)
-    plain = tuple([kernels.plain(t) for t in tensors])
-    grads = kernels.backward(decode(spec), plain, (), reduction, aux, (upstream,), need)
-    return _as_promised(tensors, grads)
+    serving, op, plain = _prepared(tensors, spec, reduction, backend, buffers)
+    return _as_promised(tensors, op.gradients(serving, plain, (upstream,), need))
 
 
 def _loss_second(
     upstream: Tensor,
-    aux: Tensor,
+    buffers: Tensor,
     tensors: list[Tensor],
     cotangents: list[Tensor],
     spec: str,
@@ -73,10 +86,10 @@ def _loss_second(
     need: list[bool],
     backend: str,
 ) -> tuple[Tensor, list[Tensor]]:
-    given, kernels = iter(cotangents), backends.named(backend)
+    given = iter(cotangents)
     vs = tuple([next(given) if n else None for n in need])
-    plain = tuple([kernels.plain(t) for t in tensors])
-    up, grads = kernels.second(decode(spec), plain, (), reduction, aux, (upstream,), vs, need)
+    serving, op, plain = _prepared(tensors, spec, reduction, backend, buffers)
+    up, grads = op.second(serving, plain, (upstream,), vs, need)
     return up[0], _as_promised(tensors, grads)
 
 
@@ -85,13 +98,13 @@ def _fake_loss(
 ) -> tuple[Tensor, Tensor]:
     s = decode(spec)
     dtype = torch.float64 if tensors[0].dtype is torch.float64 else torch.float32
-    size = 2 * len(s.roles) + len(s.terms) + 8
-    return tensors[0].new_empty((), dtype=dtype), tensors[0].new_empty(size, dtype=torch.float64)
+    memory = tensors[0].new_empty(LossBuffers.size(s), dtype=torch.float64)
+    return tensors[0].new_empty((), dtype=dtype), memory
 
 
 def _fake_backward(
     upstream: Tensor,
-    aux: Tensor,
+    buffers: Tensor,
     tensors: list[Tensor],
     spec: str,
     reduction: str,
@@ -103,7 +116,7 @@ def _fake_backward(
 
 def _fake_second(
     upstream: Tensor,
-    aux: Tensor,
+    buffers: Tensor,
     tensors: list[Tensor],
     cotangents: list[Tensor],
     spec: str,
@@ -122,25 +135,25 @@ def _setup_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]
 
 
 def _differentiate_loss(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Any, ...]:
-    aux, *tensors = ctx.saved_tensors
+    buffers, *tensors = ctx.saved_tensors
     grads = iter(
-        torch.ops.fastgan.loss_backward(upstream, aux, tensors, ctx.spec, ctx.reduction, ctx.need, ctx.backend)
+        torch.ops.fastgan.loss_backward(upstream, buffers, tensors, ctx.spec, ctx.reduction, ctx.need, ctx.backend)
     )
     return [next(grads) if n else None for n in ctx.need], None, None, None, None
 
 
 def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    upstream, aux, tensors, ctx.spec, ctx.reduction, ctx.need, ctx.backend = inputs
-    ctx.save_for_backward(upstream, aux, *tensors)
+    upstream, buffers, tensors, ctx.spec, ctx.reduction, ctx.need, ctx.backend = inputs
+    ctx.save_for_backward(upstream, buffers, *tensors)
 
 
 def _differentiate_backward(ctx: Any, cotangents: list[Tensor | None]) -> tuple[Any, ...]:
-    upstream, aux, *tensors = ctx.saved_tensors
+    upstream, buffers, *tensors = ctx.saved_tensors
     vs = [
         torch.zeros_like(t) if v is None else v for t, v in zip(_chosen(tensors, ctx.need), cotangents, strict=True)
     ]
     up, grads = torch.ops.fastgan.loss_second(
-        upstream, aux, tensors, vs, ctx.spec, ctx.reduction, ctx.need, ctx.backend
+        upstream, buffers, tensors, vs, ctx.spec, ctx.reduction, ctx.need, ctx.backend
     )
     given = iter(grads)
     found = [next(given) if n else None for n in ctx.need]
@@ -163,13 +176,9 @@ torch.library.register_autograd(
 
 
 def evaluate(
-    spec: Spec,
-    tensors: Sequence[Tensor],
-    weights: tuple[float, ...] | Tensor | None,
-    reduction: str,
-    stats: bool,
-) -> tuple[Any, Tensor | None]:
-    """`autograd.evaluate` while a graph is traced.
+    spec: LossSpec, tensors: Operands, weights: Weights | None, reduction: str, numbers: bool
+) -> tuple[Any, LossBuffers | None]:
+    """Return what `loss.evaluate` returns, while a graph is traced.
 
     What no operator covers (unreduced values, weights in a tensor, other devices) is traced through the
     reference, which the compiler fuses.
@@ -178,6 +187,7 @@ def evaluate(
     same = all(t.device == device for t in tensors)
     backend = backends.traced(device.type, device.index or 0) if same else None
     if backend is None or reduction == "none" or isinstance(weights, Tensor):
-        return autograd.by_reference(spec, tensors, weights, reduction, stats)
-    loss, aux = torch.ops.fastgan.loss(list(tensors), spec.encode(weights), reduction, stats, backend)
-    return loss, aux[2 * len(spec.roles) :] if stats else None
+        result, found = reference.loss(spec, tensors, weights, reduction, numbers)
+        return result, None if found is None else LossBuffers(found, 0, len(spec.terms))
+    loss, memory = torch.ops.fastgan.loss(list(tensors), spec.encode(weights), reduction, numbers, backend)
+    return loss, LossBuffers(memory, len(spec.roles), len(spec.terms)) if numbers else None

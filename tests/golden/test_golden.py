@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import fastgan
-from fastgan import native
+from fastgan.backends import native
 from tests import golden
 
 pytestmark = pytest.mark.skipif(native.native is None, reason="the compiled kernels are not there")

@@ -9,13 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
-from .losses import Options, generator_spec
-from .native import Gradients, Kernels, Operands, Weights
-from .rows import KINDS
-from .terms import Spec
-from .verdicts import PassingError, lasting
+from ..._torch_internals import no_modes
+from ..base import REDUCTIONS, Gradients, Kernels, LossCall, Operands, Weights
+from ..specs import PSIS, LossSpec, OperandTerm, Term
+from ..verdicts import PassingError, lasting
 
 OLDEST = (3, 6)
 # Words of errors that may pass: no memory just now, a stream that is being captured, earlier work that failed.
@@ -36,10 +34,10 @@ def _check_version() -> None:
 
 try:
     _check_version()
-    from .triton_kernels import launch, loss, penalty
-    from .triton_losses import BACKWARD, FORWARD, SECOND, LossCall, Table, most_terms
-    from .triton_numbers import address, bits, contiguous
-    from .triton_rows import APART, DOTS, GREATEST, SCALED, SQUARES, Part, RowCall
+    from ...triton_kernels import launch, loss, penalty
+    from .arguments import address, bits, contiguous
+    from .losses import BACKWARD, FORWARD, SECOND, LossLaunches, Table, most_terms
+    from .norms import APART, DOTS, GREATEST, SCALED, SQUARES, GroupLaunches, NormTensor
 
     _import_error: str | None = None
 except Exception as error:  # whatever an unknown package of this name does
@@ -59,7 +57,7 @@ _current_index = _index_function(torch.accelerator)
 
 @lasting
 def unusable(kind: str, index: int) -> str | None:
-    """Why the kernels cannot run on a device, or None where they can."""
+    """Return why the kernels cannot run on a device, or None where they can."""
     if _import_error:
         return f"Triton is not there ({_import_error}); it is an extra: pip install fastgan[triton]"
     if launch.INTERPRETED:
@@ -104,7 +102,7 @@ def _trial(device: torch.device) -> None:
         raise PassingError(None)
     logits, known = _TRIAL
     # The caller may be inside of a transform or of a mode, which is not to see these tensors, or forbid waiting.
-    with torch._C._DisableFuncTorch(), torch._C.DisableTorchFunction(), _disable_current_modes(), _may_wait(device):
+    with no_modes(), _may_wait(device):
         got = _small_loss(logits, device)
     if not all(math.isclose(g, k, rel_tol=1e-5) for g, k in zip(got, known, strict=True)):
         raise RuntimeError(f"a small loss and its gradient came out as {got}, not as {known}")
@@ -125,18 +123,18 @@ def _may_wait(device: torch.device) -> Iterator[None]:
 
 
 def _small_loss(logits: tuple[float, ...], device: torch.device) -> tuple[float, ...]:
-    """The non-saturating generator loss of these logits, and its gradient, as the kernels write them."""
-    spec = generator_spec("nonsaturating", None, Options(), 1)
+    """Return the non-saturating generator loss of these logits, and its gradient, as the kernels write them."""
+    spec = LossSpec((OperandTerm(Term("softplus", scale=-1.0), 0),), (0,))
     x = torch.tensor(logits, dtype=torch.float32, device=device)
     value, gradient = x.new_full((), math.nan), torch.full_like(x, math.nan)
-    mean = 2
-    KERNELS._forward(spec, (x,), None, value, (), mean, None, False, False)
-    KERNELS._backward(spec, (x,), (gradient,), (x.new_ones(()),), (), mean, None)
+    mean = REDUCTIONS["mean"]
+    BACKEND._forward(spec, (x,), None, value, (), mean, None, False, False)
+    BACKEND._backward(spec, (x,), (gradient,), (x.new_ones(()),), (), mean, None)
     return (value.item(), *gradient.tolist())
 
 
 def missing() -> str | None:
-    """Why there are no Triton kernels for any tensor, or None where there are."""
+    """Return why there are no Triton kernels for any tensor, or None where there are."""
     if _import_error or launch.INTERPRETED:
         return unusable("cpu", 0)
     if not torch.accelerator.is_available():
@@ -147,74 +145,64 @@ def missing() -> str | None:
 
 # ---------------------------------------------------------------------------------- the kernels
 class Triton(Kernels):
-    """On the current stream of the tensors' device; under TRITON_INTERPRET=1 on the CPU."""
+    """The Triton kernels, on the current stream of the tensors' device; under TRITON_INTERPRET=1 on the CPU."""
 
+    name = "triton"
     # Elements of a program, and how many it works on at a time: a thread has few. The interpreter wants many.
     block = 16384 if _import_error is None and launch.INTERPRETED else 1024
     tile = 4096 if _import_error is None and launch.INTERPRETED else 1024
 
-    def __init__(self) -> None:
-        super().__init__(None, "")
+    def missing(self) -> str | None:
+        """Return why there are no Triton kernels for any tensor, or None where there are."""
+        return missing()
 
-    def _where(self, t: Tensor) -> None:
-        return None
+    def unusable(self, kind: str, index: int) -> str | None:
+        """Return why the kernels cannot serve a device, or None where they can."""
+        why = unusable(kind, index)
+        return (missing() or why) if why and kind == "cpu" else why
 
     def rows_at_once(self, heavy: bool) -> int:
-        """How many of a chunk's 8 rows a program works on at a time: of what needs many registers, one."""
+        """Return how many of a chunk's 8 lane rows a program takes at a time: one, if it needs many registers."""
         return 1 if heavy and not launch.INTERPRETED else 8
 
-    def _run(self, name: str, t: Tensor, *arguments: Any) -> None:
+    def _launch(self, name: str, t: Tensor, *arguments: Any) -> None:
         run = getattr(self, "_" + name)
         if t.is_cpu or t.device.index == _current_index():
             return run(*arguments)
         with torch.get_device_module(t.device).device(t.device):
             return run(*arguments)
 
-    def _spec(self, spec: Spec) -> Spec:
-        return spec
-
     @staticmethod
-    def plans_of(spec: Spec) -> dict[Any, list[Table]]:
-        """The tables that have been made for a spec."""
-        if spec.plans is None or len(spec.plans) > 256:
-            spec.plans = {}
-        return spec.plans
+    def tables_of(spec: LossSpec) -> dict[Any, list[Table]]:
+        """Return the tables that have been made for a loss."""
+        if spec.tables is None or len(spec.tables) > 256:
+            spec.tables = {}
+        return spec.tables
 
-    def weights(self, weights: Tensor) -> Tensor:
+    def prepare_weights(self, weights: Tensor) -> Tensor:
+        """Return a tensor of weights without gaps; it stays on its device."""
         return contiguous(weights.detach())
 
-    # Losses look at contiguous tensors only; what has gaps, which logits rarely have, is copied.
+    # Losses take contiguous tensors only; one with gaps, which logits rarely have, is copied.
 
-    def forward(self, spec: Spec, tensors: Operands, *arguments: Any) -> Any:
-        return super().forward(spec, self._packed(tensors), *arguments)
+    def loss_forward(
+        self, call: LossCall, tensors: Operands, unit_gradients: Gradients | None, keep: bool
+    ) -> Tensor | Operands:
+        """Return the reduced loss, or each term's unreduced values."""
+        return super().loss_forward(call, self._packed(tensors), unit_gradients, keep)
 
-    def backward(
-        self,
-        spec: Spec,
-        tensors: Operands,
-        weights: Weights,
-        reduction: str,
-        aux: Tensor | None,
-        upstream: Operands,
-        need: Sequence[bool],
+    def loss_backward(
+        self, call: LossCall, tensors: Operands, upstream: Operands, need: Sequence[bool]
     ) -> Gradients:
-        return super().backward(spec, self._packed(tensors), weights, reduction, aux, self._packed(upstream), need)
+        """Return gradients of the operands that need one."""
+        return super().loss_backward(call, self._packed(tensors), self._packed(upstream), need)
 
-    def second(
-        self,
-        spec: Spec,
-        tensors: Operands,
-        weights: Weights,
-        reduction: str,
-        aux: Tensor | None,
-        upstream: Operands,
-        cotangents: Gradients,
-        need: Sequence[bool],
+    def loss_second(
+        self, call: LossCall, tensors: Operands, upstream: Operands, cotangents: Gradients, need: Sequence[bool]
     ) -> tuple[Operands, Gradients]:
+        """Return gradients of <cotangents, gradients> with respect to the upstream and to the operands."""
         packed = tuple([None if v is None else contiguous(v) for v in cotangents])
-        return super().second(
-            spec, self._packed(tensors), weights, reduction, aux, self._packed(upstream), packed, need
-        )
+        return super().loss_second(call, self._packed(tensors), self._packed(upstream), packed, need)
 
     @staticmethod
     def _packed(tensors: Operands) -> Operands:
@@ -222,39 +210,39 @@ class Triton(Kernels):
 
     def _forward(
         self,
-        spec: Spec,
+        spec: LossSpec,
         x: Operands,
         units: Any,
         result: Any,
         weights: Weights,
         reduction: int,
-        aux: Tensor | None,
+        memory: Tensor | None,
         stats: bool,
         keep: bool,
     ) -> None:
-        call = LossCall(spec, x, weights, reduction == 2, aux, self)
+        call = LossLaunches(spec, x, weights, reduction == 2, memory, self)
         if reduction == 0:
-            if spec.centred:
+            if spec.subtracts_mean:
                 call.means(x, "means")
             return call.elements(FORWARD, (), (), result, ())
         call.set(result=address(result))
-        return call.sums(FORWARD, slopes=spec.centred and keep, stats=stats)
+        return call.sums(FORWARD, slopes=spec.subtracts_mean and keep, stats=stats)
 
     def _backward(
         self,
-        spec: Spec,
+        spec: LossSpec,
         x: Operands,
         g: Gradients,
         upstream: Operands,
         weights: Weights,
         reduction: int,
-        aux: Tensor | None,
+        memory: Tensor | None,
     ) -> None:
-        call = LossCall(spec, x, weights, reduction == 2, aux, self)
+        call = LossLaunches(spec, x, weights, reduction == 2, memory, self)
         up: Gradients = ()
         if reduction == 0:
             up = upstream
-            if spec.centred:  # constants that this upstream gives
+            if spec.subtracts_mean:  # constants that this upstream gives
                 call.set(constants=call.scratch(len(x)))
                 call.sums(BACKWARD, slopes=True, up=up)
         else:
@@ -263,7 +251,7 @@ class Triton(Kernels):
 
     def _second(
         self,
-        spec: Spec,
+        spec: LossSpec,
         x: Operands,
         g: Gradients,
         v: Gradients,
@@ -271,17 +259,17 @@ class Triton(Kernels):
         result: Any,
         weights: Weights,
         reduction: int,
-        aux: Tensor | None,
+        memory: Tensor | None,
     ) -> None:
-        call = LossCall(spec, x, weights, reduction == 2, aux, self)
+        call = LossLaunches(spec, x, weights, reduction == 2, memory, self)
         up: Gradients = upstream if reduction == 0 else ()
-        if spec.centred:
+        if spec.subtracts_mean:
             call.set(v_means=call.scratch(len(x)), constants=call.scratch(len(x)))
             call.means(v, "v_means")
         if reduction:
             call.set(result=address(result), scalar=address(upstream[0]))
-        if spec.centred or reduction:
-            call.sums(SECOND, slopes=spec.centred, v=v, up=up)
+        if spec.subtracts_mean or reduction:
+            call.sums(SECOND, slopes=spec.subtracts_mean, v=v, up=up)
         call.elements(SECOND, g, v, result if reduction == 0 else (), up)
 
     def _penalty(
@@ -290,18 +278,18 @@ class Triton(Kernels):
         tensors: Operands,
         masks: Gradients | None,
         weights: Tensor | None,
-        kept: Tensor,
+        norms: Tensor,
         vs: Gradients | None = None,
         outs: Gradients | None = None,
-    ) -> RowCall:
-        psi, target, power, scale, outer, across = codes
-        rows_in_all = kept.numel()
+    ) -> GroupLaunches:
+        psi, target, power, scale, outer, transposed = codes
+        rows_in_all = norms.numel()
         nothing: Gradients = (None,) * len(tensors)
         lists = zip(tensors, masks or nothing, vs or nothing, outs or nothing, strict=True)
-        parts = [Part(x.dtype, x.numel() // rows_in_all, (x, m, v, out, None)) for x, m, v, out in lists]
-        call = RowCall(parts, rows_in_all, outer, across, self)
-        call.psi, call.power, call.masked = psi, power if KINDS[psi] == "power" else 2, masks is not None
-        call.set(norms=address(kept), target=bits(target), scale=bits(scale))
+        parts = [NormTensor(x.dtype, x.numel() // rows_in_all, (x, m, v, out, None)) for x, m, v, out in lists]
+        call = GroupLaunches(parts, rows_in_all, outer, transposed, self)
+        call.psi, call.power, call.masked = psi, power if PSIS[psi] == "power" else 2, masks is not None
+        call.set(norms=address(norms), target=bits(target), scale=bits(scale))
         if weights is not None:
             call.set(weights=address(weights), rows_per_weight=rows_in_all // weights.numel())
         return call
@@ -312,19 +300,19 @@ class Triton(Kernels):
         tensors: Operands,
         masks: Gradients | None,
         weights: Tensor | None,
-        kept: Tensor,
+        norms: Tensor,
         result: Tensor,
         unreduced: bool,
         numbers: Tensor | None,
     ) -> None:
-        call = self._penalty(codes, tensors, masks, weights, kept)
+        call = self._penalty(codes, tensors, masks, weights, norms)
         call.set(squares_of=call.sums(SQUARES))
         if call.wide:
             call.set(greatest_of=call.sums(GREATEST))
             call.set(scaled_of=call.sums(SCALED))
         call.finish(SQUARES, result, unreduced, weights is not None)
         if numbers is not None:
-            call.statistics(kept, numbers)
+            call.statistics(norms, numbers)
 
     def _penalty_backward(
         self,
@@ -332,12 +320,12 @@ class Triton(Kernels):
         tensors: Operands,
         masks: Gradients | None,
         weights: Tensor | None,
-        kept: Tensor,
+        norms: Tensor,
         upstream: Tensor,
         elementwise: bool,
         outs: Gradients,
     ) -> None:
-        call = self._penalty(codes, tensors, masks, weights, kept, outs=outs)
+        call = self._penalty(codes, tensors, masks, weights, norms, outs=outs)
         call.set(upstream=address(upstream))
         self._write(call, SQUARES, weights is not None, elementwise)
 
@@ -347,35 +335,35 @@ class Triton(Kernels):
         tensors: Operands,
         masks: Gradients | None,
         weights: Tensor | None,
-        kept: Tensor,
+        norms: Tensor,
         upstream: Tensor,
         elementwise: bool,
         vs: Gradients,
         outs: Gradients,
         up_grad: Tensor,
     ) -> None:
-        call = self._penalty(codes, tensors, masks, weights, kept, vs, outs)
+        call = self._penalty(codes, tensors, masks, weights, norms, vs, outs)
         call.set(upstream=address(upstream))
         call.set(squares_of=call.sums(DOTS))
         call.finish(DOTS, up_grad, elementwise, weights is not None)
         self._write(call, DOTS, weights is not None, elementwise)
 
     @staticmethod
-    def _write(call: RowCall, what: int, weighted: bool, elementwise: bool) -> None:
+    def _write(call: GroupLaunches, what: int, weighted: bool, elementwise: bool) -> None:
         call.gradients(
             penalty.penalty_gradient,
             lambda table, t, elements: (
                 table.parts, what, call.psi, call.power, call.masked, weighted, elementwise, *table.dims,
-                call.dtypes, table.access, call.across, t, elements,
+                call.dtypes, table.access, call.transposed, t, elements,
             ),
         )  # fmt: skip
 
-    def _interpolation(self, lists: Sequence[Gradients], eps: Tensor) -> RowCall:
+    def _interpolation(self, lists: Sequence[Gradients], eps: Tensor) -> GroupLaunches:
         parts = []
         for tensors in zip(*lists, strict=True):
             first = next(t for t in tensors if t is not None)
-            parts.append(Part(first.dtype, first.numel() // eps.numel(), tensors))
-        call = RowCall(parts, eps.numel(), 1, False, self)
+            parts.append(NormTensor(first.dtype, first.numel() // eps.numel(), tensors))
+        call = GroupLaunches(parts, eps.numel(), 1, False, self)
         call.set(eps=address(eps))
         return call
 
@@ -384,7 +372,7 @@ class Triton(Kernels):
         self._points(self._interpolation((real, nothing, fake, out, nothing), eps), False)
 
     @staticmethod
-    def _points(call: RowCall, backward: bool) -> None:
+    def _points(call: GroupLaunches, backward: bool) -> None:
         call.gradients(
             penalty.interpolate,
             lambda table, t, elements: (
@@ -411,4 +399,4 @@ class Triton(Kernels):
             call.finish(APART, eps_grad, True, False)
 
 
-KERNELS = Triton()
+BACKEND = Triton()

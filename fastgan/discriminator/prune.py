@@ -1,4 +1,4 @@
-"""Piecewise linear operations inside a penalty without the second derivative that is zero.
+"""Skip second derivatives that are exactly zero, inside a penalty.
 
 The derivative of relu(x) by x is a mask, and the mask's derivative is zero. PyTorch's double backward all the
 same makes a tensor of zeros for it and sends that back through the whole forward graph. Inside a penalty these
@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 from torch.autograd.graph import get_gradient_edge
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.overrides import TorchFunctionMode
+
+from .. import _torch_internals as internals
 
 _aten = torch.ops.aten
-_HARMLESS = ("DeviceContext", "TorchFunctionMetadataMode")  # torch.device as a context, and make_fx's
 
 
 class Rule(NamedTuple):
@@ -99,7 +100,7 @@ def _relu_(x: Tensor) -> Rule:
 def _leaky_relu(x: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Rule | None:
     if inplace and negative_slope < 0:
         return None  # the sign of the result does not tell that of x
-    run = torch._C._nn.leaky_relu_ if inplace else torch._C._nn.leaky_relu
+    run = internals.leaky_relu_ if inplace else internals.leaky_relu
     return Rule(
         lambda x: run(x, negative_slope),
         lambda g, kept: _aten.leaky_relu_backward(g, kept, negative_slope, inplace),
@@ -116,7 +117,7 @@ def _hardtanh(x: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: b
     if inplace or min_val > max_val:
         return None  # in place, what was cut off and what lay at the edge look alike afterwards
     return Rule(
-        lambda x: torch._C._nn.hardtanh(x, min_val, max_val),
+        lambda x: internals.hardtanh(x, min_val, max_val),
         lambda g, x: _aten.hardtanh_backward(g, x, min_val, max_val),
     )
 
@@ -142,7 +143,7 @@ def _hardshrink(x: Tensor, lambd: float = 0.5) -> Rule:
 
 
 def _softshrink(x: Tensor, lambd: float = 0.5) -> Rule:
-    return Rule(lambda x: torch._C._nn.softshrink(x, lambd), lambda g, x: _aten.softshrink_backward(g, x, lambd))
+    return Rule(lambda x: internals.softshrink(x, lambd), lambda g, x: _aten.softshrink_backward(g, x, lambd))
 
 
 def _pair(value: Any) -> list[int]:
@@ -161,7 +162,7 @@ def _avg_pool2d(
     size, pad = _pair(kernel_size), _pair(padding)
     step = size if stride is None or stride == [] else _pair(stride)
     rest = (size, step, pad, ceil_mode, count_include_pad, divisor_override)
-    return Rule(lambda x: torch._C._nn.avg_pool2d(x, *rest), lambda g, x: _aten.avg_pool2d_backward(g, x, *rest))
+    return Rule(lambda x: internals.avg_pool2d(x, *rest), lambda g, x: _aten.avg_pool2d_backward(g, x, *rest))
 
 
 RULES: dict[Any, Callable[..., Rule | None]] = {
@@ -196,11 +197,6 @@ class Prune(TorchFunctionMode):
         """Nodes that made the inputs of what a gradient went through: there PyTorch would have sent zeros."""
         return [node for used, node in self.replaced if used[0]]
 
-    @staticmethod
-    def possible() -> bool:
-        """Whether nobody else replaces functions, who would see others than were called."""
-        return all(type(mode).__name__ in _HARMLESS for mode in _get_current_function_mode_stack())
-
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is Tensor.register_hook:  # where it would be called with zeros there may be nothing
@@ -210,7 +206,7 @@ class Prune(TorchFunctionMode):
         if make is not None and args and _suits(args[0]) and all(map(_is_plain, (*args[1:], *kwargs.values()))):
             rule = None if "out" in kwargs else make(*args, **kwargs)
             x = args[0]
-            if rule is not None and not (rule.inplace and (x.is_leaf or x._is_view())):
+            if rule is not None and not (rule.inplace and (x.is_leaf or internals.is_view(x))):
                 used = [False]  # and no reference to the graph, which would be one in a circle
                 self.replaced.append((used, get_gradient_edge(x).node))
                 return _Linear.apply(rule, used, x)
@@ -218,15 +214,15 @@ class Prune(TorchFunctionMode):
 
 
 def _suits(x: Any) -> bool:
-    """Whether an operation on x may be replaced. The absolute value of complex numbers is linear nowhere."""
+    """Return whether an operation on x may be replaced. The absolute value of complex numbers is linear nowhere."""
     if type(x) not in (Tensor, torch.nn.Parameter) or not x.dtype.is_floating_point:
         return False
-    other = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    other = internals.is_transformed() or internals.forward_level() >= 0
     return x.requires_grad and torch.is_grad_enabled() and not other
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether an argument is as the operators' schemas have it; NumPy's numbers and tensors are not."""
+    """Return whether an argument is as the operators' schemas have it; NumPy's numbers and tensors are not."""
     if isinstance(value, (tuple, list)):
         return all(type(v) is int for v in value)
     return type(value) in (int, float, bool, type(None))

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .triton_kernels import launch, penalty, rows
-from .triton_numbers import CHUNK, CODES, address, aligned, cdiv, parameter_bytes, up
+from ...triton_kernels import launch, penalty, rows
+from .arguments import CHUNK, CODES, address, aligned, cdiv, parameter_bytes, up
 
 if TYPE_CHECKING:
-    from .triton import Triton
+    from . import Triton
 
 PARTS = 8  # tensors in one launch; a longer list takes several
 LONG = 2**31  # elements of a row, from which on indices take 64 bits
 SQUARES, SCALED, DOTS, APART, GREATEST = range(5)
 
 
-class Part(NamedTuple):
+class NormTensor(NamedTuple):
     """A tensor as rows of elements, with what goes along with it: in the order of triton_kernels/rows.py."""
 
     dtype: torch.dtype
@@ -67,7 +67,7 @@ def _straight(sizes: list[int], strides: list[list[int]]) -> bool:
     return True
 
 
-def _layout(part: Part, outer: int, any_order: bool) -> Layout:
+def _layout(part: NormTensor, outer: int, any_order: bool) -> Layout:
     """Where the elements of a part lie; without dimensions of elements where they lie as they come."""
     there = [t for t in part.tensors if t is not None]
     shape, strides = there[0].shape, [t.stride() for t in there]
@@ -97,14 +97,16 @@ class RowTable(NamedTuple):
     parts: int
 
 
-class RowCall:
+class GroupLaunches:
     """One call of the kernels of rows."""
 
-    def __init__(self, parts: Sequence[Part], rows_in_all: int, outer: int, across: bool, kernels: Triton) -> None:
+    def __init__(
+        self, parts: Sequence[NormTensor], rows_in_all: int, outer: int, transposed: bool, kernels: Triton
+    ) -> None:
         self.parts = parts
         self.rows = rows_in_all
         self.outer = outer
-        self.across = across
+        self.transposed = transposed
         self.kernels = kernels
         first = next(t for t in parts[0].tensors if t is not None)
         self.device = first.device
@@ -130,7 +132,7 @@ class RowCall:
         return self.held[-1].data_ptr()
 
     def tables(
-        self, units: Callable[[Part], int], sums: Sequence[int], any_order: bool, wanted: Sequence[bool]
+        self, units: Callable[[NormTensor], int], sums: Sequence[int], any_order: bool, wanted: Sequence[bool]
     ) -> Iterator[RowTable]:
         """Tables of up to PARTS of the wanted parts; units(part) programs each."""
         lies = [(k, _layout(p, self.outer, any_order)) for k, p in enumerate(self.parts) if wanted[k]]
@@ -146,7 +148,7 @@ class RowCall:
         self,
         lies: list[tuple[int, Layout]],
         dims: tuple[int, int],
-        units: Callable[[Part], int],
+        units: Callable[[NormTensor], int],
         sums: Sequence[int],
     ) -> RowTable:
         dr, de = dims
@@ -179,7 +181,7 @@ class RowCall:
         longest = max([p.length for p in self.parts])
         lanes = min(128, up(longest))
         of_rows = 8 if longest > 128 else 1
-        heavy = self.across or self.masked or self.wide or what != SQUARES
+        heavy = self.transposed or self.masked or self.wide or what != SQUARES
         at_once = min(of_rows, self.kernels.rows_at_once(heavy))
         t = self.kernels.tile // (lanes * at_once) if heavy or of_rows == 1 else 4
         targets, pending = [], []
@@ -198,7 +200,7 @@ class RowCall:
                 (table.addresses, table.constants, table.layout, tuple(self.memory)),
                 (
                     table.parts, what, self.psi, self.power, self.masked, *table.dims, self.dtypes, table.access,
-                    self.across, of_rows, at_once, t, lanes,
+                    self.transposed, of_rows, at_once, t, lanes,
                 ),
                 4,
             )  # fmt: skip
@@ -262,7 +264,7 @@ class RowCall:
     def items(self) -> tuple[int, int]:
         """Rows and elements of each that a program has."""
         elements = min(self.kernels.block, up(max([p.length for p in self.parts])))
-        if self.across:
+        if self.transposed:
             elements = min(elements, 8)
         return self.kernels.block // elements, elements
 
@@ -273,7 +275,7 @@ class RowCall:
         ]
         t, elements = self.items()
 
-        def units(p: Part) -> int:
+        def units(p: NormTensor) -> int:
             return cdiv(self.rows, t) * cdiv(p.length, elements)
 
         for table in self.tables(units, (), True, wanted):

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .native import Gradients, Operands, Weights
-from .terms import PHIS, Spec
-from .triton_kernels import launch, loss
-from .triton_numbers import CHUNK, CODES, address, aligned, bits, cdiv, dtype_bits, level_space, parameter_bytes, up
+from ...triton_kernels import launch, loss
+from ..base import Gradients, LossBuffers, Operands, Weights
+from ..specs import PHIS, LossSpec
+from .arguments import CHUNK, CODES, address, aligned, bits, cdiv, dtype_bits, level_space, parameter_bytes, up
 
 if TYPE_CHECKING:
-    from .triton import Triton
+    from . import Triton
 
 TERMS = 16  # in one launch; a longer list takes several
 SLOTS = 8  # kinds of sums
@@ -57,16 +57,16 @@ def _row(**fields: int) -> list[int]:
 
 
 def _term_rows(
-    spec: Spec, n: Sequence[int], codes: Sequence[int], weights: tuple[float, ...], mean: bool, on_device: bool
+    spec: LossSpec, n: Sequence[int], codes: Sequence[int], weights: tuple[float, ...], mean: bool, on_device: bool
 ) -> Iterator[tuple[tuple[int | None, int, int, int], list[int]]]:
     """Of each term, its operands and its constants but for where its programs begin."""
-    centres = [b.centre for b in spec.terms]
+    centres = [b.mean_operand for b in spec.terms]
     for number, b in enumerate(spec.terms):
         phi, scale, shift, linear, weight = b.term
         if not on_device:
             weight = weight * weights[b.member] if weights else weight
             weight = weight / float(n[b.x]) if mean else weight
-        centre = b.centre
+        centre = b.mean_operand
         yield (
             (number, b.x, b.y, centre),
             _row(
@@ -82,7 +82,7 @@ def _term_rows(
 
 
 def _fill_rows(
-    spec: Spec, n: Sequence[int], codes: Sequence[int]
+    spec: LossSpec, n: Sequence[int], codes: Sequence[int]
 ) -> Iterator[tuple[tuple[int | None, int, int, int], list[int]]]:
     """Operands that are centres and nothing else."""
     used = {b.x for b in spec.terms} | {b.y for b in spec.terms}
@@ -93,10 +93,10 @@ def _fill_rows(
 
 
 def _centre_rows(
-    spec: Spec, n: Sequence[int], codes: Sequence[int], there: Sequence[bool]
+    spec: LossSpec, n: Sequence[int], codes: Sequence[int], there: Sequence[bool]
 ) -> Iterator[tuple[tuple[int | None, int, int, int], list[int]]]:
     """Operands whose means are taken."""
-    for j in sorted({b.centre for b in spec.terms if b.centre >= 0}):
+    for j in sorted({b.mean_operand for b in spec.terms if b.mean_operand >= 0}):
         yield (None, j, -1, -1), _row(n=n[j], dtype=codes[j], centre=j, number=int(there[j]), number_y=-1)
 
 
@@ -122,11 +122,17 @@ def _tables(
     return tables
 
 
-class LossCall:
+class LossLaunches:
     """One call of the losses' kernels: what all its launches have in common."""
 
     def __init__(
-        self, spec: Spec, tensors: Operands, weights: Weights, mean: bool, aux: Tensor | None, kernels: Triton
+        self,
+        spec: LossSpec,
+        tensors: Operands,
+        weights: Weights,
+        mean: bool,
+        memory: Tensor | None,
+        kernels: Triton,
     ) -> None:
         self.spec = spec
         self.tensors = tensors
@@ -147,14 +153,14 @@ class LossCall:
         else:
             self.weights = weights
         self.most = most_terms(tensors[0].device.type)
-        self.operands = up(len(tensors)) if spec.centred else 1
+        self.operands = up(len(tensors)) if spec.subtracts_mean else 1
         self.paired = any([b.y >= 0 for b in spec.terms])
         self.held: list[Tensor] = []  # until all is launched: what comes later on the stream may have it then
-        if aux is not None:
-            place = address(aux)
-            self.set(means=place, constants=place + 8 * len(tensors), values=place + 16 * len(tensors))
-            self.set(statistics=place + 16 * len(tensors) + 8 * len(spec.terms))
-        self.keep = aux is not None
+        if memory is not None:
+            address(memory)  # which raises where there is none
+            buffers = LossBuffers(memory, len(tensors), len(spec.terms))
+            self.set(**buffers.addresses())
+        self.keep = memory is not None
 
     def set(self, **entries: int) -> None:
         """Entries of `memory`."""
@@ -171,10 +177,10 @@ class LossCall:
         weights = tuple([bits(w) for w in self.weights])  # 0.0 and -0.0 are one key, but not one weight
         sizes = (unit, self.most, tuple(self.n), tuple(self.codes))
         key = (what, sizes, weights, self.weighted >= 0, self.mean, there)
-        plans = self.kernels.plans_of(self.spec)
-        found = plans.get(key)
+        tables = self.kernels.tables_of(self.spec)
+        found = tables.get(key)
         if found is None:
-            found = plans[key] = self._make(what, unit, there)
+            found = tables[key] = self._make(what, unit, there)
         return found
 
     def _make(self, what: str, unit: int, there: tuple[bool, ...]) -> list[Table]:
@@ -219,7 +225,7 @@ class LossCall:
     ) -> None:
         """The sums of a call and what is made of them: one launch where one program can do it, else two a table."""
         tables = self.tables("terms", CHUNK)
-        centred = self.spec.centred
+        centred = self.spec.subtracts_mean
         t = self.one(tables, centred and what == FORWARD)
         one = t > 0
         if centred and what == FORWARD and not one:
@@ -302,7 +308,7 @@ class LossCall:
 
     def elements(self, what: int, g: Gradients, v: Gradients, out: Gradients, up: Gradients) -> None:
         """What there is one of an element: one launch a table."""
-        fills = self.spec.centred and what != FORWARD
+        fills = self.spec.subtracts_mean and what != FORWARD
         block = self.kernels.block
         for table in self.tables("all" if fills else "terms", block):
             addresses = self.addresses(table, self.tensors, g, v, out, up, False)
@@ -312,7 +318,7 @@ class LossCall:
                 (addresses, table.constants, tuple(self.memory)),
                 (
                     len(table.bound), table.kinds, self.dtypes, aligned(addresses), what, self.paired,
-                    self.spec.centred, bool(up), self.weighted, self.mean, block,
+                    self.spec.subtracts_mean, bool(up), self.weighted, self.mean, block,
                 ),
                 4,
             )  # fmt: skip

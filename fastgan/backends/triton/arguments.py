@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import native
+from ..base import without_negation
 
 CHUNK = 1024
 CODES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
@@ -70,4 +70,4 @@ def dtype_bits(tensors: Sequence[Tensor]) -> int:
 
 def contiguous(t: Tensor) -> Tensor:
     """`t`, without gaps and with a pending negation carried out."""
-    return native.plain(t).contiguous()
+    return without_negation(t).contiguous()

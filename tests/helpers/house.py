@@ -1,10 +1,11 @@
-"""How the house stands: calls and files of public calls, import layers and cycles. `python -m tests.house`."""
+"""How the house stands: calls and files of public calls, import layers and cycles. `python -m tests.helpers.house`."""
 
 from __future__ import annotations
 
 import ast
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 
@@ -31,7 +32,7 @@ def trace(call: Callable[[], object]) -> tuple[int, int, int]:
         call()
     finally:
         sys.setprofile(None)
-    return len(files), len(set(files)), sum(a != b for a, b in zip(files, files[1:], strict=False))
+    return len(files), len(set(files)), sum(a != b for a, b in pairwise(files))
 
 
 def traced_calls() -> dict[str, Callable[[], object]]:
@@ -52,7 +53,7 @@ def traced_calls() -> dict[str, Callable[[], object]]:
 
 
 def imports() -> dict[str, set[str]]:
-    """Each module of the package, with the modules of the package that it imports as it is loaded."""
+    """Each module of the package, with the modules of the package that it imports, also inside of functions."""
     names = {}
     for path in PACKAGE.rglob("*.py"):
         parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
@@ -63,7 +64,11 @@ def imports() -> dict[str, set[str]]:
 def _imported(name: str, path: Path, known: set[str]) -> set[str]:
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            node.body = []  # ast.walk has not yet gone into it
+    for node in ast.walk(tree):
         if not isinstance(node, ast.ImportFrom):
             continue
         base = ".".join([*package[: len(package) - node.level + 1], *([node.module] if node.module else [])])
@@ -78,8 +83,8 @@ def _imported(name: str, path: Path, known: set[str]) -> set[str]:
 def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
     """Groups of modules that import one another, directly or around."""
     reach: dict[str, set[str]] = {}
-    for start in graph:
-        seen, stack = set(), list(graph[start])
+    for start, imported in graph.items():
+        seen, stack = set(), list(imported)
         while stack:
             at = stack.pop()
             if at not in seen:
@@ -110,7 +115,8 @@ def depth(graph: dict[str, set[str]]) -> int:
 if __name__ == "__main__":
     print(f"{'call':30} {'calls':>6} {'files':>6} {'changes':>8}")
     for name, call in traced_calls().items():
-        print(f"{name:30} {'%6d %6d %8d' % trace(call)}")
+        calls, files, changes = trace(call)
+        print(f"{name:30} {calls:6} {files:6} {changes:8}")
     graph = imports()
     print(f"{len(graph)} modules, {depth(graph)} layers of imports, {len(cycles(graph))} cycles")
     for group in cycles(graph):

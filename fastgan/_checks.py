@@ -1,0 +1,142 @@
+"""Checks of arguments: one clear error at the call, before anything is launched.
+
+Every error names the argument, what came, and what is needed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._torch_internals import is_transformed
+
+FLOATS = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
+SIXTEEN_BITS = (torch.float16, torch.bfloat16)
+
+
+def tensor(name: str, t: Any) -> None:
+    """Check that `t` is a dense, non-empty floating-point tensor."""
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor or a sequence of them, got {type(t).__name__}")
+    if t.dtype not in FLOATS:
+        raise TypeError(f"{name}: expected float32, float64, float16 or bfloat16, got {t.dtype}")
+    if t.layout is not torch.strided or t.is_nested:
+        kind = "nested" if t.is_nested else str(t.layout).removeprefix("torch.")
+        raise TypeError(f"{name}: expected a dense tensor, got a {kind} one")
+    if type(t).__name__ == "DTensor":
+        raise TypeError(f"{name}: expected a plain tensor, got a DTensor (pass its .to_local())")
+    if t.numel() == 0:
+        raise ValueError(f"{name}: expected at least one element, got shape {tuple(t.shape)}")
+
+
+def members(name: str, value: Any) -> tuple[Any, ...]:
+    """Return a tensor, or a non-empty sequence, as a tuple."""
+    if isinstance(value, Tensor):
+        return (value,)
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"{name}: expected a torch.Tensor or a sequence of them, got {type(value).__name__}")
+    if not value:
+        raise ValueError(f"{name}: expected at least one tensor, got an empty {type(value).__name__}")
+    return tuple(value)
+
+
+def operands(name: str, value: Any) -> tuple[Tensor, ...]:
+    """Return a tensor or a sequence of them as a tuple of checked tensors on one device."""
+    tensors = members(name, value)
+    for t in tensors:
+        tensor(name, t)
+    together(name, tensors)
+    return tensors
+
+
+def together(name: str, tensors: Sequence[Tensor]) -> None:
+    """Check that tensors share a device, and that float64 is not mixed with other dtypes."""
+    first = tensors[0]
+    for t in tensors:
+        if t.device != first.device:
+            raise ValueError(f"{name}: expected all on one device, got {first.device} and {t.device}")
+        if (t.dtype == torch.float64) != (first.dtype == torch.float64):
+            raise TypeError(f"{name}: expected no mix of float64 with others, got {first.dtype} and {t.dtype}")
+
+
+def pair(a_name: str, a: Tensor, b_name: str, b: Tensor, same_shape: bool) -> None:
+    """Check that two tensors agree in device and dtype, and in shape where that is needed."""
+    if a.device != b.device:
+        raise ValueError(f"{a_name} and {b_name}: expected one device, got {a.device} and {b.device}")
+    if a.dtype != b.dtype:
+        raise TypeError(f"{a_name} and {b_name}: expected one dtype, got {a.dtype} and {b.dtype}")
+    if same_shape and a.shape != b.shape:
+        raise ValueError(
+            f"{a_name} and {b_name}: expected one shape, got {tuple(a.shape)} and {tuple(b.shape)}"
+            " (a paired loss never broadcasts)"
+        )
+
+
+def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
+    """Return `value` as a finite float in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+    if not (low <= value <= high and abs(value) < math.inf):  # NaN fails too; torch.compile traces this
+        bounds = "a finite number" if low == -math.inf else f"a number in [{low:g}, {high:g}]"
+        raise ValueError(f"{name}: expected {bounds}, got {value}")
+    return float(value)
+
+
+def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """Return `value`, an integer of at least `low` and at most `high`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+        bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name}: expected an integer {bounds}, got {value!r}")
+    return value
+
+
+def choice(name: str, value: Any, names: Iterable[str]) -> None:
+    """Check that `value` is one of `names`; the error suggests the nearest."""
+    names = list(names)
+    if not isinstance(value, str) or value not in names:
+        near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.3)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{name}: unknown name {value!r}{hint} (known: {', '.join(map(repr, names))})")
+
+
+def reduction(value: Any) -> None:
+    """Check that `value` names a reduction."""
+    if value not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {value!r}")
+
+
+def constant_vector(name: str, value: Any, length: int, device: torch.device) -> None:
+    """Check that `value` is a vector of `length` constants on `device`."""
+    if not isinstance(value, Tensor) or value.dtype not in FLOATS:
+        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{name}: expected a floating-point tensor, got {kind}")
+    if value.shape != (length,) or value.device != device:
+        raise ValueError(
+            f"{name}: expected shape ({length},) on {device}, got {tuple(value.shape)} on {value.device}"
+        )
+    if value.requires_grad:
+        raise ValueError(f"{name}: expected constants, got a tensor that requires grad")
+
+
+def member_weights(value: Any, count: int, device: torch.device) -> tuple[float, ...] | Tensor | None:
+    """Return one weight for each member: a tuple of floats, or the 1-D tensor that `value` is."""
+    if value is None:
+        return None
+    if isinstance(value, Tensor):
+        constant_vector("weights", value, count, device)
+        return value
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"weights: expected a sequence of numbers or a 1-D tensor, got {type(value).__name__}")
+    if len(value) != count:
+        raise ValueError(f"weights: expected one for each of {count} members, got {len(value)}")
+    return tuple([number("weights", w) for w in value])
+
+
+def is_readable(t: Tensor) -> bool:
+    """Return whether a number may be read: without waiting for a device, in no traced graph or transform."""
+    return t.is_cpu and not torch.compiler.is_compiling() and not is_transformed()

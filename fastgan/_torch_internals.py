@@ -1,0 +1,123 @@
+"""Every private name of torch that eager calls rely on, each under a plain name.
+
+The compiled engine (fastgan/discriminator/compile.py, snapshot.py) reads more of them, by its nature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function, Variable, forward_ad
+from torch.autograd.function import BackwardCFunction, once_differentiable
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.utils import _pytree
+from torch.utils._python_dispatch import _disable_current_modes
+
+tree_leaves, tree_map_only = _pytree.tree_leaves, _pytree.tree_map_only
+
+# ---------------------------------------------------------------------------- transforms and modes
+
+# Called at every loss, and therefore without a Python function around them:
+# - whether a torch.func transform is active;
+# - whether a tensor is batched by is_grads_batched;
+# - the level of forward-mode AD, -1 where it is not active;
+# - the mode by which make_fx traces operations, or None;
+# - the modes that replace functions.
+is_transformed: Callable[[], bool] = torch._C._are_functorch_transforms_active
+is_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
+forward_level: Callable[[], int] = partial(getattr, forward_ad, "_current_level")
+proxy_mode: Callable[[], Any] = partial(torch._C._get_dispatch_mode, torch._C._TorchDispatchModeKey.PROXY)
+function_modes: Callable[[], list[TorchFunctionMode]] = _get_current_function_mode_stack
+
+
+@contextmanager
+def no_modes() -> Iterator[None]:
+    """Hide tensors from the caller's transforms and modes."""
+    with torch._C._DisableFuncTorch(), torch._C.DisableTorchFunction(), _disable_current_modes():
+        yield
+
+
+# ---------------------------------------------------------------------------- tensors and autograd
+
+
+def version(t: Tensor) -> int:
+    """Return how often a tensor was modified in place; 0 where nobody counts: inference tensors, traced graphs."""
+    return 0 if torch.compiler.is_compiling() or t.is_inference() else t._version
+
+
+def is_view(t: Tensor) -> bool:
+    """Return whether autograd knows a tensor as a view of another."""
+    return t._is_view()
+
+
+def bare_apply(function: type[Function]) -> Callable[..., Any]:
+    """Return Function.apply without its Python part, which only prepares for torch.func transforms.
+
+    It saves a third of the cost of an empty Function. Operations never run under a transform.
+    """
+    return super(Function, function).apply  # type: ignore[misc]
+
+
+_ONCE = once_differentiable(lambda ctx: None).__code__
+
+
+def is_python_node(node: Any) -> bool:
+    """Return whether a node of the graph belongs to a Function written in Python."""
+    return isinstance(node, BackwardCFunction)
+
+
+def python_function(node: Any) -> type[Function]:
+    """Return the Function of such a node."""
+    return type(node)._forward_cls
+
+
+def is_once_differentiable(function: Any) -> bool:
+    """Return whether a Function's backward is marked so, also under further decorators."""
+    for name in ("backward", "vjp"):
+        step = getattr(function, name, None)
+        while step is not None:
+            if getattr(step, "__code__", None) is _ONCE:
+                return True
+            step = getattr(step, "__wrapped__", None)
+    return False
+
+
+def current_backward() -> int:
+    """Return the number of the backward pass that runs in this thread, or -1."""
+    return torch._C._current_graph_task_id()
+
+
+def after_backward(callback: Callable[[], None]) -> None:
+    """Call back when the running backward pass is over."""
+    Variable._execution_engine.queue_callback(callback)
+
+
+def has_backward_hooks(modules: Iterable[nn.Module]) -> bool:
+    """Return whether modules, or all modules, have backward hooks."""
+    everywhere = nn.modules.module
+    return bool(everywhere._global_backward_hooks or everywhere._global_backward_pre_hooks) or any(
+        m._backward_hooks or m._backward_pre_hooks for m in modules
+    )
+
+
+# ---------------------------------------------------------------------------- operations
+
+# In-place and plain activations without the Python around them.
+leaky_relu, leaky_relu_ = torch._C._nn.leaky_relu, torch._C._nn.leaky_relu_
+hardtanh, softshrink, avg_pool2d = torch._C._nn.hardtanh, torch._C._nn.softshrink, torch._C._nn.avg_pool2d
+
+
+def clamp_(tensors: list[Tensor], low: float, high: float) -> None:
+    """Clamp tensors in place, by two multi-tensor operations."""
+    torch._foreach_clamp_min_(tensors, low)
+    torch._foreach_clamp_max_(tensors, high)
+
+
+def current_stream(device: int) -> int:
+    """Return the handle of the current CUDA stream of a device."""
+    return torch._C._cuda_getCurrentRawStream(device)

@@ -1,0 +1,140 @@
+"""Which backend serves a call, and why the others do not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextvars import ContextVar, Token
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._torch_internals import forward_level, is_transformed, proxy_mode
+from . import cpu
+from .base import Backend
+
+# A backend is a module here, with its BACKEND. What "auto" tries for tensors on a kind of device, before the
+# reference; the last entry is for all other accelerators.
+NAMES = ("auto", "cpu", "cuda", "triton", "reference")
+_AUTOMATIC = {"cpu": ("cpu",), "meta": (), "cuda": ("cuda", "triton")}
+_ELSEWHERE = ("triton",)
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _checked(name: str, source: str) -> str:
+    if name not in NAMES:
+        raise ValueError(f"{source}: expected one of {', '.join(NAMES)}, got {name!r}")
+    return name
+
+
+CHOSEN: ContextVar[str] = ContextVar(
+    "fastgan_backend", default=_checked(os.environ.get("FASTGAN_BACKEND", "auto"), "FASTGAN_BACKEND")
+)
+
+
+@cache
+def named(name: str) -> Any:
+    """Return the backend of a name; its module is imported only then, as Triton takes a while."""
+    return import_module(f".{name}", __package__).BACKEND
+
+
+class backend:  # noqa: N801 (used as a statement: `with fastgan.backend("cpu"):`)
+    """Choose the kernels for the calls inside a `with` block; FASTGAN_BACKEND does so for a process.
+
+    Args:
+        name: "auto" (CPU tensors: cpu, else reference; CUDA tensors: cuda, else triton, else reference; those
+            of other accelerators: triton, else reference), "cpu", "cuda", "triton" or "reference". One asked for
+            by name that cannot serve a call raises and says why. A graph that torch.compile traces keeps the
+            backend it was traced with. A step with engine="compiled" is traced through the reference, whichever is
+            named.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = _checked(name, "backend")
+        self._tokens: list[Token[str]] = []
+
+    def __enter__(self) -> backend:
+        self._tokens.append(CHOSEN.set(self.name))
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        CHOSEN.reset(self._tokens.pop())
+
+
+def get(tensors: Sequence[Tensor], scanned: int = -1) -> Backend:
+    """Return the backend that serves these tensors.
+
+    Args:
+        tensors: the operands of a call.
+        scanned: what `native.scan` returned for them, or -1.
+
+    Raises:
+        RuntimeError: the backend asked for by name cannot serve them.
+    """
+    name = CHOSEN.get()
+    if name == "auto":
+        if 0 <= scanned < 2 and cpu.PREFERRED and not is_transformed() and forward_level() < 0 and proxy_mode() is None:
+            return cpu.BACKEND
+        return _automatic(tensors, scanned)
+    chosen = named(name)
+    why = _refusal(chosen, tensors, scanned)
+    if why:
+        raise RuntimeError(f"backend {name!r} cannot serve this call: {why}")
+    return chosen
+
+
+def _automatic(tensors: Sequence[Tensor], scanned: int) -> Backend:
+    """Return the first backend for this kind of device that can serve, else the reference."""
+    for name in _AUTOMATIC.get(tensors[0].device.type, _ELSEWHERE):
+        candidate = named(name)
+        if candidate.preferred and _refusal(candidate, tensors, scanned) is None:
+            return candidate
+    return named("reference")
+
+
+def _refusal(candidate: Backend, tensors: Sequence[Tensor], scanned: int) -> str | None:
+    """Return why a backend cannot serve these tensors, or None where it can."""
+    if candidate.differentiable:
+        return None
+    device = tensors[0].device
+    why = candidate.unusable(device.type, device.index or 0)
+    if why:
+        return why
+    if is_transformed() or forward_level() >= 0:
+        return "torch.func transforms and forward-mode AD need the reference backend"
+    if proxy_mode() is not None:  # a kernel's result would be taken for a constant
+        return "a graph that is traced operation by operation needs the reference backend"
+    if scanned < 0:
+        for t in tensors:
+            if type(t) not in _PLAIN:
+                return f"a tensor subclass ({type(t).__name__}) needs the reference backend"
+            if t.device != device:
+                return f"the tensors are on {device} and {t.device}"
+    return None
+
+
+@torch.compiler.assume_constant_result
+def traced(kind: str, index: int) -> str | None:
+    """Return the backend whose operators a graph calls on a device, or None where the reference is traced.
+
+    The backend in force while a graph is traced decides; the compiled graph keeps it.
+    """
+    name = CHOSEN.get()
+    if name == "triton":
+        why = named(name).unusable(kind, index)
+        if why:
+            raise RuntimeError(f"backend 'triton' cannot serve this call: {why}")
+        return name
+    # Under "auto" the reference is traced rather than Triton's kernels: the compiler makes Triton code of it
+    # anyway, and an operator would only hide it.
+    for own in _AUTOMATIC.get(kind, ()) if name == "auto" else (name,) * (name == kind):
+        candidate = named(own)
+        if candidate.in_graphs:
+            return own if candidate.preferred and candidate.unusable(kind, index) is None else None
+    return None

@@ -1,0 +1,90 @@
+"""The compiled extension: which of its builds is loaded, and its kernels behind `Kernels`."""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .base import Kernels, Operands
+from .specs import PHIS, LossSpec
+
+_PACKAGE = Path(__file__).parents[1]
+
+
+def module_name(folder: str, cuda: str | None) -> str:
+    """Return the extension to load: the newest in `folder` whose CUDA's major version torch's `cuda` reaches.
+
+    A build with several CUDA toolkits has _native, by the oldest, and others such as _native_cuda13. A driver that
+    serves torch serves such a one; and devices that CUDA 13 dropped are used with a torch built by CUDA 12.
+    """
+    matches = [re.fullmatch(r"_native_cuda(\d+)", found.name) for found in pkgutil.iter_modules([folder])]
+    majors = [int(match[1]) for match in matches if match]
+    reached = [major for major in majors if major <= int((cuda or "0").split(".")[0])]
+    return f"_native_cuda{max(reached)}" if reached else "_native"
+
+
+try:
+    if TYPE_CHECKING:
+        from .. import _native as native
+    else:
+        native = import_module(f"fastgan.{module_name(str(_PACKAGE), torch.version.cuda)}")
+    _import_error = None
+except ImportError as error:
+    native = None  # type: ignore
+    _import_error = str(error)
+else:
+    native.learn(
+        Tensor,
+        torch.nn.Parameter,
+        torch.strided,
+        (torch.float32, torch.float64, torch.float16, torch.bfloat16),
+    )
+
+
+def missing() -> str | None:
+    """Return why there is no compiled extension, or None where there is."""
+    return None if native is not None else f"the compiled extension is not there ({_import_error})"
+
+
+def build_facts() -> dict[str, str]:
+    """Return what setup.py recorded; nothing for a source tree that was never built."""
+    path = _PACKAGE / "_build.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def native_spec(spec: LossSpec, module: Any) -> Any:
+    """Return the loss as the extension `module` takes it."""
+    entries = [
+        (PHIS.index(t.term.phi), t.x, t.y, t.mean_operand, *t.term[1:], t.threshold, t.side, t.member, t.role)
+        for t in spec.terms
+    ]
+    return module.Spec(entries, spec.roles)
+
+
+def _cannot_scan(tensors: Operands) -> int:
+    return -1
+
+
+# scan(tensors) looks at all tensors in one step of compiled code: -1 unless they are plain, dense, non-empty tensors
+# of one supported dtype, on the CPU or on one CUDA device; else whether one requires grad, plus 2 on CUDA.
+scan = _cannot_scan if native is None else native.scan
+
+
+class Extension(Kernels):
+    """The kernels of the compiled extension for one kind of device; `prefix` begins their names."""
+
+    in_graphs = True
+
+    def __init__(self, module: Any, prefix: str) -> None:
+        self.module = module
+        self.prefix = prefix
+
+    def _encode(self, spec: LossSpec) -> Any:
+        return native_spec(spec, self.module)

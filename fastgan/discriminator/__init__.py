@@ -1,0 +1,1 @@
+"""The user's network, and how it is differentiated."""

@@ -1,0 +1,237 @@
+"""One call of a discriminator, and its gradient by the input."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .._checks import FLOATS
+from .._torch_internals import function_modes, has_backward_hooks, is_transformed, tree_leaves, tree_map_only
+from .double_backward import ReachedParameters, check
+from .prune import Prune, with_zeros
+
+
+class _PlainArithmetic:
+    """Run compiled networks as they were before compilation, and attention in plain arithmetic.
+
+    Both settings are the process's: the first of several threads makes them and the last takes them back.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.depth = 0
+        self.stack = ExitStack()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.depth == 0:
+                with ExitStack() as settings:
+                    settings.enter_context(sdpa_kernel(SDPBackend.MATH))
+                    if "torch._dynamo" in sys.modules:  # else nothing has been compiled
+                        settings.enter_context(torch.compiler.set_stance("force_eager"))
+                    self.stack = settings.pop_all()
+            self.depth += 1
+
+    def __exit__(self, *exception: Any) -> None:
+        with self.lock:
+            self.depth -= 1
+            if self.depth == 0:
+                self.stack.close()
+
+
+_plain_arithmetic = _PlainArithmetic()
+
+
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """Make the settings under which a discriminator can be differentiated twice, if it can be at all."""
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(_plain_arithmetic)
+        yield
+
+
+def check_callable(caller: str, discriminator: Any) -> None:
+    """Check that there is a discriminator that can be differentiated here."""
+    if not callable(discriminator):
+        raise TypeError(f"discriminator: expected a module or function, got {type(discriminator).__name__}")
+    if is_transformed():
+        raise RuntimeError(
+            f"{caller}: cannot run under a torch.func transform; take torch.func's gradient of the"
+            " discriminator there, and give it to norm_penalty"
+        )
+
+
+def modules_of(discriminator: Any, depth: int = 3) -> Iterator[nn.Module]:
+    """Yield the modules of a discriminator, or those that a function, method or partial refers to."""
+    if isinstance(discriminator, nn.Module):
+        yield from discriminator.modules()
+    elif depth:
+        held = [getattr(discriminator, name, None) for name in ("__self__", "func", "args", "keywords")]
+        held += [cell.cell_contents for cell in getattr(discriminator, "__closure__", None) or () if _is_full(cell)]
+        for value in tree_leaves(held):
+            yield from modules_of(value, depth - 1)
+
+
+def _is_full(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # a name that has no value yet
+        return False
+
+
+def prunable(discriminator: Any) -> bool:
+    """Return whether zero second derivatives may be skipped in this discriminator.
+
+    Not where something could tell zeros from nothing, as backward hooks and sparse gradients do, and not where
+    somebody else replaces functions.
+    """
+    modules = list(modules_of(discriminator))
+    sparse = any([vars(m).get("sparse") is True for m in modules])
+    return not sparse and _functions_are_torchs() and not has_backward_hooks(modules)
+
+
+def _functions_are_torchs() -> bool:
+    """Return whether nobody else replaces functions, who would see others than were called."""
+    return all([type(mode).__name__ in _HARMLESS_MODES for mode in function_modes()])
+
+
+# torch.device as a context, and make_fx's.
+_HARMLESS_MODES = ("DeviceContext", "TorchFunctionMetadataMode")
+
+
+def outputs_of(result: Any) -> list[Tensor]:
+    """Return the tensors in a discriminator's result: one, or a sequence or dict of them."""
+    if isinstance(result, Tensor):
+        named: list[tuple[Any, Any]] = [("its output", result)]
+    elif isinstance(result, Mapping):
+        named = [(f"output {k!r}", v) for k, v in result.items()]
+    elif isinstance(result, (list, tuple)):
+        named = [(f"output {i}", v) for i, v in enumerate(result)]
+    else:
+        raise TypeError(
+            "discriminator: expected it to return a tensor, or a sequence or dict of tensors, got"
+            f" {type(result).__name__}"
+        )
+    for name, value in named:
+        if value is not None and not (isinstance(value, Tensor) and value.dtype in FLOATS):
+            what = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(
+                f"discriminator: expected floating-point tensors, got {what} as {name}; pass a function that"
+                " returns the logits alone"
+            )
+    outputs = [v for _, v in named if v is not None]
+    if not outputs:
+        raise ValueError("discriminator: expected it to return at least one tensor, got none")
+    return outputs
+
+
+def as_given(given: Any, tensors: Sequence[Tensor]) -> Any:
+    """Return tensors in the container that the discriminator is called with."""
+    if isinstance(given, Tensor):
+        return tensors[0]
+    return type(given)(*tensors) if hasattr(given, "_fields") else type(given)(tensors)
+
+
+def tensors_of(x: Any) -> tuple[Tensor, ...]:
+    """Return an input, a tensor or a container of them, as a tuple."""
+    return (x,) if isinstance(x, Tensor) else tuple(x)
+
+
+def leaf(t: Tensor, with_graph: bool) -> Tensor:
+    """Return `t` itself if it has a graph to keep, else a leaf on its memory."""
+    if with_graph and t.requires_grad:
+        return t
+    return (t.clone() if t.is_inference() else t.detach()).requires_grad_()
+
+
+def _saveable(t: Tensor) -> Tensor:
+    """Return `t`, or a copy of it that autograd may save."""
+    return t.clone() if t.is_inference() else t
+
+
+class Forward:
+    """One call of a discriminator, made under `differentiable`, and its gradient by the input.
+
+    Attributes:
+        discriminator, args, kwargs: the call.
+        x: the input; its tensors are leaves, or have a graph.
+        created: the leaves that were made for it.
+        create_graph: whether the gradient is to be differentiated in turn.
+        result: what the discriminator returned.
+    """
+
+    def __init__(
+        self, discriminator: Callable[..., Any], x: Any, args: Any, kwargs: Any, *, create_graph: bool, prune: bool
+    ) -> None:
+        given = tensors_of(x)
+        inputs = tuple([leaf(t, create_graph) for t in given])
+        self.discriminator, self.args, self.kwargs = discriminator, args, kwargs
+        self.x = as_given(x, inputs)
+        self.created = [t for t, own in zip(inputs, given, strict=True) if t is not own]
+        self.create_graph = create_graph
+        self._gradients: tuple[Tensor, ...] | None = None
+        self._parameters = ReachedParameters([], [], [])
+        if any(isinstance(t, Tensor) and t.is_inference() for t in tree_leaves((args, kwargs))):
+            args, kwargs = tree_map_only(Tensor, _saveable, (args, kwargs))
+        self._pruning = Prune() if prune and create_graph and _functions_are_torchs() else None
+        with self._pruning or nullcontext():
+            self.result = discriminator(self.x, *args, **kwargs)
+
+    def gradients(self) -> tuple[Tensor, ...]:
+        """Return the gradient of the sum of all outputs by each tensor of the input.
+
+        Raises:
+            RuntimeError: it cannot be differentiated, where it must be.
+        """
+        if self._gradients is None:
+            self._gradients = self._differentiate()
+        return self._gradients
+
+    def parameters(self) -> ReachedParameters:
+        """Return which parameters the gradients depend on."""
+        self.gradients()
+        return self._parameters
+
+    def with_zeros(self, t: Tensor) -> Tensor:
+        """Return what was made of the gradients, so that its backward sends zeros where PyTorch does.
+
+        Leaves that were made here get them only where there is nothing else, so that there is a graph.
+        """
+        left_out = {id(p) for p in self.created} if t.requires_grad else set()
+        return with_zeros(t, [p for p in self._parameters.zero_gradient if id(p) not in left_out])
+
+    def _differentiate(self) -> tuple[Tensor, ...]:
+        inputs = list(tensors_of(self.x))
+        outputs = [o for o in outputs_of(self.result) if o.requires_grad]
+        if not outputs:
+            raise RuntimeError(
+                "discriminator: its output has no graph back to its input (was it computed under no_grad, or"
+                " detached?)"
+            )
+        ones = [torch.ones_like(o) for o in outputs]
+        try:
+            grads = torch.autograd.grad(outputs, inputs, ones, create_graph=self.create_graph, allow_unused=True)
+        except RuntimeError as error:
+            if "use_reentrant" not in str(error):
+                raise
+            raise RuntimeError(
+                "discriminator: reentrant checkpointing cannot be differentiated by an input; use"
+                " torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+            ) from error
+        for k, g in enumerate(grads):
+            if g is None:
+                which = "its input" if isinstance(self.x, Tensor) else f"tensor {k} of its input"
+                raise ValueError(f"discriminator: its output does not depend on {which}")
+        if self.create_graph:
+            self._parameters = check(outputs, grads, inputs, self._pruning.inputs() if self._pruning else ())
+        return grads

@@ -1,0 +1,163 @@
+"""The one path of every operation: choose a backend, prepare the operands, run, and differentiate.
+
+First and second derivatives are closed forms of the backend's kernels; higher ones go through the reference.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from .. import backends
+from .._torch_internals import bare_apply, is_batched, is_transformed
+from ..backends import native, reference
+from ..backends.base import Gradients, Operands
+
+
+class Operation(ABC):
+    """One call of an operation: its constants, and what its forward leaves for its backward."""
+
+    __slots__ = ()
+    second_in_closed_form = True
+
+    @abstractmethod
+    def forward(self, backend: Any, tensors: Operands, need: Sequence[bool] | None) -> Any:
+        """Return the result, a tensor or a tuple of them; `need` says which operands want a gradient later."""
+
+    @abstractmethod
+    def gradients(self, backend: Any, tensors: Operands, upstream: Operands, need: Sequence[bool]) -> Gradients:
+        """Return gradients of the operands that need one, in memory that nobody else has."""
+
+    def second(
+        self, backend: Any, tensors: Operands, upstream: Operands, cotangents: Gradients, need: Sequence[bool]
+    ) -> tuple[Operands, Gradients]:
+        """Return gradients of <cotangents, gradients> with respect to the upstream and to the operands."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def reference(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the results in plain PyTorch, differentiable to any order."""
+
+    def backward(self, backend: Any, tensors: Operands, upstream: Operands, need: Sequence[bool]) -> Gradients:
+        """Return `gradients`, also under vmap over the upstream (is_grads_batched), in which they are linear."""
+        if not _without_memory(upstream):
+            return self.gradients(backend, tensors, upstream, need)
+        if len(upstream) > 1 or upstream[0].dim():
+            raise RuntimeError("a batched backward of an unreduced result needs fastgan.backend('reference')")
+        one = torch.ones((), dtype=upstream[0].dtype, device=upstream[0].device)
+        grads = self.gradients(backend, tensors, (one,), need)
+        return tuple([None if g is None else (upstream[0] * g).to(g.dtype) for g in grads])
+
+
+def run(op: Operation, tensors: Operands, scanned: int = -1) -> Any:
+    """Run an operation on the backend in force, with its derivatives.
+
+    Args:
+        op: the operation.
+        tensors: its operands.
+        scanned: what `backends.native.scan` returned for them, or -1.
+    """
+    if torch.compiler.is_compiling():
+        return op.forward(reference.BACKEND, tensors, None)
+    if scanned < 0:
+        scanned = native.scan(tensors)
+    backend: Any = backends.get(tensors, scanned)
+    if backend.differentiable:
+        return op.forward(backend, tensors, None)
+    if scanned < 0:
+        tensors = tuple([backend.prepare(t) for t in tensors])
+        scanned = any([t.requires_grad for t in tensors])
+    if scanned & 1 and torch.is_grad_enabled():
+        return apply(op, backend, *tensors)
+    return op.forward(backend, tensors, None)
+
+
+class Apply(Function):
+    """The result of an operation."""
+
+    @staticmethod
+    def forward(ctx: Any, op: Operation, backend: Any, *tensors: Tensor) -> Any:
+        ctx.op, ctx.backend = op, backend
+        ctx.save_for_backward(*tensors)
+        return op.forward(backend, tensors, ctx.needs_input_grad[2:])
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Any:
+        tensors = ctx.saved_tensors  # raises where one was changed in place
+        need = ctx.needs_input_grad[2:]
+        if torch.is_grad_enabled():
+            return (None, None, *ApplyGradient.apply(ctx.op, ctx.backend, need, len(upstream), *upstream, *tensors))
+        return (None, None, *ctx.op.backward(ctx.backend, tensors, upstream, need))
+
+
+apply = bare_apply(Apply)
+
+
+class ApplyGradient(Function):
+    """The gradient of an operation, itself differentiable."""
+
+    @staticmethod
+    def forward(ctx: Any, op: Operation, backend: Any, need: Sequence[bool], count: int, *arguments: Tensor) -> Any:
+        ctx.set_materialize_grads(False)
+        ctx.op, ctx.backend, ctx.need, ctx.count = op, backend, need, count
+        ctx.save_for_backward(*arguments)
+        # Not the operation's own backward: what forward computed ahead has one owner, and this has a graph.
+        return tuple(Operation.backward(op, backend, arguments[count:], arguments[:count], need))
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
+        arguments, op = ctx.saved_tensors, ctx.op
+        wanted = ctx.needs_input_grad[4:]
+        if torch.is_grad_enabled() or _without_memory(cotangents) or not op.second_in_closed_form:
+            grads = _second_by_autograd(op, arguments, ctx.count, ctx.need, cotangents, wanted)
+            return (None, None, None, None, *grads)
+        upstream, tensors = arguments[: ctx.count], arguments[ctx.count :]
+        up_grads, grads = op.second(ctx.backend, tensors, upstream, cotangents, wanted[ctx.count :])
+        return (None, None, None, None, *up_grads, *grads)
+
+
+def _without_memory(tensors: Sequence[Tensor | None]) -> bool:
+    """Return whether these have no memory to read: under a transform, or batched by is_grads_batched."""
+    if is_transformed():
+        return True
+    for t in tensors:
+        if t is not None and is_batched(t):
+            return True
+    return False
+
+
+def _second_by_autograd(
+    op: Operation,
+    arguments: Sequence[Tensor],
+    count: int,
+    need: Sequence[bool],
+    cotangents: Sequence[Tensor | None],
+    wanted: Sequence[bool],
+) -> list[Tensor | None]:
+    """Return the second derivative by the reference: for a third, fourth, ... one to follow."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        upstream = [u.view_as(u) if u.requires_grad else u.detach().requires_grad_() for u in arguments[:count]]
+        # Fresh views, so that the graph ends here and not at the call's own operands.
+        tensors = [t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in arguments[count:]]
+        values = op.reference(tensors)
+        total = torch.stack([(u * v).sum() for u, v in zip(upstream, values, strict=True)]).sum()
+        asked = [t for t, n in zip(tensors, need, strict=True) if n]
+        first = torch.autograd.grad(total, asked, create_graph=True, materialize_grads=True)
+        chosen = [v for v, n in zip(cotangents, need, strict=True) if n]
+        pairs = [(g, v) for g, v in zip(first, chosen, strict=True) if v is not None and g.requires_grad]
+        targets = [*upstream, *tensors]
+        inputs = [t for t, w in zip(targets, wanted, strict=True) if w]
+        if not pairs:
+            return [None] * len(targets)
+        grads = iter(
+            torch.autograd.grad(
+                [g for g, _ in pairs], inputs, [v for _, v in pairs], create_graph=create_graph, allow_unused=True
+            )
+        )
+        return [next(grads) if w else None for w in wanted]

@@ -1,0 +1,43 @@
+"""Interpolation between real and generated samples as an operation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..backends import reference
+from ..backends.base import Gradients, Kernels, Operands
+from . import autograd
+from .autograd import Operation
+
+
+class Interpolation(Operation):
+    """Operands are all of real, all of fake, and eps; results are as many as there are of real."""
+
+    __slots__ = ()
+    second_in_closed_form = False
+
+    def forward(self, backend: Any, tensors: Operands, need: Sequence[bool] | None) -> Any:
+        """Return the points."""
+        half = len(tensors) // 2
+        return backend.interpolate_forward(tensors[:half], tensors[half:-1], tensors[-1])
+
+    def gradients(self, backend: Kernels, tensors: Operands, upstream: Operands, need: Sequence[bool]) -> Gradients:
+        """Return gradients of the operands that need one."""
+        half = len(tensors) // 2
+        given = tuple([backend.prepare(u) for u in upstream])
+        return backend.interpolate_backward(
+            tuple(tensors[:half]), tuple(tensors[half:-1]), tensors[-1], given, need
+        )
+
+    def reference(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the points in plain PyTorch."""
+        half = len(tensors) // 2
+        return reference.BACKEND.interpolate_forward(tuple(tensors[:half]), tuple(tensors[half:-1]), tensors[-1])
+
+
+def evaluate(real: Operands, fake: Operands, eps: Tensor) -> Operands:
+    """Return the points between inputs that have been checked."""
+    return autograd.run(Interpolation(), (*real, *fake, eps))

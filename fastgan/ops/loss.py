@@ -1,0 +1,167 @@
+"""Losses as operations: any sum of terms, with statistics, and each term's value with a graph of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import backends
+from .._torch_internals import version
+from ..backends import reference
+from ..backends.base import Gradients, Kernels, LossBuffers, Operands, Weights
+from ..backends.specs import LossSpec
+from . import autograd
+from .autograd import Operation
+
+
+class Loss(Operation):
+    """A loss, and what a backend reads of it (`LossCall`).
+
+    Attributes:
+        unit_gradients: the gradients for an upstream of 1, which forward computed ahead.
+        weights_version: how often weights in a tensor, maybe the caller's own, had been modified.
+    """
+
+    __slots__ = ("buffers", "reduction", "spec", "statistics", "unit_gradients", "weights", "weights_version")
+
+    def __init__(
+        self, spec: LossSpec, weights: Weights = (), reduction: str = "mean", statistics: bool = False
+    ) -> None:
+        self.spec = spec
+        self.weights = weights
+        self.reduction = reduction
+        self.statistics = statistics
+        self.buffers: LossBuffers | None = None
+        self.unit_gradients: Gradients | None = None
+        self.weights_version = version(weights) if isinstance(weights, Tensor) else 0
+
+    def _check_weights(self) -> None:
+        if isinstance(self.weights, Tensor) and version(self.weights) != self.weights_version:
+            raise RuntimeError("weights: modified by an inplace operation between forward and backward")
+
+    def forward(self, backend: Any, tensors: Operands, need: Sequence[bool] | None) -> Any:
+        """Return the loss; with `need`, also compute the gradients for an upstream of 1.
+
+        float16 is left to backward: its upstream is a loss scale, and a gradient rounded before it is
+        scaled has lost what the scale is for.
+        """
+        if not backend.differentiable:
+            if self.buffers is None and (self.spec.subtracts_mean or self.statistics):
+                self.buffers = LossBuffers.allocate(self.spec, tensors[0].device)
+            if need is not None and self.reduction != "none" and backend.writes_unit_gradients:
+                self.unit_gradients = tuple(
+                    [
+                        torch.empty_like(t) if need[i] and t.dtype is not torch.float16 else None
+                        for i, t in enumerate(tensors)
+                    ]
+                )
+        return backend.loss_forward(self, tensors, self.unit_gradients, need is not None)
+
+    def backward(self, backend: Kernels, tensors: Operands, upstream: Operands, need: Sequence[bool]) -> Gradients:
+        """Return gradients of the operands that need one.
+
+        Gradients that forward computed are handed out once, so that they have one owner, who may modify them. Every
+        later backward over the same graph computes its own.
+        """
+        ahead, self.unit_gradients = self.unit_gradients, None
+        if ahead is not None and not autograd._without_memory(upstream):
+            complete = all([g is not None or not wanted for g, wanted in zip(ahead, need, strict=True)])
+            if complete and backend.rescale(self, ahead, upstream[0]):
+                return ahead
+        return super().backward(backend, tensors, upstream, need)
+
+    def gradients(self, backend: Kernels, tensors: Operands, upstream: Operands, need: Sequence[bool]) -> Gradients:
+        """Return gradients of the operands that need one, from the operands."""
+        self._check_weights()
+        return backend.loss_backward(self, tuple(tensors), tuple(upstream), need)
+
+    def second(
+        self, backend: Kernels, tensors: Operands, upstream: Operands, cotangents: Gradients, need: Sequence[bool]
+    ) -> tuple[Operands, Gradients]:
+        """Return gradients of <cotangents, gradients> with respect to the upstream and to the operands."""
+        self.unit_gradients = None
+        self._check_weights()
+        return backend.loss_second(self, tuple(tensors), tuple(upstream), tuple(cotangents), need)
+
+    def reference(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the results in plain PyTorch."""
+        values = reference.evaluate(self.spec, tensors, self.weights, self.reduction)
+        return values if self.reduction == "none" else (torch.stack(values).sum(),)
+
+
+class SingleTerm(Loss):
+    """A term of a loss as a loss of its own, whose value is there already."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, spec: LossSpec, reduction: str, value: Tensor) -> None:
+        super().__init__(spec, (), reduction)
+        self.value: Tensor | None = value
+
+    def forward(self, backend: Any, tensors: Operands, need: Sequence[bool] | None) -> Any:
+        """Return the value."""
+        value, self.value = self.value, None
+        return value
+
+
+def evaluate(
+    spec: LossSpec,
+    tensors: Operands,
+    weights: tuple[float, ...] | Tensor | None = None,
+    reduction: str = "mean",
+    statistics: bool = False,
+    values: bool = False,
+    scanned: int = -1,
+) -> tuple[Any, LossBuffers | None]:
+    """Return a loss, or each term's unreduced values, and the buffers with values and statistics where wanted.
+
+    Args:
+        spec: the loss.
+        tensors: its operands.
+        weights: one per member; None for all 1.
+        reduction: "mean", "sum" or "none".
+        statistics: whether the buffers' statistics are wanted.
+        values: whether the buffers' values are wanted; without `statistics` the statistics need not be there.
+        scanned: what `backends.native.scan` returned for the operands, or -1.
+    """
+    if isinstance(weights, Tensor):
+        weights = backends.get(tensors, scanned).prepare_weights(weights)
+    op = Loss(spec, () if weights is None else weights, reduction, statistics)
+    if values:
+        op.buffers = LossBuffers.allocate(spec, tensors[0].device)
+    return autograd.run(op, tensors, scanned), op.buffers
+
+
+def evaluate_terms(
+    spec: LossSpec, tensors: Operands, reduction: str, scanned: int = -1
+) -> tuple[Tensor, list[Tensor]]:
+    """Return the loss and the value of each of its terms, each with a graph of its own, all from one call.
+
+    A backward from one value leaves the graphs behind the others alone, as it must where each is differentiated by
+    itself; a backward from the loss is one call for all. No term subtracts a mean.
+    """
+    backend = reference.BACKEND if torch.compiler.is_compiling() else backends.get(tensors, scanned)
+    if backend.differentiable:
+        found = reference.evaluate(spec, tensors, None, reduction)
+        return sum(found[1:], found[0]), found
+    if scanned < 0:
+        tensors = tuple([backend.prepare(t) for t in tensors])
+    op = Loss(spec, (), reduction)
+    op.buffers = LossBuffers.allocate(spec, tensors[0].device)
+    total = autograd.run(op, tensors, scanned)
+    vector = op.buffers.values.to(total.dtype)
+    values = [_element(vector, k) for k in range(len(spec.terms))]
+    if torch.is_grad_enabled() and any([t.requires_grad for t in tensors]):
+        for k, (single, operands) in enumerate(spec.single_terms()):
+            op = SingleTerm(single, reduction, values[k])
+            values[k] = autograd.apply(op, backend, *[tensors[i] for i in operands])
+    return total, values
+
+
+def _element(vector: Tensor, k: int) -> Tensor:
+    """Return a scalar on the memory of vector[k] that is no view of it: with a graph it may be changed in place."""
+    scalar = torch.empty(0, dtype=vector.dtype, device=vector.device)
+    return scalar.set_(vector.untyped_storage(), vector.storage_offset() + k, (), ())

@@ -1,0 +1,300 @@
+"""The discriminator's whole step: two forwards, a loss, and penalties, which share a forward where they can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from . import _checks as checks
+from ._torch_internals import tree_map_only
+from .discriminator import compile as compiled
+from .discriminator.forward import Forward, check_callable, differentiable, prunable
+from .functional import discriminator_loss
+from .interpolation import checked_samples
+from .norms import Tensors
+from .penalties import ENGINES, PenaltyOptions, ScheduledPenalty, difference_of, penalty_of
+
+Loss = str | Callable[[Any, Any], Tensor]
+Penalty = str | ScheduledPenalty
+
+
+class DiscriminatorStep(NamedTuple):
+    """The result of a step of the discriminator.
+
+    Attributes:
+        total: loss and penalties, to be differentiated: `step.total.backward()`.
+        loss: the loss, detached.
+        penalty: the sum of the penalties, detached; None where none was due.
+        real_logits, fake_logits: what the discriminator returned, detached.
+        engine: how it was computed: "eager", "eager, pruned" or "compiled".
+    """
+
+    total: Tensor
+    loss: Tensor
+    penalty: Tensor | None
+    real_logits: Any
+    fake_logits: Any
+    engine: str
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """What `discriminator_step` takes beside the discriminator and its inputs; checked when it is made.
+
+    Attributes:
+        loss: a name or a function.
+        penalties: the penalties with their schedules.
+        engine, prune: as `discriminator_step` takes them.
+    """
+
+    loss: Loss
+    penalties: tuple[ScheduledPenalty, ...]
+    engine: str
+    prune: bool
+
+    def __post_init__(self) -> None:
+        """Check the engine, the loss and the penalties' options."""
+        if self.engine not in ENGINES:
+            checks.choice("engine", self.engine, ENGINES)
+        if not isinstance(self.loss, str) and not callable(self.loss):
+            raise TypeError(
+                f"loss: expected a name or a function of real and fake logits, got {type(self.loss).__name__}"
+            )
+        for p in self.penalties:
+            for name, instead in _INSTEAD.items():
+                if name in p.options:
+                    raise ValueError(f"penalty: {name} has no effect within a step; {instead}")
+
+    def loss_function(self) -> Callable[[Any, Any], Any]:
+        """Return the loss as a function of logits."""
+        return partial(discriminator_loss, loss=self.loss) if isinstance(self.loss, str) else self.loss
+
+
+_INSTEAD = {
+    "engine": "give engine to discriminator_step",
+    "prune": "give prune to discriminator_step",
+    "return_stats": "call gradient_penalty for its statistics",
+}
+
+
+def _schedules(penalty: Any) -> tuple[ScheduledPenalty, ...]:
+    """Return the penalties of a step with their schedules."""
+    single = penalty is None or isinstance(penalty, (str, nn.Module, ScheduledPenalty))
+    given: Any = ([] if penalty is None else [penalty]) if single else penalty
+    if not isinstance(given, (list, tuple)):
+        raise TypeError(
+            f"penalty: expected a kind, a fastgan.nn.GradientPenalty or a list of them, got {type(given).__name__}"
+        )
+    found = tuple([ScheduledPenalty(p) if isinstance(p, str) else p for p in given])
+    for p in found:
+        if not isinstance(p, ScheduledPenalty):
+            raise TypeError(
+                f"penalty: expected kinds of gradient_penalty or fastgan.nn.GradientPenalty, got {type(p).__name__}"
+            )
+    return found
+
+
+class _DuePenalty(NamedTuple):
+    """A penalty of this step, with its inputs drawn.
+
+    Attributes:
+        options: the penalty's.
+        shared: "real" or "fake": it is evaluated at that batch, on the loss's own forward; None: at x.
+        x, args, kwargs: a call of the discriminator of its own.
+        nearby: the other inputs of an approximation.
+    """
+
+    options: PenaltyOptions
+    shared: str | None
+    x: Any = None
+    nearby: Any = None
+    args: Any = ()
+    kwargs: Any = None
+
+
+def _due(p: ScheduledPenalty, real: Any, fake: Any, args: Any, fake_args: Any, kwargs: Any) -> _DuePenalty | None:
+    """Return a penalty if it is due at this step; draw its inputs."""
+    o = p.due()
+    if o is None:
+        return None
+    if o.inputs in ("real", "fake") and p.part == 1:
+        nearby = o.nearby(fake if o.inputs == "fake" else real) if o.is_approximate else None
+        return _DuePenalty(o, o.inputs, nearby=nearby)
+    args = fake_args if o.inputs == "fake" else args
+    real, fake, args, kwargs = p.cut(real, fake, args, kwargs)
+    x = o.evaluated_at(real, fake)
+    return _DuePenalty(o, None, x, o.nearby(x) if o.is_approximate else None, args, kwargs)
+
+
+class _Plain(NamedTuple):
+    """A call of the discriminator of which no gradient by the input is asked."""
+
+    result: Any
+    args: Any
+    kwargs: Any
+
+
+class _Step:
+    """A step under way: the two forwards, then the penalties.
+
+    Attributes:
+        sides: the calls on "real" and on "fake".
+        created: the leaves that were made for gradients.
+    """
+
+    def __init__(self, discriminator: Any, create_graph: bool, prune: bool, traced: bool) -> None:
+        self.discriminator = discriminator
+        self.create_graph = create_graph
+        self.prune = prune
+        self.traced = traced
+        self.sides: dict[str, Forward | _Plain] = {}
+        self.created: list[Tensor] = []
+
+    def forward(self, x: Any, args: Any, kwargs: Any) -> Forward:
+        """Call the discriminator so that its gradient by x can be taken."""
+        found = Forward(self.discriminator, x, args, kwargs, create_graph=self.create_graph, prune=self.prune)
+        self.created += found.created
+        return found
+
+    def side(self, name: str, x: Any, args: Any, kwargs: Any, due: Sequence[_DuePenalty]) -> None:
+        """Call the discriminator on a batch of the loss."""
+        twice = any([d.shared == name and not d.options.is_approximate for d in due])
+        with differentiable() if self.traced or twice else nullcontext():
+            if twice:
+                self.sides[name] = self.forward(x, args, kwargs)
+            else:
+                self.sides[name] = _Plain(self.discriminator(x, *args, **kwargs), args, kwargs)
+
+    def penalty(self, d: _DuePenalty) -> Tensor:
+        """Return one penalty."""
+        if not d.options.is_approximate:
+            with differentiable():
+                side = self.sides[d.shared] if d.shared else self.forward(d.x, d.args, d.kwargs)
+                assert isinstance(side, Forward)
+                side.gradients()
+            value = penalty_of(side, d.options.without_draws(self.prune)).value
+        else:
+            with differentiable() if self.traced else nullcontext():
+                value = self._difference(d)
+        return value if self.create_graph else value.detach()
+
+    def _difference(self, d: _DuePenalty) -> Tensor:
+        discriminator = self.discriminator
+        if d.shared:
+            side = self.sides[d.shared]
+            return difference_of(side.result, discriminator(d.nearby, *side.args, **side.kwargs), d.options)
+        here = discriminator(d.x, *d.args, **d.kwargs)
+        return difference_of(here, discriminator(d.nearby, *d.args, **d.kwargs), d.options)
+
+
+def _step(
+    discriminator: Callable[..., Any], inputs: Any, loss: Callable[[Any, Any], Any], step: _Step
+) -> tuple[Tensor, Any, list[Tensor]]:
+    """Return total, (loss, penalty, logits), and the leaves that were made."""
+    real, fake, args, fake_args, kwargs, due = inputs
+    step.side("real", real, args, kwargs, due)
+    step.side("fake", fake, fake_args, kwargs, due)
+    logits = step.sides["real"].result, step.sides["fake"].result
+    value = loss(*logits)
+    if not isinstance(value, Tensor) or value.dim():
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"loss: expected it to return a scalar tensor, got {got}")
+    penalties = [step.penalty(d) for d in due]
+    total = sum(penalties, start=value)
+    penalty = sum([p.detach() for p in penalties[1:]], start=penalties[0].detach()) if penalties else None
+    return total, (value.detach(), penalty, *tree_map_only(Tensor, Tensor.detach, logits)), step.created
+
+
+def discriminator_step(
+    discriminator: Callable[..., Any],
+    real: Tensors,
+    fake: Tensors,
+    *args: Any,
+    loss: Loss = "nonsaturating",
+    penalty: Penalty | Sequence[Penalty] | None = None,
+    fake_args: Sequence[Any] | None = None,
+    engine: str = "auto",
+    prune: bool = True,
+    **kwargs: Any,
+) -> DiscriminatorStep:
+    """The loss and the gradient penalties of a step of the discriminator.
+
+        step = fastgan.discriminator_step(D, real, fake, loss="hinge", penalty=GradientPenalty("r1", weight=5.0))
+        step.total.backward()
+
+    The discriminator is called on real and on fake once each; a penalty that looks at one of these batches itself
+    ("r1", "r2" and their approximations) takes that forward and saves its own. Batch statistics therefore move
+    once for both, and dropout draws one mask for both. Other penalties, and those on a part of the batch, call the
+    discriminator at their own points. No gradient flows further than to `real` and `fake` as they are given: give
+    `fake.detach()` unless the generator is to be trained by it.
+
+    Args:
+        discriminator: as for `gradient_penalty`; called as discriminator(real, *args, **kwargs).
+        real, fake: (N, ...), or tuples of such tensors.
+        *args: what the discriminator takes after its input: labels, embeddings.
+        loss: a name of `fastgan.losses()`, a `fastgan.nn.DiscriminatorLoss`, or any function of what the
+            discriminator returned on real and on fake, which returns a scalar.
+        penalty: None, a kind of `gradient_penalty` with its default weight, a `fastgan.nn.GradientPenalty` with its
+            options (lazy ones too), or several of these in a sequence.
+        fake_args: the further arguments for fake, where they are others than those for real.
+        engine: "auto", "eager" or "compiled", as for `gradient_penalty`; compiled, the whole step is one graph.
+        prune: as for `gradient_penalty`.
+        **kwargs: more for the discriminator, on real and on fake.
+
+    Returns:
+        DiscriminatorStep(total, loss, penalty, real_logits, fake_logits, engine); the first three are scalars
+        (float32 for 16-bit logits and gradients, else of their dtype), the logits are as the discriminator returned
+        them.
+
+    Raises:
+        TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
+        RuntimeError: the discriminator's gradient cannot be differentiated.
+    """
+    options = {"loss": loss, "penalty": penalty, "engine": engine, "prune": prune}
+    if torch.compiler.is_compiling():
+        from .discriminator import outside_graphs
+
+        return outside_graphs.call(_run, discriminator, real, fake, args, fake_args, kwargs, options)
+    return _run(discriminator, real, fake, args, fake_args, kwargs, options)
+
+
+def _run(
+    discriminator: Any, real: Any, fake: Any, args: Any, fake_args: Any, kwargs: Any, options: dict[str, Any]
+) -> DiscriminatorStep:
+    """Run `discriminator_step` outside of any compiled graph."""
+    check_callable("discriminator_step", discriminator)
+    create_graph = torch.is_grad_enabled()
+    prune = options["prune"] and create_graph and prunable(discriminator)
+    for name, x in (("real", real), ("fake", fake)):
+        checked_samples(name, x)
+    o = StepOptions(penalties=_schedules(options.pop("penalty")), **options)
+    if not isinstance(fake_args, (list, tuple, type(None))):
+        raise TypeError(f"fake_args: expected a tuple of arguments, got {type(fake_args).__name__}")
+    fake_args = args if fake_args is None else tuple(fake_args)
+    due = [d for p in o.penalties if (d := _due(p, real, fake, args, fake_args, kwargs)) is not None]
+    inputs = (real, fake, args, fake_args, kwargs, due)
+    loss = o.loss_function()
+
+    def step(discriminator: Any, inputs: Any, traced: bool = True) -> tuple[Tensor, Any, list[Tensor]]:
+        return _step(discriminator, inputs, loss, _Step(discriminator, create_graph, prune, traced))
+
+    def eager() -> tuple[Tensor, Any]:
+        return step(discriminator, inputs, False)[:2]
+
+    engine = "eager"
+    if o.engine == "compiled" and create_graph:
+        (total, results), engine = compiled.run(discriminator, step, inputs, ("step", o.loss, prune), eager)
+    else:
+        total, results = eager()
+    for p in o.penalties:
+        p.advance()  # not if it failed, so that a step that is tried again has its penalties
+    if engine == "eager" and prune and not all([d.options.is_approximate for d in due]):
+        engine = "eager, pruned"
+    on_logits, penalty, real_logits, fake_logits = results
+    return DiscriminatorStep(total, on_logits, penalty, real_logits, fake_logits, engine)
