@@ -34,7 +34,7 @@ test: $(VENV)/ready  ## the whole test suite
 lint: $(VENV)/ready  ## ruff, clang-format, mypy and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/cpu/* csrc/cuda/*.h csrc/cuda/*.cu tests/helpers/cusim/* tests/helpers/cudafake/*
+	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/common/* csrc/cpu/* csrc/cuda/*.h csrc/cuda/*.cu tests/helpers/cusim/* tests/helpers/cudafake/*
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

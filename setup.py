@@ -21,8 +21,8 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-sys.path.insert(0, str(ROOT / "csrc" / "cuda"))
-import toolkit  # noqa: E402 (a module beside the kernels, reached by the line above)
+sys.path.insert(0, str(ROOT / "csrc" / "tools"))
+import toolkit  # noqa: E402 (reached by the line above)
 
 FLAGS = [
     "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra",
@@ -160,7 +160,8 @@ class NativeBuild(build_ext):
 
         python = [sysconfig.get_path("include"), sysconfig.get_path("platinclude")]
         includes = [f"-I{p}" for p in dict.fromkeys([pybind11.get_include(), *python])]
-        return self.object(cxx, f"{module}_bind", "bind.cpp", [*includes, f"-DFASTGAN_MODULE={module}", *defines])
+        extra = [*includes, f"-DFASTGAN_MODULE={module}", *defines]
+        return self.object(cxx, f"{module}_bindings", "bindings.cpp", extra)
 
     def cpu_kernels(self, cxx: list[str]) -> list[Command]:
         """Compiles each source for each instruction set."""

@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / "csrc" / "cuda"))
+sys.path.append(str(ROOT / "csrc" / "tools"))
 import toolkit  # noqa: E402
 
 KERNELS = "triton.tar.xz"

@@ -1,4 +1,4 @@
-"""The compiled extension (csrc/bind.cpp); fastgan/cpu.py is its one caller."""
+"""The compiled extension (csrc/bindings.cpp); fastgan/cpu.py is its one caller."""
 
 from collections.abc import Sequence
 from typing import Any

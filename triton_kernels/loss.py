@@ -1,4 +1,4 @@
-"""The kernels of the losses: the calls of csrc/terms.h, with the roundings of csrc/cpu/loss.cpp.
+"""The kernels of the losses: the calls of csrc/common/loss.h, with the roundings of csrc/cpu/loss.cpp.
 
 A call's terms come as three tuples of integers: addresses (ADDRESSES of them a term), constants (FIELDS a term)
 and memory. `loss_sums` takes the sums that a call needs over all chunks of all terms, `loss_finish` adds them

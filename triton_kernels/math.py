@@ -1,4 +1,4 @@
-"""Element maths: csrc/math.h and csrc/scalar.h in Triton, step by step, and so with the same bits.
+"""Element maths: csrc/common/math.h and csrc/common/dtype.h in Triton, step by step, and so with the same bits.
 
 Every multiply-add is `tl.fma`, and kernels are compiled with enable_fp_fusion=False. Conditions are selects
 on ordinary comparisons: `tl.maximum` drops NaN on some devices. Division is `tl.div_rn`; that of float64

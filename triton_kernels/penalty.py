@@ -1,4 +1,4 @@
-"""What is made of the sums over rows: norms, penalties, their statistics and gradients (csrc/penalty.h)."""
+"""What is made of the sums over rows: norms, penalties, their statistics and gradients (csrc/common/penalty.h)."""
 
 import triton
 import triton.language as tl

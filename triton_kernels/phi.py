@@ -1,4 +1,4 @@
-"""The seven functions that every loss is made of, as in csrc/phi.h: phi(scale * z + shift) + linear * z.
+"""The seven functions that every loss is made of, as in csrc/common/phi.h: phi(scale * z + shift) + linear * z.
 
 A `kind` is 2 * phi + (linear != 0), with phi as numbered in fastgan/terms.py. A kernel is compiled for the
 kinds that its call has (a bit of KINDS each); where they are several, every program branches to its own.

@@ -1,4 +1,4 @@
-"""Tensors as rows of elements, and sums over rows: csrc/penalty.h in Triton.
+"""Tensors as rows of elements, and sums over rows: csrc/common/penalty.h in Triton.
 
 A call's tensors ("parts") come as tuples of integers: addresses (ADDRESSES of them a part), constants (FIELDS
 a part), layout (where the elements of each lie) and memory. A block is (E, T, L): T chunks of rows, each
@@ -83,7 +83,7 @@ def power_of(x, P: tl.constexpr):
 
 @triton.jit
 def row_factors(n, target, PSI: tl.constexpr, POWER: tl.constexpr):
-    """Scale, slope and bend of csrc/psi.h for norms n."""
+    """Scale, slope and bend of csrc/common/psi.h for norms n."""
     zero = tl.zeros(n.shape, tl.float64)
     one = tl.full(n.shape, 1.0, tl.float64)
     if PSI == POWER_OF and POWER == 2:

@@ -3,7 +3,7 @@
 //
 // A chunk of 1,024 elements at a time is brought into L1 (in place where it is contiguous and needs
 // no conversion), worked on by loops that vectorise, and summed by the fixed tree.
-#include "../terms.h"
+#include "../common/loss.h"
 #include "memory.h"
 #include "parallel.h"
 #include "tree.h"

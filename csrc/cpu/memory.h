@@ -2,8 +2,8 @@
 #pragma once
 #include <type_traits>
 
-#include "../scalar.h"
-#include "../view.h"
+#include "../common/dtype.h"
+#include "../common/view.h"
 
 #define FASTGAN_STRING_(x) #x
 #define FASTGAN_STRING(x) FASTGAN_STRING_(x)

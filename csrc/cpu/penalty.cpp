@@ -2,7 +2,7 @@
 //
 // One read of the gradients gives all norms. What depends on a row's norm (psi, factors) is worked
 // out for a chunk of rows at a time; then gradients are written line by line.
-#include "../psi.h"
+#include "../common/psi.h"
 #include "rows.h"
 
 namespace fastgan {

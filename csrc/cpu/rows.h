@@ -6,7 +6,7 @@
 #pragma once
 #include <vector>
 
-#include "../penalty.h"
+#include "../common/penalty.h"
 #include "memory.h"
 #include "parallel.h"
 #include "tree.h"

@@ -1,4 +1,5 @@
-// The CUDA kernels of the losses: the calls of ../terms.h with the roundings of ../cpu/loss.cpp.
+// The CUDA kernels of the losses: the calls of ../common/loss.h with the roundings of
+// ../cpu/loss.cpp.
 //
 // All terms of a call are in one launch. A warp takes a chunk of a term at a time; the last block
 // to finish adds up the chunks' sums. Backward reads the logits again: that is as much traffic as

@@ -4,7 +4,7 @@
 #include <memory>
 #include <vector>
 
-#include "../phi.h"
+#include "../common/phi.h"
 #include "sums.h"
 
 namespace fastgan {
@@ -17,7 +17,7 @@ enum Sum { value_sum, gradient_sum, x_sum, y_sum, x_sign, y_sign, right_count, d
 constexpr int forward_sums = 7;
 
 struct OperandEntry {
-  char *x, *g, *v;  // g: gradient to write, or null; v as in ../terms.h
+  char *x, *g, *v;  // g: gradient to write, or null; v as in ../common/loss.h
   int64_t n;
   int number;                                   // in the call
   unsigned first_unit, first_partial;           // where its mean is taken

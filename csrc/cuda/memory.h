@@ -1,7 +1,7 @@
 // Tensors as the kernels see them: fetching and putting several neighbouring elements at once.
 #pragma once
-#include "../scalar.h"
-#include "../view.h"
+#include "../common/dtype.h"
+#include "../common/view.h"
 #include "device.h"
 
 namespace fastgan {

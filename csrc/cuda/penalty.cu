@@ -1,4 +1,4 @@
-// The CUDA kernels of norms and penalties, with the roundings of ../penalty.h.
+// The CUDA kernels of norms and penalties, with the roundings of ../common/penalty.h.
 //
 // Forward is one launch: the last block at a row makes its norm and psi of it, the last block of
 // all adds up the rows. Backward is one launch that works out a row's factor wherever it is needed.

@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <functional>
 
-#include "../penalty.h"
-#include "../terms.h"
+#include "../common/loss.h"
+#include "../common/penalty.h"
 
 namespace fastgan {
 

@@ -7,7 +7,7 @@
 #include <cstring>
 #include <initializer_list>
 
-#include "../psi.h"
+#include "../common/psi.h"
 #include "sums.h"
 
 namespace fastgan {
@@ -24,7 +24,7 @@ struct Lie {  // a Grid; data null: not there
 struct PartEntry {
   int64_t length;
   unsigned partials;    // partial sums of a row before this part's
-  Lie x, mask, v, out;  // as Part in ../penalty.h
+  Lie x, mask, v, out;  // as Part in ../common/penalty.h
 };
 
 inline Lie lie_of(const Grid& grid, DType dtype) {

@@ -39,7 +39,7 @@ def sdist(archive, tmp_path) -> Path:
 
 
 def test_the_sdist_has_all_that_is_needed(sdist):
-    for name in ("csrc/math.h", "csrc/bind.cpp", "csrc/cpu/loss.cpp", "triton_kernels/__init__.py", "LICENSE",
+    for name in ("csrc/common/math.h", "csrc/bindings.cpp", "csrc/cpu/loss.cpp", "triton_kernels/__init__.py", "LICENSE",
                  "Makefile", "tests/kernels/cpu/test_math.py", "tests/helpers/exhaustive.cpp", "fastgan/py.typed"):  # fmt: skip
         assert (sdist / name).exists(), name
     for path in (ROOT / "csrc").rglob("*.*"):

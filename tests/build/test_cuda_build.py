@@ -45,7 +45,7 @@ def load(path: Path) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def toolkit() -> ModuleType:
-    return load(ROOT / "csrc" / "cuda" / "toolkit.py")
+    return load(ROOT / "csrc" / "tools" / "toolkit.py")
 
 
 def nvcc_below(folder: Path, script: str = "#!/bin/sh\n") -> Path:
@@ -212,7 +212,7 @@ def test_with_a_compiler(source):
     assert facts["cuda"] == "built"
     assert facts["cuda compiler"] == "Cuda compilation tools, release 12.4, V12.4.99"
     assert facts["cuda architectures"] == "8.0 9.0+PTX"
-    (bind,) = (call for call in source.calls("cxx") if "bind.cpp" in call)
+    (bind,) = (call for call in source.calls("cxx") if "bindings.cpp" in call)
     assert "-DFASTGAN_WITH_CUDA" in bind
     *_, compiled, linked = source.calls("nvcc")
     assert "one.cu" in compiled
@@ -221,7 +221,7 @@ def test_with_a_compiler(source):
     assert "compress" not in compiled, "CUDA 12 code compressed so would need a newer driver"
     assert "-cudart static" in linked
     assert "cuda_one.o" in linked
-    assert "bind.o" in linked
+    assert "bindings.o" in linked
 
 
 def test_a_compiler_that_is_too_old(source):
@@ -252,18 +252,18 @@ def test_toolkits_side_by_side(source, two):
     assert facts["cuda architectures"] == facts["cuda 13 architectures"] == "8.0 9.0+PTX"
     built = {path.name.split(".")[0] for path in (source.folder / "lib" / "fastgan").glob("*.so")}
     assert built == {"_native", "_native_cuda13"}
-    binds = [call for call in source.calls("cxx") if "bind.cpp" in call]
+    binds = [call for call in source.calls("cxx") if "bindings.cpp" in call]
     assert sorted(call.partition("-DFASTGAN_MODULE=")[2].split()[0] for call in binds) == sorted(built)
     assert all("-DFASTGAN_WITH_CUDA" in call for call in binds)
     kernels = [call for call in source.calls("cxx") if "cpu/loss.cpp" in call]
     assert len({call.partition("FASTGAN_ISA=")[2].split()[0] for call in kernels}) == len(kernels)
     for compiler, module, other in (
         ("nvcc12", "_native", "_native_cuda13_"),
-        ("nvcc", "_native_cuda13", "/_native_bind"),
+        ("nvcc", "_native_cuda13", "/_native_bindings"),
     ):
         *_, compiled, linked = source.calls(compiler)
         assert f"{module}_cuda_one.o" in compiled
-        assert f"{module}_bind.o" in linked
+        assert f"{module}_bindings.o" in linked
         assert "loss_generic.o" in linked
         assert other not in linked
         assert f"/{module}." in linked.split()[-1]
@@ -354,7 +354,7 @@ def test_a_compiler_that_fails_is_told(source):
     assert "broken on purpose" in facts["cuda"]
     assert "a warning" not in facts["cuda"].split("broken")[0]
     assert "cuda architectures" not in facts
-    assert "-DFASTGAN_WITH_CUDA" not in [call for call in source.calls("cxx") if "bind.cpp" in call][-1]
+    assert "-DFASTGAN_WITH_CUDA" not in [call for call in source.calls("cxx") if "bindings.cpp" in call][-1]
     assert "broken on purpose" in source.fails(FASTGAN_CUDA="1")
 
 

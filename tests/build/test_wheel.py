@@ -23,7 +23,7 @@ def cuda_mode() -> str:
     """Whether the wheel must have CUDA: if there is a compiler for it, and this checkout is built with it."""
     if os.environ.get("FASTGAN_CUDA") == "0":
         return "0"
-    toolkit = load(ROOT / "csrc" / "cuda" / "toolkit.py")
+    toolkit = load(ROOT / "csrc" / "tools" / "toolkit.py")
     try:
         toolkit.find()
     except toolkit.NoCudaError:

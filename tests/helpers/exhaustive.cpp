@@ -9,7 +9,7 @@
 #include <thread>
 #include <vector>
 
-#include "../../csrc/phi.h"
+#include "../../csrc/common/phi.h"
 
 using namespace fastgan;
 

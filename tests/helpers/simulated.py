@@ -67,7 +67,7 @@ def build() -> Path:
     jobs += [(sim / f"{part}.cpp", out / f"{part}.o", csrc, "-O2") for part in ("cusim", "runtime")]
     includes = [f"-I{p}" for p in (pybind11.get_include(), sysconfig.get_path("include"))]
     defines = ["-DFASTGAN_WITH_CUDA", f"-DFASTGAN_MODULE={NAME}"]
-    jobs.append((csrc / "bind.cpp", out / "bind.o", csrc, "-O1", *defines, *includes))
+    jobs.append((csrc / "bindings.cpp", out / "bind.o", csrc, "-O1", *defines, *includes))
     for k in KERNELS:
         for isa in ("generic", "v3", "v4") if "x86_64" in sysconfig.get_platform() else ("generic",):
             jobs.append((csrc / "cpu" / f"{k}.cpp", out / f"{k}_{isa}.o", csrc, "-O0", f"-DFASTGAN_ISA={isa}"))

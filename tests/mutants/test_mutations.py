@@ -26,13 +26,13 @@ SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 # name: (file, what stands there, what is put in its place, tests that must fail)
 MUTANTS = {
     "nothing": (None, "", "", "kernels/cpu/test_math.py losses/test_losses.py::test_against_the_reference kernels/cpu/test_invariance.py penalties/test_norms.py::test_squares_are_summed_over_the_documented_tree penalties/test_norms.py::test_masks_as_image_restorers_have_them penalties/test_interpolation.py"),
-    "exp: a coefficient": ("math.h", "0x1.5554e6p-5f", "0x1.5558e6p-5f", "kernels/cpu/test_math.py"),
-    "log1p: a lost correction": ("math.h", "sum + (rest + error)", "sum + rest", "kernels/cpu/test_math.py"),
-    "sigmoid: the far side": ("math.h", "F(1) - below : below", "below : below", "kernels/cpu/test_math.py"),
-    "softplus'': no correction": ("math.h", "return h + (fma(r, q, -h)", "return h - (fma(r, q, -h)", "kernels/cpu/test_math.py"),
-    "relu: the kink": ("phi.h", "if constexpr (P == Phi::relu) return a > F(0) ? F(1)", "if constexpr (P == Phi::relu) return a >= F(0) ? F(1)", "losses/test_losses.py::test_values_worked_out_by_hand kernels/cpu/test_math.py"),
-    "rounding to bfloat16": ("scalar.h", "+ 0x7fffu +", "+ 0x8000u +", "kernels/cpu/test_math.py"),
-    "rounding to float16": ("scalar.h", "0xfffu + ((magnitude", "0x1000u + ((magnitude", "kernels/cpu/test_math.py"),
+    "exp: a coefficient": ("common/math.h", "0x1.5554e6p-5f", "0x1.5558e6p-5f", "kernels/cpu/test_math.py"),
+    "log1p: a lost correction": ("common/math.h", "sum + (rest + error)", "sum + rest", "kernels/cpu/test_math.py"),
+    "sigmoid: the far side": ("common/math.h", "F(1) - below : below", "below : below", "kernels/cpu/test_math.py"),
+    "softplus'': no correction": ("common/math.h", "return h + (fma(r, q, -h)", "return h - (fma(r, q, -h)", "kernels/cpu/test_math.py"),
+    "relu: the kink": ("common/phi.h", "if constexpr (P == Phi::relu) return a > F(0) ? F(1)", "if constexpr (P == Phi::relu) return a >= F(0) ? F(1)", "losses/test_losses.py::test_values_worked_out_by_hand kernels/cpu/test_math.py"),
+    "rounding to bfloat16": ("common/dtype.h", "+ 0x7fffu +", "+ 0x8000u +", "kernels/cpu/test_math.py"),
+    "rounding to float16": ("common/dtype.h", "0xfffu + ((magnitude", "0x1000u + ((magnitude", "kernels/cpu/test_math.py"),
     "tree: the order of lanes": ("cpu/tree.h", "lane[2 * j] + lane[2 * j + 1]", "lane[j] + lane[j + width]", "kernels/cpu/test_invariance.py::test_sums_follow_the_documented_tree"),
     "tail: the last element": ("cpu/tree.h", "(n - row < lanes ? n - row : lanes)", "(n - row < lanes ? n - row - 1 : lanes)", "losses/test_losses.py::test_against_the_reference"),
     "strides: a wrong start": ("cpu/memory.h", "p += index[d] * w.stride[d] * item;", "p += (d ? index[d] : 0) * w.stride[d] * item;", "losses/test_losses.py::test_layouts_give_the_same_bits"),
@@ -46,11 +46,11 @@ MUTANTS = {
     "norm: the order across rows": ("cpu/rows.h", "for (int i = 0; i < n; ++i) sum[i] = level[k][i] + sum[i];", "if (k < 2) for (int i = 0; i < n; ++i) sum[i] = level[k][i] + sum[i];", "penalties/test_norms.py::test_squares_are_summed_over_the_documented_tree"),
     "norm: the next tensor": ("cpu/rows.h", "result[row] = k == 0 ? s : result[row] + s;", "result[row] = s;", "penalties/test_norms.py::test_several_tensors_have_one_norm"),
     "norm: no rescue": ("cpu/penalty.cpp", "square[i] < 0x1p-900", "square[i] < 0", "penalties/test_norms.py::test_float64_rows_whose_squares_overflow_or_underflow"),
-    "norm: rounded twice": ("scalar.h", "bits<float>(double(f) == x ? u : u | 1u)", "bits<float>(bits<uint32_t>(f))", "penalties/test_norms.py::test_gradients_are_correctly_rounded"),
-    "penalty: the zero row": ("psi.h", "if (n == 0) return {0, 0, 0};", "if (n < 0) return {0, 0, 0};", "penalties/test_norms.py::test_a_row_of_zeros"),
-    "penalty: the flat side": ("psi.h", "psi == Psi::one_sided && n <= target", "psi == Psi::one_sided && n > target", "penalties/test_norms.py::test_against_the_reference"),
-    "penalty: the bend": ("psi.h", "second = p * (p - 2) * below;", "second = p * (p - 1) * below;", "penalties/test_norms.py::test_against_the_reference"),
-    "penalty: the scale": ("psi.h", "near_one = n * scale", "near_one = 1", "penalties/test_norms.py::test_against_the_reference"),
+    "norm: rounded twice": ("common/dtype.h", "bits<float>(double(f) == x ? u : u | 1u)", "bits<float>(bits<uint32_t>(f))", "penalties/test_norms.py::test_gradients_are_correctly_rounded"),
+    "penalty: the zero row": ("common/psi.h", "if (n == 0) return {0, 0, 0};", "if (n < 0) return {0, 0, 0};", "penalties/test_norms.py::test_a_row_of_zeros"),
+    "penalty: the flat side": ("common/psi.h", "psi == Psi::one_sided && n <= target", "psi == Psi::one_sided && n > target", "penalties/test_norms.py::test_against_the_reference"),
+    "penalty: the bend": ("common/psi.h", "second = p * (p - 2) * below;", "second = p * (p - 1) * below;", "penalties/test_norms.py::test_against_the_reference"),
+    "penalty: the scale": ("common/psi.h", "near_one = n * scale", "near_one = 1", "penalties/test_norms.py::test_against_the_reference"),
     "penalty: the mask once": ("cpu/penalty.cpp", "return Masked ? g * double(mask[i]) : g;", "return g;", "penalties/test_norms.py::test_masks_as_image_restorers_have_them"),
     "penalty: weights of rows": ("cpu/penalty.cpp", "call.weights[(row + i) / call.rows_per_weight] * value[i]", "call.weights[(row + i) % 2] * value[i]", "penalties/test_norms.py::test_weights_of_samples"),
     "penalty: the upstream's gradient": ("cpu/penalty.cpp", "factor * (r.slope * dot[i])", "factor * dot[i]", "penalties/test_norms.py::test_against_the_reference"),
@@ -68,7 +68,7 @@ def compile_object(source: Path, out: Path, *extra: str) -> None:
 def compile_objects(folder: Path) -> None:
     """What no mutant changes: the binding, and the kernels that are not under test."""
     includes = [f"-I{p}" for p in (pybind11.get_include(), sysconfig.get_path("include"))]
-    jobs = [(ROOT / "csrc" / "bind.cpp", folder / "bind.o", *includes)]
+    jobs = [(ROOT / "csrc" / "bindings.cpp", folder / "bind.o", *includes)]
     for kernels in KERNELS:
         for isa, march in {"generic": [], "v3": V3, "v4": []}.items():
             source = ROOT / f"csrc/cpu/{kernels}.cpp"

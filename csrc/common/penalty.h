@@ -16,7 +16,7 @@
 #pragma once
 #include <vector>
 
-#include "scalar.h"
+#include "dtype.h"
 #include "view.h"
 
 namespace fastgan {

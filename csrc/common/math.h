@@ -41,7 +41,7 @@ FASTGAN_HD To bits(From x) {
   return y;
 }
 
-// Constants and coefficients of one floating type (csrc/minimax.py prints the coefficients).
+// Constants and coefficients of one floating type (csrc/tools/minimax.py prints the coefficients).
 template <class F>
 struct Real;
 

@@ -14,8 +14,8 @@
 #include <string>
 #include <vector>
 
+#include "dtype.h"
 #include "phi.h"
-#include "scalar.h"
 #include "view.h"
 
 namespace fastgan {

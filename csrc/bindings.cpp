@@ -1,6 +1,6 @@
 // The Python module fastgan._native: reads the arguments, picks the instruction set or the device,
 // and calls the kernels. A build with several CUDA toolkits makes one for each, with other names.
-#include "arguments.h"
+#include "python_args.h"
 #ifdef FASTGAN_WITH_CUDA
 #include "cuda/place.h"
 #endif

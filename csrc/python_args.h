@@ -1,14 +1,14 @@
 // Reads what Python hands over: tensors by their Python methods, checked, as the structures of a
-// call. No torch in here: a tensor is an address, a dtype code, sizes and strides. bind.cpp is the
-// one file that includes this, since pybind11 takes seconds to compile.
+// call. No torch in here: a tensor is an address, a dtype code, sizes and strides. bindings.cpp is
+// the one file that includes this, since pybind11 takes seconds to compile.
 #pragma once
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <stdexcept>
 
-#include "penalty.h"
-#include "terms.h"
+#include "common/loss.h"
+#include "common/penalty.h"
 
 namespace py = pybind11;
 

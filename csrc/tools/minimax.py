@@ -1,10 +1,10 @@
-"""Prints the polynomial coefficients of csrc/math.h (needs mpmath).
+"""Prints the polynomial coefficients of csrc/common/math.h (needs mpmath).
 
 Each polynomial is a least-squares fit at Chebyshev nodes, one coefficient after another rounded to
 the target type and the rest fitted again to what remains, so that the rounding of a low-order
 coefficient is made up for by the others.
 
-    python csrc/minimax.py
+    python csrc/tools/minimax.py
 """
 
 from __future__ import annotations
