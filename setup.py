@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT / "csrc" / "tools"))
 import toolkit  # noqa: E402 (reached by the line above)
 
 FLAGS = [
-    "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra",
+    "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror=switch",
     "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
 ]  # fmt: skip
 KERNELS = ("loss", "penalty", "interpolate")

@@ -253,7 +253,7 @@ void penalty_forward(const py::tuple& spec, const py::tuple& g, const py::object
   set_result(call, result, elementwise);
   if (!statistics.is_none())
     call.statistics =
-        reinterpret_cast<double*>(memory(statistics, DType::float64, norm_stat_count));
+        reinterpret_cast<NormStatistics*>(memory(statistics, DType::float64, norm_stat_count));
   On::penalty_forward(call, where);
 }
 
@@ -305,6 +305,13 @@ void interpolate_backward(const py::tuple& real, const py::tuple& fake, const py
   On::interpolate_backward(call, where);
 }
 
+template <int n>
+py::tuple name_tuple(const char* const (&list)[n]) {
+  py::tuple all(n);
+  for (int k = 0; k < n; ++k) all[size_t(k)] = py::str(list[k]);
+  return all;
+}
+
 template <class On>
 void define(py::module_& m, const std::string& prefix) {
   auto def = [&](const char* name, auto f) { m.def((prefix + name).c_str(), f); };
@@ -326,7 +333,9 @@ void define(py::module_& m, const std::string& prefix) {
 #endif
 PYBIND11_MODULE(FASTGAN_MODULE, m, py::mod_gil_not_used()) {
   using namespace fastgan;
-  m.doc() = "fastgan's compiled kernels; fastgan/cpu.py and fastgan/cuda.py are the callers.";
+  m.doc() = "fastgan's compiled kernels; fastgan/backends/native.py calls them.";
+  m.attr("phis") = name_tuple(phi_names);
+  m.attr("psis") = name_tuple(psi_names);
   m.attr("stat_count") = stat_count;
   m.attr("norm_stat_count") = norm_stat_count;
   py::class_<Spec, std::shared_ptr<Spec>>(m, "Spec", py::module_local()).def(py::init(&make_spec));

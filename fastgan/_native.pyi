@@ -1,10 +1,13 @@
-"""The compiled extension (csrc/bindings.cpp); fastgan/cpu.py is its one caller."""
+"""The compiled extension (csrc/bindings.cpp); fastgan/backends/native.py calls it."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
+# The names of phi and psi, in the order of their codes; how many numbers LossStats and PenaltyStats are made of.
+phis: tuple[str, ...]
+psis: tuple[str, ...]
 stat_count: int
 norm_stat_count: int
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from typing_extensions import Unpack
 
+__all__ = ["LossStats", "discriminator_loss", "generator_loss", "reduce_terms", "term"]
+
 Logits = Tensor | Sequence[Tensor]
 Operand = Tensor | tuple[Tensor, Tensor]
 

@@ -12,7 +12,7 @@ import triton.language as tl
 from .launch import kernel
 from .math import double
 from .memory import ONLY_FLOAT64, column, doubles, read, select, write
-from .phi import evaluate
+from .phi import KIND_COUNT, evaluate
 from .tree import CHUNK, add_rows, chunks_at, empty_lanes, fold, minus_zero, next_level, pick, top, totals
 
 # Of a term, in `addresses`: operands, their gradients, their cotangents, an unreduced result and upstream.
@@ -34,7 +34,7 @@ MEMORY = tl.constexpr(11)
 # Kinds of partial sums. VALUE is of what the call sums first: values, or an operand where means are taken.
 VALUE, GRADIENT, DOT, SUM_X, SUM_Y, SIGN_X, SIGN_Y, RIGHT = (tl.constexpr(k) for k in range(8))
 LEVELS = tl.constexpr(3)  # of the tree above a term's chunks, each behind the one before; for 2^50 elements
-FILL = tl.constexpr(14)  # a KIND: x is a centre and nothing else, and its gradient is one number
+FILL = KIND_COUNT  # a KIND of its own: x is a centre and nothing else, and its gradient is one number
 # What a call is about.
 FORWARD, BACKWARD, SECOND, MEAN = (tl.constexpr(k) for k in range(4))
 

@@ -20,6 +20,7 @@ from .rows import (
     OUT,
     OUT_2,
     PARTIAL,
+    POWER_OF,
     RESULT,
     ROWS,
     ROWS_PER_WEIGHT,
@@ -84,10 +85,13 @@ def _psi(n, square, target, PSI: tl.constexpr, POWER: tl.constexpr):
         return above * above
     elif PSI == ONE_SIDED:
         return tl.where(above <= 0, tl.zeros(n.shape, tl.float64), above * above)
-    elif POWER % 2 == 1:
-        return power_of(square, POWER // 2) * n
+    elif PSI == POWER_OF:
+        if POWER % 2 == 1:
+            return power_of(square, POWER // 2) * n
+        else:
+            return power_of(square, POWER // 2)
     else:
-        return power_of(square, POWER // 2)
+        tl.static_assert(False, "_psi has no branch for a psi")
 
 
 @triton.jit

@@ -1,7 +1,9 @@
-"""The seven functions that every loss is made of, as in csrc/common/phi.h: phi(scale * z + shift) + linear * z.
+"""The functions that every loss is made of, as in csrc/common/phi.h: phi(scale * z + shift) + linear * z.
 
-A `kind` is 2 * phi + (linear != 0), with phi as numbered in fastgan/terms.py. A kernel is compiled for the
-kinds that its call has (a bit of KINDS each); where they are several, every program branches to its own.
+A `kind` is 2 * phi + (linear != 0), with phi as numbered in PHIS. A kernel is compiled for the kinds that its
+call has (a bit of KINDS each); where they are several, every program branches to its own.
+
+A new phi is a name at the end of PHIS and a branch in each of `phi_slope`, `phi_curvature` and `phi_value`.
 """
 
 import triton
@@ -9,7 +11,9 @@ import triton.language as tl
 
 from .math import absolute, const, exp_nonpositive, negative, sigmoid, sigmoid_slope, softplus_sum
 
-KIND_COUNT = tl.constexpr(14)
+PHIS = ("identity", "softplus", "relu", "square", "relu_square", "abs", "relu_half")
+IDENTITY, SOFTPLUS, RELU, SQUARE, RELU_SQUARE, ABS, RELU_HALF = (tl.constexpr(k) for k in range(len(PHIS)))
+KIND_COUNT = tl.constexpr(2 * len(PHIS))
 
 
 @triton.jit
@@ -17,20 +21,22 @@ def phi_slope(kind: tl.constexpr, a, u, u_lo):
     """phi'(a), NaN where a is."""
     zero = const(0.0, a)
     one = const(1.0, a)
-    if kind // 2 == 1:
+    if kind // 2 == SOFTPLUS:
         return sigmoid(a, u, u_lo)
-    elif kind // 2 == 2:
+    elif kind // 2 == RELU:
         return tl.where(a > zero, one, tl.where(a <= zero, zero, a))
-    elif kind // 2 == 3:
+    elif kind // 2 == SQUARE:
         return a + a
-    elif kind // 2 == 4:
+    elif kind // 2 == RELU_SQUARE:
         return tl.where(zero > a, zero, a + a)
-    elif kind // 2 == 5:
+    elif kind // 2 == ABS:
         return tl.where(a > zero, one, tl.where(a < zero, -one, a))
-    elif kind // 2 == 6:
+    elif kind // 2 == RELU_HALF:
         return tl.where(a > zero, one, tl.where(a < zero, zero, tl.where(a == zero, const(0.5, a), a)))
-    else:
+    elif kind // 2 == IDENTITY:
         return one
+    else:
+        tl.static_assert(False, "phi_slope has no branch for a phi")
 
 
 @triton.jit
@@ -38,14 +44,16 @@ def phi_curvature(kind: tl.constexpr, a, u, u_lo):
     """phi''(a), 0 at a kink."""
     zero = const(0.0, a)
     two = const(2.0, a)
-    if kind // 2 == 1:
+    if kind // 2 == SOFTPLUS:
         return sigmoid_slope(u, u_lo)
-    elif kind // 2 == 3:
+    elif kind // 2 == SQUARE:
         return two
-    elif kind // 2 == 4:
+    elif kind // 2 == RELU_SQUARE:
         return tl.where(a > zero, two, tl.where(a <= zero, zero, a))
-    else:
+    elif (kind // 2 == IDENTITY or kind // 2 == RELU) or (kind // 2 == ABS or kind // 2 == RELU_HALF):
         return zero
+    else:
+        tl.static_assert(False, "phi_curvature has no branch for a phi")
 
 
 @triton.jit
@@ -55,25 +63,28 @@ def phi_value(kind: tl.constexpr, z, a, shift, linear, total, u, u_lo):
     rest = zero
     if kind % 2 == 1:
         rest = linear * z
-    if kind // 2 == 1:
+    if kind // 2 == SOFTPLUS:
         m = tl.where(zero > a, zero, a)
         if kind % 2 == 1:
             # max(a, 0) + linear * z in one rounding.
             m = tl.where(a > zero, tl.where(total == zero, shift, tl.fma(total, z, shift)), rest)
         return softplus_sum(a, m, u, u_lo)
-    elif kind // 2 == 2 or kind // 2 == 6:
+    elif kind // 2 == RELU or kind // 2 == RELU_HALF:
         return tl.where(zero > a, zero, a) + rest
-    elif kind // 2 == 3:
+    elif kind // 2 == SQUARE:
         return tl.fma(a, a, rest)
-    elif kind // 2 == 4:
+    elif kind // 2 == RELU_SQUARE:
         r = tl.where(zero > a, zero, a)
         return tl.fma(r, r, rest)
-    elif kind // 2 == 5:
+    elif kind // 2 == ABS:
         return absolute(a) + rest
-    elif kind % 2 == 1:
-        return tl.where(total == zero, zero, total * z) + shift
+    elif kind // 2 == IDENTITY:
+        if kind % 2 == 1:
+            return tl.where(total == zero, zero, total * z) + shift
+        else:
+            return a
     else:
-        return a
+        tl.static_assert(False, "phi_value has no branch for a phi")
 
 
 @triton.jit
@@ -91,7 +102,7 @@ def _evaluate_kind(
     a = tl.fma(_splat(scale, z), z, k_shift)
     u = a
     u_lo = a
-    if kind // 2 == 1:
+    if kind // 2 == SOFTPLUS:
         u, u_lo = exp_nonpositive(negative(a))
     value = a
     gradient = a

@@ -32,7 +32,8 @@ SQUARES, SCALED, DOTS, APART, GREATEST = (tl.constexpr(k) for k in range(5))
 # ACCESS: all rows of all tensors begin at 16 bytes; or rows have 2^31 elements and more, and indices 64 bits.
 ALIGNED_ACCESS = tl.constexpr(1)
 LONG_ROWS = tl.constexpr(2)
-TWO_SIDED, ONE_SIDED, POWER_OF = (tl.constexpr(k) for k in range(3))
+PSIS = ("two_sided", "one_sided", "power")
+TWO_SIDED, ONE_SIDED, POWER_OF = (tl.constexpr(k) for k in range(len(PSIS)))
 
 
 @triton.jit
@@ -95,12 +96,14 @@ def row_factors(n, target, PSI: tl.constexpr, POWER: tl.constexpr):
             below = power_of(n, POWER - 1)
             first = tl.full(n.shape, POWER, tl.float64) * below
             second = tl.full(n.shape, POWER * (POWER - 2), tl.float64) * below
-        else:
+        elif PSI == TWO_SIDED or PSI == ONE_SIDED:
             first = 2.0 * (n - target)
             second = tl.broadcast_to(2.0 * target, n.shape)
             if PSI == ONE_SIDED:
                 first = tl.where(n <= target, zero, first)
                 second = tl.where(n <= target, zero, second)
+        else:
+            tl.static_assert(False, "row_factors has no branch for a psi")
         slope = first / near_one
         bend = second / near_one / near_one / near_one
         return tl.where(n == 0, zero, scale), tl.where(n == 0, zero, slope), tl.where(n == 0, zero, bend)

@@ -49,8 +49,33 @@ struct Operand {
 
 enum class Reduction : int { none = 0, sum = 1, mean = 2 };
 
-// The statistics of one call, in the order of LossStats.
-constexpr int stat_count = 8;
+// The statistics of one call, each of real and then of fake, in the order of Python's LossStats.
+struct LossStatistics {
+  double loss[2], mean[2], sign[2], accuracy[2];
+};
+constexpr int stat_count = sizeof(LossStatistics) / sizeof(double);
+
+// What the terms and the operands of a role add up to.
+struct RoleTotals {
+  double loss, sum, sign, right, n, counted;
+
+  // The sums over an operand's elements; of these the `right` ones count if the term has a side.
+  FASTGAN_HD void add(double its_sum, double its_sign, double its_right, double elements,
+                      bool has_side) {
+    sum += its_sum;
+    sign += its_sign;
+    n += elements;
+    right += has_side ? its_right : 0.;
+    counted += has_side ? elements : 0.;
+  }
+  // As number r of LossStatistics: NaN where there are no such logits.
+  FASTGAN_HD void write(LossStatistics* to, int r) const {
+    to->loss[r] = loss;
+    to->mean[r] = sum / n;
+    to->sign[r] = sign / n;
+    to->accuracy[r] = right / counted;
+  }
+};
 
 struct Call {
   const Spec* spec;
@@ -80,8 +105,8 @@ struct Call {
   double* values() const {
     return aux + 2 * operands.size();
   }
-  double* statistics() const {
-    return values() + spec->terms.size();
+  LossStatistics* statistics() const {
+    return reinterpret_cast<LossStatistics*>(values() + spec->terms.size());
   }
 };
 

@@ -17,12 +17,20 @@
 #include <vector>
 
 #include "dtype.h"
+#include "list.h"
 #include "view.h"
 
 namespace fastgan {
 
-enum class Psi : int { two_sided = 0, one_sided = 1, power = 2 };
-constexpr int psi_count = 3, max_power = 16;
+// A new psi comes at the end; psi.h says what is made of it.
+#define FASTGAN_PSIS(X) \
+  X(two_sided)          \
+  X(one_sided)          \
+  X(power)
+
+enum class Psi : int { FASTGAN_PSIS(FASTGAN_CODE) };
+constexpr const char* psi_names[] = {FASTGAN_PSIS(FASTGAN_NAME)};
+constexpr int psi_count = sizeof psi_names / sizeof *psi_names, max_power = 16;
 
 // A tensor as rows of elements. The data's address stands in `rows`.
 struct Grid {
@@ -38,9 +46,12 @@ struct Part {  // one of the tensors over which a norm is taken
   Grid out;        // gradient to write
 };
 
-// norm: mean, standard deviation (over the rows, as of a population), least, greatest, share of
-// rows above the target.
-constexpr int norm_stat_count = 5;
+// The statistics of norms, in the order of Python's PenaltyStats: the deviation is a population's,
+// `above` the share of rows above the target.
+struct NormStatistics {
+  double mean, deviation, least, greatest, above;
+};
+constexpr int norm_stat_count = sizeof(NormStatistics) / sizeof(double);
 
 struct PenaltyCall {
   std::vector<Part> parts;
@@ -55,7 +66,7 @@ struct PenaltyCall {
   double* norms = nullptr;  // one a row: forward writes, backward and second read
   char* values = nullptr;   // unreduced: one a row; null: reduced
   void* result = nullptr;   // reduced forward; second: gradient of the upstream
-  double* statistics = nullptr;
+  NormStatistics* statistics = nullptr;
   const char* upstream = nullptr;  // a scalar, or one a row
   bool elementwise = false;        // one a row
   bool wide = false;               // results are float64, else float32

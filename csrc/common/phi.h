@@ -1,19 +1,25 @@
-// The seven functions that every loss is made of: a term is phi(scale * z + shift) + linear * z.
+// The functions that every loss is made of: a term is phi(scale * z + shift) + linear * z.
+//
+// A new phi is a name in FASTGAN_PHIS, at its end, and a struct of its value, slope and curvature.
+// The same name comes into fastgan/backends/formulas.py and triton_kernels/phi.py; tests compare the lists.
 #pragma once
+#include "list.h"
 #include "math.h"
 
 namespace fastgan {
 
-enum class Phi : int {
-  identity = 0,
-  softplus = 1,
-  relu = 2,
-  square = 3,
-  relu_square = 4,
-  abs = 5,
-  relu_half = 6
-};
-constexpr int phi_count = 7;
+#define FASTGAN_PHIS(X) \
+  X(identity)           \
+  X(softplus)           \
+  X(relu)               \
+  X(square)             \
+  X(relu_square)        \
+  X(abs)                \
+  X(relu_half)
+
+enum class Phi : int { FASTGAN_PHIS(FASTGAN_CODE) };
+constexpr const char* phi_names[] = {FASTGAN_PHIS(FASTGAN_NAME)};
+constexpr int phi_count = sizeof phi_names / sizeof *phi_names;
 
 // A term's constants, each formed in double and rounded once.
 template <class F>
@@ -44,63 +50,157 @@ FASTGAN_HD F times(F k, F z) {
   return k == F(0) ? F(0) : k * z;
 }
 
-// The term's value. `Linear` says whether linear is other than 0; u is decay(argument), which only
-// softplus looks at.
-template <Phi P, bool Linear, class F>
-FASTGAN_HD F term_value(F z, const Coefficients<F>& k, Pair<F> u) {
-  F a = k.argument(z);
-  F rest = Linear ? k.linear * z : F(0);
-  if constexpr (P == Phi::identity) return Linear ? times(k.sum, z) + k.shift : a;
-  if constexpr (P == Phi::softplus) {
+// What a phi is made of, of which each has a specialization:
+//   value      the term's value at z. `Linear`: whether linear is other than 0; a: k.argument(z);
+//              rest: linear * z, or 0; u: decay(a), where the phi asks for it.
+//   slope      phi'(a), NaN where a is.
+//   curvature  phi''(a), 0 at a kink.
+template <Phi P>
+struct Function;
+
+struct WithoutDecay {
+  static constexpr bool uses_decay = false;
+};
+
+template <>
+struct Function<Phi::identity> : WithoutDecay {
+  template <bool Linear, class F>
+  static FASTGAN_HD F value(F z, F a, F, const Coefficients<F>& k, Pair<F>) {
+    return Linear ? times(k.sum, z) + k.shift : a;
+  }
+  template <class F>
+  static FASTGAN_HD F slope(F, Pair<F>) {
+    return F(1);
+  }
+  template <class F>
+  static FASTGAN_HD F curvature(F, Pair<F>) {
+    return F(0);
+  }
+};
+
+template <>
+struct Function<Phi::softplus> {
+  static constexpr bool uses_decay = true;
+
+  template <bool Linear, class F>
+  static FASTGAN_HD F value(F z, F a, F rest, const Coefficients<F>& k, Pair<F> u) {
     if constexpr (!Linear) return softplus(a, u);
     // max(a, 0) + linear * z in one rounding: no summand has the other sign for a soft label in
     // [0, 1], so nothing cancels.
     F above = k.sum == F(0) ? k.shift : fma(k.sum, z, k.shift);
     return softplus_sum(a, a > F(0) ? above : rest, u);
   }
-  if constexpr (P == Phi::relu || P == Phi::relu_half) return (F(0) > a ? F(0) : a) + rest;
-  if constexpr (P == Phi::square) return fma(a, a, rest);
-  if constexpr (P == Phi::relu_square) {
+  template <class F>
+  static FASTGAN_HD F slope(F a, Pair<F> u) {
+    return sigmoid(a, u);
+  }
+  template <class F>
+  static FASTGAN_HD F curvature(F, Pair<F> u) {
+    return sigmoid_slope(u);
+  }
+};
+
+template <>
+struct Function<Phi::relu> : WithoutDecay {
+  template <bool Linear, class F>
+  static FASTGAN_HD F value(F, F a, F rest, const Coefficients<F>&, Pair<F>) {
+    return (F(0) > a ? F(0) : a) + rest;
+  }
+  template <class F>
+  static FASTGAN_HD F slope(F a, Pair<F>) {
+    return a > F(0) ? F(1) : (a <= F(0) ? F(0) : a);
+  }
+  template <class F>
+  static FASTGAN_HD F curvature(F, Pair<F>) {
+    return F(0);
+  }
+};
+
+template <>
+struct Function<Phi::square> : WithoutDecay {
+  template <bool Linear, class F>
+  static FASTGAN_HD F value(F, F a, F rest, const Coefficients<F>&, Pair<F>) {
+    return fma(a, a, rest);
+  }
+  template <class F>
+  static FASTGAN_HD F slope(F a, Pair<F>) {
+    return a + a;
+  }
+  template <class F>
+  static FASTGAN_HD F curvature(F, Pair<F>) {
+    return F(2);
+  }
+};
+
+template <>
+struct Function<Phi::relu_square> : WithoutDecay {
+  template <bool Linear, class F>
+  static FASTGAN_HD F value(F, F a, F rest, const Coefficients<F>&, Pair<F>) {
     F r = F(0) > a ? F(0) : a;
     return fma(r, r, rest);
   }
-  if constexpr (P == Phi::abs) return absolute(a) + rest;
-}
+  template <class F>
+  static FASTGAN_HD F slope(F a, Pair<F>) {
+    return F(0) > a ? F(0) : a + a;
+  }
+  template <class F>
+  static FASTGAN_HD F curvature(F a, Pair<F>) {
+    return a > F(0) ? F(2) : (a <= F(0) ? F(0) : a);
+  }
+};
 
-// phi'(a), NaN where a is.
-template <Phi P, class F>
-FASTGAN_HD F phi_slope(F a, Pair<F> u) {
-  if constexpr (P == Phi::identity) return F(1);
-  if constexpr (P == Phi::softplus) return sigmoid(a, u);
-  if constexpr (P == Phi::relu) return a > F(0) ? F(1) : (a <= F(0) ? F(0) : a);
-  if constexpr (P == Phi::square) return a + a;
-  if constexpr (P == Phi::relu_square) return F(0) > a ? F(0) : a + a;
-  if constexpr (P == Phi::abs) return a > F(0) ? F(1) : (a < F(0) ? F(-1) : a);
-  // As a maximum shares its derivative where both sides are equal.
-  if constexpr (P == Phi::relu_half)
+template <>
+struct Function<Phi::abs> : WithoutDecay {
+  template <bool Linear, class F>
+  static FASTGAN_HD F value(F, F a, F rest, const Coefficients<F>&, Pair<F>) {
+    return absolute(a) + rest;
+  }
+  template <class F>
+  static FASTGAN_HD F slope(F a, Pair<F>) {
+    return a > F(0) ? F(1) : (a < F(0) ? F(-1) : a);
+  }
+  template <class F>
+  static FASTGAN_HD F curvature(F, Pair<F>) {
+    return F(0);
+  }
+};
+
+// Relu, but with a slope of 1/2 at 0: a maximum shares its derivative where both sides are equal.
+template <>
+struct Function<Phi::relu_half> : Function<Phi::relu> {
+  template <class F>
+  static FASTGAN_HD F slope(F a, Pair<F>) {
     return a > F(0) ? F(1) : (a < F(0) ? F(0) : (a == F(0) ? F(0.5) : a));
-}
+  }
+};
 
-// phi''(a), 0 at a kink.
-template <Phi P, class F>
-FASTGAN_HD F phi_curvature(F a, Pair<F> u) {
-  if constexpr (P == Phi::softplus) return sigmoid_slope(u);
-  if constexpr (P == Phi::square) return F(2);
-  if constexpr (P == Phi::relu_square) return a > F(0) ? F(2) : (a <= F(0) ? F(0) : a);
-  return F(0);
+// The term's value; u is decay(argument), which only a phi that uses_decay looks at.
+template <Phi P, bool Linear, class F>
+FASTGAN_HD F term_value(F z, const Coefficients<F>& k, Pair<F> u) {
+  F rest = Linear ? k.linear * z : F(0);
+  return Function<P>::template value<Linear>(z, k.argument(z), rest, k, u);
 }
 
 // coefficient * derivative of the term in z.
 template <Phi P, bool Linear, class F>
 FASTGAN_HD F term_gradient(F z, const Coefficients<F>& k, Pair<F> u) {
-  F slope = phi_slope<P>(k.argument(z), u);
+  F slope = Function<P>::slope(k.argument(z), u);
   return Linear ? fma(k.slope, slope, k.slope_linear) : k.slope * slope;
 }
 
 // coefficient * second derivative of the term in z.
 template <Phi P, class F>
 FASTGAN_HD F term_curvature(F z, const Coefficients<F>& k, Pair<F> u) {
-  return k.curvature * phi_curvature<P>(k.argument(z), u);
+  return k.curvature * Function<P>::curvature(k.argument(z), u);
+}
+
+// Whether a phi is worth several cheap ones: it takes an exponential.
+inline bool uses_decay(Phi phi) {
+#define FASTGAN_CASE(name) \
+  case Phi::name: return Function<Phi::name>::uses_decay;
+  switch (phi) { FASTGAN_PHIS(FASTGAN_CASE) }
+#undef FASTGAN_CASE
+  return false;
 }
 
 }  // namespace fastgan

@@ -11,12 +11,64 @@ FASTGAN_HD double power_of(double x, int p) {
   return result;
 }
 
-// `square` is n^2, from which even powers are formed without a root.
+// psi'(n) and n * psi''(n) - psi'(n)
+struct Derivatives {
+  double first, second;
+};
+
+// What a psi is made of, of which each has a specialization: its value, where `square` is n^2, from
+// which even powers are formed without a root; and its derivatives at n > 0.
+template <Psi P>
+struct NormFunction;
+
+template <>
+struct NormFunction<Psi::two_sided> {
+  static FASTGAN_HD double value(double n, double, double target, int) {
+    double above = n - target;
+    return above * above;
+  }
+  static FASTGAN_HD Derivatives derivatives(double n, double target, int) {
+    return {2 * (n - target), 2 * target};
+  }
+};
+
+template <>
+struct NormFunction<Psi::one_sided> {
+  static FASTGAN_HD double value(double n, double, double target, int) {
+    double above = n - target;
+    return above <= 0 ? 0 : above * above;
+  }
+  static FASTGAN_HD Derivatives derivatives(double n, double target, int) {
+    bool flat = n <= target;
+    return {flat ? 0 : 2 * (n - target), flat ? 0 : 2 * target};
+  }
+};
+
+template <>
+struct NormFunction<Psi::power> {
+  static FASTGAN_HD double value(double n, double square, double, int power) {
+    return power % 2 ? power_of(square, power / 2) * n : power_of(square, power / 2);
+  }
+  static FASTGAN_HD Derivatives derivatives(double n, double, int power) {
+    double p = power, below = power_of(n, power - 1);
+    return {p * below, p * (p - 2) * below};
+  }
+};
+
 FASTGAN_HD double psi_value(Psi psi, double n, double square, double target, int power) {
-  double above = n - target;
-  if (psi == Psi::two_sided) return above * above;
-  if (psi == Psi::one_sided) return above <= 0 ? 0 : above * above;
-  return power % 2 ? power_of(square, power / 2) * n : power_of(square, power / 2);
+#define FASTGAN_CASE(name) \
+  if (psi == Psi::name) return NormFunction<Psi::name>::value(n, square, target, power);
+  FASTGAN_PSIS(FASTGAN_CASE)
+#undef FASTGAN_CASE
+  __builtin_unreachable();
+}
+
+FASTGAN_HD Derivatives psi_derivatives(Psi psi, double n, double target, int power) {
+#define FASTGAN_CASE(name) \
+  if (psi == Psi::name) return NormFunction<Psi::name>::derivatives(n, target, power);
+  FASTGAN_PSIS(FASTGAN_CASE)
+#undef FASTGAN_CASE
+  __builtin_unreachable();
 }
 
 // The gradient of psi(n) is slope * (h * scale), and its derivative in the direction v is
@@ -37,17 +89,8 @@ FASTGAN_HD RowFactors row_factors(Psi psi, double n, double target, int power) {
   if (psi == Psi::power && power == 2) return {1, 2, 0};
   if (n == 0) return {0, 0, 0};
   double scale = near_reciprocal(n), near_one = n * scale;
-  double first, second;  // psi'(n), n * psi''(n) - psi'(n)
-  if (psi == Psi::power) {
-    double p = power, below = power_of(n, power - 1);
-    first = p * below;
-    second = p * (p - 2) * below;
-  } else {
-    bool flat = psi == Psi::one_sided && n <= target;
-    first = flat ? 0 : 2 * (n - target);
-    second = flat ? 0 : 2 * target;
-  }
-  return {scale, first / near_one, second / near_one / near_one / near_one};
+  Derivatives d = psi_derivatives(psi, n, target, power);
+  return {scale, d.first / near_one, d.second / near_one / near_one / near_one};
 }
 
 }  // namespace fastgan

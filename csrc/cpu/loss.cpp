@@ -20,12 +20,13 @@ struct Lines {  // one chunk of each
   F *value, *gradient, *curvature;
 };
 
-// Softplus takes three loops over L1 instead of one: a chain of operations as long as the whole
-// leaves the processor waiting, and three shorter ones overlap (a third faster, measured).
+// A phi with an exponential takes three loops over L1 instead of one: a chain of operations as long
+// as the whole leaves the processor waiting, and three shorter ones overlap (a third faster,
+// measured).
 template <What W, Phi P, bool Linear, class F>
 void element_loop(const F* __restrict z, int n, const Coefficients<F> k, Lines<F> out) {
   F* __restrict value = out.value, * __restrict gradient = out.gradient, * __restrict curvature = out.curvature;
-  if constexpr (P == Phi::softplus) {
+  if constexpr (Function<P>::uses_decay) {
     alignas(64) F hi[chunk], lo[chunk];
     for (int i = 0; i < n; ++i) {
       Pair<F> u = decay(k.argument(z[i]));
@@ -53,19 +54,11 @@ void element_loop(const F* __restrict z, int n, const Coefficients<F> k, Lines<F
 template <What W, class F>
 void elements(const Term& t, double coefficient, const F* z, int n, Lines<F> out) {
   const Coefficients<F> k(t.scale, t.shift, t.linear, coefficient);
-#define FASTGAN_CASE(P)                                                 \
-  case Phi::P:                                                          \
-    return t.linear == 0 ? element_loop<W, Phi::P, false>(z, n, k, out) \
-                         : element_loop<W, Phi::P, true>(z, n, k, out)
-  switch (t.phi) {
-    FASTGAN_CASE(identity);
-    FASTGAN_CASE(softplus);
-    FASTGAN_CASE(relu);
-    FASTGAN_CASE(square);
-    FASTGAN_CASE(relu_square);
-    FASTGAN_CASE(abs);
-    FASTGAN_CASE(relu_half);
-  }
+#define FASTGAN_CASE(name)                                                 \
+  case Phi::name:                                                          \
+    return t.linear == 0 ? element_loop<W, Phi::name, false>(z, n, k, out) \
+                         : element_loop<W, Phi::name, true>(z, n, k, out);
+  switch (t.phi) { FASTGAN_PHIS(FASTGAN_CASE) }
 #undef FASTGAN_CASE
 }
 
@@ -141,7 +134,7 @@ struct Argument {
 int threads_for(const Call& call) {
   int64_t work = 0;  // in elements of a cheap phi; a thread is worth some 16,000 of them
   for (const Term& t : call.spec->terms)
-    work += call.operands[t.x].n * (t.phi == Phi::softplus ? 4 : 1) * (call.wide ? 2 : 1);
+    work += call.operands[t.x].n * (uses_decay(t.phi) ? 4 : 1) * (call.wide ? 2 : 1);
   int64_t most = work / 16384;
   return int(most < 1 ? 1 : most < call.threads ? most : call.threads);
 }
@@ -253,35 +246,21 @@ void chunk_statistics(const Term& t, const Argument<F>& a, int64_t c, int n, Par
   partials.at[right_count][c] = right;
 }
 
-// loss, mean, sign and accuracy, each of real and then of fake.
 void statistics(const Call& call, Partials& partials) {
-  struct {
-    double loss, sum, sign, right, n, counted;
-  } of[3] = {};
+  RoleTotals of[3] = {};
   const auto& terms = call.spec->terms;
   for (size_t k = 0; k < terms.size(); ++k) {
     const Term& t = terms[k];
     of[int(t.role)].loss += call.values()[k];
     double right = partials.total(right_count, k), n = double(call.operands[t.x].n);
     auto add = [&](int operand, Sum sum, Sum sign) {
-      auto& o = of[int(call.spec->roles[operand])];
-      o.sum += partials.total(sum, k);
-      o.sign += partials.total(sign, k);
-      o.n += n;
-      o.right += t.side ? right : 0.;
-      o.counted += t.side ? n : 0.;
+      of[int(call.spec->roles[operand])].add(partials.total(sum, k), partials.total(sign, k), right,
+                                             n, t.side);
     };
     add(t.x, x_sum, x_sign);
     if (t.y >= 0) add(t.y, y_sum, y_sign);
   }
-  double* s = call.statistics();
-  for (int r = 0; r < 2; ++r) {
-    const auto& o = of[r + 1];
-    s[r] = o.loss;
-    s[2 + r] = o.sum / o.n;  // NaN where there are no such logits
-    s[4 + r] = o.sign / o.n;
-    s[6 + r] = o.right / o.counted;
-  }
+  for (int r = 0; r < 2; ++r) of[r + 1].write(call.statistics(), r);
 }
 
 // ---------------------------------------------------------------------------------- forward

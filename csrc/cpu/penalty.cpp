@@ -211,8 +211,7 @@ void statistics(const PenaltyCall& call) {
     sums[i] = d * d;
   }
   double variance = tree_sum(sums.data(), call.rows) / n;
-  double all[norm_stat_count] = {mean, root(variance), least, most, double(above) / n};
-  for (int k = 0; k < norm_stat_count; ++k) call.statistics[k] = all[k];
+  *call.statistics = {mean, root(variance), least, most, double(above) / n};
 }
 
 template <class Result>

@@ -23,7 +23,7 @@ FASTGAN_DEVICE void evaluate_as(const Coefficients<F>& k, Elements<F>& e) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     Pair<F> u{};
-    if constexpr (P == Phi::softplus) u = decay(k.argument(e.z[i]));
+    if constexpr (Function<P>::uses_decay) u = decay(k.argument(e.z[i]));
     if constexpr (W == value_only || W == value_and_gradient)
       e.value[i] = term_value<P, Linear>(e.z[i], k, u);
     if constexpr (W != value_only) e.gradient[i] = term_gradient<P, Linear>(e.z[i], k, u);
@@ -33,20 +33,12 @@ FASTGAN_DEVICE void evaluate_as(const Coefficients<F>& k, Elements<F>& e) {
 
 template <What W, class F>
 FASTGAN_DEVICE void evaluate(const TermEntry<F>& t, const Coefficients<F>& k, Elements<F>& e) {
-#define FASTGAN_CASE(P)                                    \
-  case Phi::P:                                             \
-    if (t.linear != 0) evaluate_as<W, Phi::P, true>(k, e); \
-    else evaluate_as<W, Phi::P, false>(k, e);              \
-    break
-  switch (Phi(t.phi)) {
-    FASTGAN_CASE(identity);
-    FASTGAN_CASE(softplus);
-    FASTGAN_CASE(relu);
-    FASTGAN_CASE(square);
-    FASTGAN_CASE(relu_square);
-    FASTGAN_CASE(abs);
-    FASTGAN_CASE(relu_half);
-  }
+#define FASTGAN_CASE(name)                                    \
+  case Phi::name:                                             \
+    if (t.linear != 0) evaluate_as<W, Phi::name, true>(k, e); \
+    else evaluate_as<W, Phi::name, false>(k, e);              \
+    break;
+  switch (Phi(t.phi)) { FASTGAN_PHIS(FASTGAN_CASE) }
 #undef FASTGAN_CASE
 }
 
@@ -318,12 +310,7 @@ FASTGAN_DEVICE void add_statistics(const Table<F>& table, const TermEntry<F>& t,
   double n = double(table.operand[t.x].n), right = sum(right_count);
   all.of[t.role].loss += value;
   auto add = [&](int operand, Sum mean, Sum sign) {
-    auto& o = all.of[table.operand[operand].role];
-    o.sum += sum(mean);
-    o.sign += sum(sign);
-    o.n += n;
-    o.right += t.side ? right : 0.;
-    o.counted += t.side ? n : 0.;
+    all.of[table.operand[operand].role].add(sum(mean), sum(sign), right, n, t.side);
   };
   add(t.x, x_sum, x_sign);
   if (t.y >= 0) add(t.y, y_sum, y_sign);
@@ -344,13 +331,7 @@ FASTGAN_DEVICE void finish_forward(const Table<F>& table, const double* total, T
   if (!table.last) return;
   *table.result = F(all.loss);
   if (table.slot[x_sum] < 0) return;
-  for (int r = 0; r < 2; ++r) {
-    const auto& o = all.of[r + 1];
-    table.statistics[r] = o.loss;
-    table.statistics[2 + r] = o.sum / o.n;
-    table.statistics[4 + r] = o.sign / o.n;
-    table.statistics[6 + r] = o.right / o.counted;
-  }
+  for (int r = 0; r < 2; ++r) all.of[r + 1].write(table.statistics, r);
 }
 
 template <bool Full, class F>

@@ -4,7 +4,7 @@
 #include <memory>
 #include <vector>
 
-#include "../common/phi.h"
+#include "../common/loss.h"
 #include "sums.h"
 
 namespace fastgan {
@@ -45,9 +45,7 @@ struct TermEntry {
 // What several launches of one call hand on.
 struct Totals {
   double loss;
-  struct {
-    double loss, sum, sign, right, n, counted;
-  } of[3];
+  RoleTotals of[3];
 };
 
 template <class F>
@@ -60,7 +58,8 @@ struct Table {
   unsigned partials;            // a slot
   double* partial;              // null: in shared memory
   unsigned* ticket;
-  double *means, *constants, *values, *statistics, *v_means;
+  double *means, *constants, *values, *v_means;
+  LossStatistics* statistics;
   Totals* totals;
   const char* weights;  // on the device, one a member; or null
   DType weights_dtype;

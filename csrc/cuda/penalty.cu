@@ -23,7 +23,7 @@ struct PenaltyTable {
   double* statistic;  // memory for the trees of the statistics; null: none
   F* values;          // unreduced
   F* result;
-  double* statistics;
+  NormStatistics* statistics;
   const F* upstream;
   double* most;    // rescue over several tables: the greatest element of each row
   double* scaled;  // and its sum, scaled
@@ -171,11 +171,7 @@ FASTGAN_DEVICE void take_statistics(const PenaltyTable<F>& t) {
   if (threadIdx.x > 0) return;
   above = 0;
   for (int w = 0; w < warps_here(); ++w) above += count[w];
-  t.statistics[0] = mean;
-  t.statistics[1] = root(variance);
-  t.statistics[2] = least;
-  t.statistics[3] = most;
-  t.statistics[4] = above / n;
+  *t.statistics = {mean, root(variance), least, most, above / n};
 }
 
 template <class F>

@@ -18,7 +18,8 @@ PACKAGES = [
 ARCHITECTURES = ("7.0", "7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 OLDEST = (12, 1)  # before it, a kernel's parameters had to fit in 4 KB
 # A multiply-add is contracted on neither side: CONTRIBUTING.md, "the same bits everywhere".
-FLAGS = ["-std=c++17", "-O3", "--fmad=false", "-Xcompiler", "-fPIC,-fvisibility=hidden,-ffp-contract=off"]
+HOST_FLAGS = "-fPIC,-fvisibility=hidden,-ffp-contract=off,-Werror=switch"
+FLAGS = ["-std=c++17", "-O3", "--fmad=false", "-Xcompiler", HOST_FLAGS]
 Run = Callable[[list[str]], str]
 
 

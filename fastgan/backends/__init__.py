@@ -79,7 +79,13 @@ def get(tensors: Sequence[Tensor], scanned: int = -1) -> Backend:
     """
     name = CHOSEN.get()
     if name == "auto":
-        if 0 <= scanned < 2 and cpu.PREFERRED and not is_transformed() and forward_level() < 0 and proxy_mode() is None:
+        if (
+            0 <= scanned < 2
+            and cpu.PREFERRED
+            and not is_transformed()
+            and forward_level() < 0
+            and proxy_mode() is None
+        ):
             return cpu.BACKEND
         return _automatic(tensors, scanned)
     chosen = named(name)

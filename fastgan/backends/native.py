@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .base import Kernels, Operands
-from .specs import PHIS, LossSpec
+from .specs import LossSpec
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -62,7 +62,17 @@ def build_facts() -> dict[str, str]:
 def native_spec(spec: LossSpec, module: Any) -> Any:
     """Return the loss as the extension `module` takes it."""
     entries = [
-        (PHIS.index(t.term.phi), t.x, t.y, t.mean_operand, *t.term[1:], t.threshold, t.side, t.member, t.role)
+        (
+            module.phis.index(t.term.phi),
+            t.x,
+            t.y,
+            t.mean_operand,
+            *t.term[1:],
+            t.threshold,
+            t.side,
+            t.member,
+            t.role,
+        )
         for t in spec.terms
     ]
     return module.Spec(entries, spec.roles)
@@ -72,8 +82,8 @@ def _cannot_scan(tensors: Operands) -> int:
     return -1
 
 
-# scan(tensors) looks at all tensors in one step of compiled code: -1 unless they are plain, dense, non-empty tensors
-# of one supported dtype, on the CPU or on one CUDA device; else whether one requires grad, plus 2 on CUDA.
+# scan(tensors) looks at all of them in one step of compiled code: -1 unless they are plain, dense, not empty, of one
+# supported dtype, on the CPU or on one CUDA device. Else: whether one requires grad, plus 2 on CUDA.
 scan = _cannot_scan if native is None else native.scan
 
 

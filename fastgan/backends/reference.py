@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .._checks import SIXTEEN_BITS
@@ -24,24 +23,8 @@ from .base import (
     groups_first,
     norms_shape,
 )
+from .formulas import PHI, PSI
 from .specs import FAKE, REAL, LossSpec, OperandTerm, PenaltySpec
-
-
-def softplus(x: Tensor) -> Tensor:
-    """Return ln(1 + e^x), exact at both ends with both derivatives, unlike F.softplus."""
-    return -F.logsigmoid(-x)
-
-
-PHI: dict[str, Callable[[Tensor], Tensor]] = {
-    "identity": lambda z: z,
-    "softplus": softplus,
-    "relu": F.relu,
-    "square": torch.square,
-    "relu_square": lambda z: F.relu(z).square(),
-    "abs": torch.abs,
-    "relu_half": lambda z: torch.maximum(z, torch.zeros_like(z)),
-}
-
 
 # ---------------------------------------------------------------------------- losses
 
@@ -165,11 +148,9 @@ def _psi(spec: PenaltySpec, groups: Tensor) -> tuple[Tensor, Tensor]:
     """Return psi of each group's norm, and the norms."""
     unit = _power_of_two(groups)
     n = _root((groups / unit[:, None]).square().sum(1)) * unit
-    if spec.psi == "two_sided":
-        return (n - spec.target).square(), n
-    if spec.psi == "one_sided":
-        return F.relu(n - spec.target).square(), n
-    return (groups.square().sum(1) if spec.power == 2 else n**spec.power), n
+    if spec.psi == "power" and spec.power == 2:  # without a root, for the second derivative at 0
+        return groups.square().sum(1), n
+    return PSI[spec.psi](n, spec.target, spec.power), n
 
 
 def norm_penalty(

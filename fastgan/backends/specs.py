@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-PHIS = ("identity", "softplus", "relu", "square", "relu_square", "abs", "relu_half")
-PSIS = ("two_sided", "one_sided", "power")
+from .formulas import PHI, PSI
+
+PHIS, PSIS = tuple(PHI), tuple(PSI)
 OVER = ("sample", "channel", "batch")
 MAX_POWER = 16
 NO_ROLE, REAL, FAKE = 0, 1, 2

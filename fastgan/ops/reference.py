@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..backends.reference import evaluate, interpolate, norm_penalty, norm_statistics, softplus, statistics
+from ..backends.formulas import softplus
+from ..backends.reference import evaluate, interpolate, norm_penalty, norm_statistics, statistics
 from .losses import LossOptions
 
 __all__ = [

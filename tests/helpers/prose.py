@@ -12,8 +12,47 @@ ROOT = Path(__file__).parents[2]
 MOST = 30
 # With these a noun phrase or a clause begins, where a function's docstring says what the function does.
 NOUN_PHRASE = frozenset(
-    "a all an any as at each every for from how if in it its more no of on one several some that the their these"
-    " this those to two under what when where whether which whose why with".split()
+    [
+        "a",
+        "all",
+        "an",
+        "any",
+        "as",
+        "at",
+        "each",
+        "every",
+        "for",
+        "from",
+        "how",
+        "if",
+        "in",
+        "it",
+        "its",
+        "more",
+        "no",
+        "of",
+        "on",
+        "one",
+        "several",
+        "some",
+        "that",
+        "the",
+        "their",
+        "these",
+        "this",
+        "those",
+        "to",
+        "two",
+        "under",
+        "what",
+        "when",
+        "where",
+        "whether",
+        "which",
+        "whose",
+        "why",
+        "with",
+    ]
 )
 CODE = [*ROOT.glob("fastgan/**/*.py"), *ROOT.glob("triton_kernels/*.py"), ROOT / "setup.py"]
 
@@ -26,8 +65,7 @@ def sentences(text: str) -> Iterator[str]:
     text = re.sub(r"`[^`]*`", "code", text)
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
     for paragraph in re.split(r"\n\s*\n", text):
-        for sentence in re.split(r"(?<=[.!?:;])\s+(?=[^a-z]|$)", " ".join(paragraph.split())):
-            yield sentence
+        yield from re.split(r"(?<=[.!?:;])\s+(?=[^a-z]|$)", " ".join(paragraph.split()))
 
 
 def words(sentence: str) -> int:
@@ -62,7 +100,9 @@ def long_sentences(files: list[Path]) -> list[str]:
             texts = [(line, _body(text)) for _, line, _, text in docstrings(path)]
         for line, text in texts:
             found += [
-                f"{path.relative_to(ROOT)}:{line}: {words(s)} words: {s}" for s in sentences(text) if words(s) > MOST
+                f"{path.relative_to(ROOT)}:{line}: {words(s)} words: {s}"
+                for s in sentences(text)
+                if words(s) > MOST
             ]
     return found
 

@@ -142,7 +142,9 @@ def serving():
 
     backends.get = chosen
     # As of CUDA tensors: what may have more dimensions than the kernels' tables is looked at more closely.
-    native.scan = lambda tensors: -1 if any(t.dim() > 6 for t in tensors) else scan(tensors)
+    native.scan = lambda tensors: (
+        -1 if any(isinstance(t, torch.Tensor) and t.dim() > 6 for t in tensors) else scan(tensors)
+    )
     try:
         yield simulated
     finally:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...triton_kernels import launch, loss
+from ...triton_kernels import launch, loss, phi
 from ..base import Gradients, LossBuffers, Operands, Weights
-from ..specs import PHIS, LossSpec
+from ..specs import LossSpec
 from .arguments import CHUNK, CODES, address, aligned, bits, cdiv, dtype_bits, level_space, parameter_bytes, up
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 TERMS = 16  # in one launch; a longer list takes several
 SLOTS = 8  # kinds of sums
 ONE_TERM, ONE_CALL = 16, 32  # chunks of a term, and of a call, that a single program takes
-FILL = 14
 FORWARD, BACKWARD, SECOND, MEAN = range(4)
 
 
@@ -62,7 +61,7 @@ def _term_rows(
     """Of each term, its operands and its constants but for where its programs begin."""
     centres = [b.mean_operand for b in spec.terms]
     for number, b in enumerate(spec.terms):
-        phi, scale, shift, linear, weight = b.term
+        name, scale, shift, linear, weight = b.term
         if not on_device:
             weight = weight * weights[b.member] if weights else weight
             weight = weight / float(n[b.x]) if mean else weight
@@ -70,7 +69,7 @@ def _term_rows(
         yield (
             (number, b.x, b.y, centre),
             _row(
-                n=n[b.x], kind=2 * PHIS.index(phi) + (linear != 0), dtype=codes[b.x], scale=bits(scale),
+                n=n[b.x], kind=2 * phi.PHIS.index(name) + (linear != 0), dtype=codes[b.x], scale=bits(scale),
                 shift=bits(shift), linear=bits(linear), weight=bits(weight), member=b.member, centre=centre,
                 centre_n=n[centre] if centre >= 0 else 1, centre_dtype=codes[centre] if centre >= 0 else 0,
                 last_of_centre=int(centre >= 0 and centre not in centres[number + 1 :]), number_x=b.x, number_y=b.y,
@@ -88,7 +87,9 @@ def _fill_rows(
     used = {b.x for b in spec.terms} | {b.y for b in spec.terms}
     for j in range(len(spec.roles)):
         if j not in used:
-            row = _row(n=n[j], kind=FILL, dtype=codes[j], centre=-1, number_x=j, number_y=-1, is_centre_x=1)
+            row = _row(
+                n=n[j], kind=loss.FILL.value, dtype=codes[j], centre=-1, number_x=j, number_y=-1, is_centre_x=1
+            )
             yield (None, j, -1, -1), row
 
 

@@ -201,7 +201,7 @@ std::vector<Block> penalty_results(DType dtype, int64_t rows, int64_t length, co
   call.wide = wide;
   call.norms = out[0].as<double>();
   call.result = out[1].memory.get();
-  call.statistics = out[2].as<double>();
+  call.statistics = out[2].as<NormStatistics>();
   if (place) cuda::penalty_forward(call, *place);
   else penalty_generic.forward(call);
   call.result = nullptr;
