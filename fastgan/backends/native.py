@@ -82,8 +82,8 @@ def _cannot_scan(tensors: Operands) -> int:
     return -1
 
 
-# scan(tensors) looks at all of them in one step of compiled code: -1 unless they are plain, dense, not empty, of one
-# supported dtype, on the CPU or on one CUDA device. Else: whether one requires grad, plus 2 on CUDA.
+# scan(tensors) looks at all of them in one step of compiled code: -1 unless they are plain, dense, not empty,
+# of one supported dtype, on the CPU or on one CUDA device. Else: whether one requires grad, plus 2 on CUDA.
 scan = _cannot_scan if native is None else native.scan
 
 
