@@ -1,7 +1,24 @@
 """Every test runs with uninitialised memory full of NaN, so that an output that was not written shows."""
 
+import os
+import shutil
+import tempfile
+
 import pytest
 import torch
+
+from tests.helpers.once import SHARED
+
+
+def pytest_configure(config):
+    """One folder for all of a run's processes."""
+    if not hasattr(config, "workerinput"):
+        os.environ[SHARED] = tempfile.mkdtemp(prefix="fastgan-tests-")
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ[SHARED], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

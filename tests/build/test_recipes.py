@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fastgan.backends import native
+from tests.mutants import runner
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
@@ -119,13 +120,9 @@ def listed(addition: str) -> set[str]:
 
 @pytest.fixture
 def copy(tmp_path):
-    ignored = shutil.ignore_patterns("__pycache__")
-    for name in ("fastgan", "csrc"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
-    # As it is installed: an editable installation would have its own found otherwise.
-    shutil.copytree(ROOT / "triton_kernels", tmp_path / "fastgan" / "triton_kernels", ignore=ignored)
+    runner.copy(tmp_path)
     (tmp_path / "triton_kernels").symlink_to(tmp_path / "fastgan" / "triton_kernels")
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
 
@@ -134,15 +131,11 @@ def add(copy, addition, recipe):
     """Makes an addition in the copy, in the listed files and in no other."""
     assert set(recipe) == listed(addition)
     for name, edits in recipe.items():
-        path = copy / name.replace("<name>", "plain")
         if isinstance(edits, str):
-            path.write_text(edits)
+            (copy / name.replace("<name>", "plain")).write_text(edits)
             continue
-        text = path.read_text()
         for old, new in edits:
-            assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {name}"
-            text = text.replace(old, new)
-        path.write_text(text)
+            runner.plant(copy, name, old, new)
 
 
 def python(copy, *arguments, **environment):

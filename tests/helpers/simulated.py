@@ -6,17 +6,14 @@ everything that can be asked of these can be asked of those.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import ctypes
 import functools
 import importlib.util
 import os
 import shlex
-import shutil
 import subprocess
 import sysconfig
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,9 +24,11 @@ import torch
 from fastgan import backends
 from fastgan.backends import cpu, cuda, native
 from tests.helpers import ROOT
+from tests.helpers.once import once
 
 KERNELS = ("loss", "penalty", "interpolate")
 NAME = "_native_simulated"
+LIBRARY = f"{NAME}{sysconfig.get_config_var('EXT_SUFFIX')}"
 CXX = shlex.split(os.environ.get("CXX", "c++"))[:1]
 FLAGS = [
     "-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing", "-Wall", "-Wextra",
@@ -55,14 +54,9 @@ def in_parallel(function: Callable[..., Path], jobs: list[tuple]) -> list[Path]:
         return list(pool.map(lambda job: function(*job), jobs))
 
 
-@functools.lru_cache
-def build() -> Path:
+def build(out: Path) -> None:
     """The extension with simulated CUDA kernels; CPU kernels are there for the linker."""
-    out, csrc, sim = (
-        Path(tempfile.mkdtemp(prefix="fastgan-simulated-")),
-        ROOT / "csrc",
-        ROOT / "tests" / "helpers" / "cusim",
-    )
+    csrc, sim = ROOT / "csrc", ROOT / "tests" / "helpers" / "cusim"
     jobs = [(csrc / "cuda" / f"{k}.cu", out / f"cuda_{k}.o", csrc, "-O2") for k in KERNELS]
     jobs += [(sim / f"{part}.cpp", out / f"{part}.o", csrc, "-O2") for part in ("cusim", "runtime")]
     includes = [f"-I{p}" for p in (pybind11.get_include(), sysconfig.get_path("include"))]
@@ -71,11 +65,8 @@ def build() -> Path:
     for k in KERNELS:
         for isa in ("generic", "v3", "v4") if "x86_64" in sysconfig.get_platform() else ("generic",):
             jobs.append((csrc / "cpu" / f"{k}.cpp", out / f"{k}_{isa}.o", csrc, "-O0", f"-DFASTGAN_ISA={isa}"))
-    library = out / f"{NAME}{sysconfig.get_config_var('EXT_SUFFIX')}"
     objects = in_parallel(compile_one, jobs)
-    subprocess.run([*CXX, "-shared", *map(str, objects), "-ldl", "-o", str(library)], check=True)
-    atexit.register(shutil.rmtree, out, ignore_errors=True)
-    return library
+    subprocess.run([*CXX, "-shared", *map(str, objects), "-ldl", "-o", str(out / LIBRARY)], check=True)
 
 
 def load(library: Path):
@@ -92,7 +83,7 @@ class Simulated(cuda.Cuda):
     """The CUDA kernels on CPU tensors. `stream` is a number; one below 0 is as if it were captured."""
 
     def __init__(self) -> None:
-        library = build()
+        library = once("simulated", build) / LIBRARY
         super().__init__(load(library), "cuda_")
         self.stream = 1
         self.specs = {}
