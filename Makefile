@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 LOSS ?= nonsaturating
 PENALTY ?= none
 
-.PHONY: demo test lint bench exhaustive wheel clean
+.PHONY: demo test test-all lint bench exhaustive wheel clean
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -23,13 +23,19 @@ demo: $(VENV)/ready  ## trains a GAN on handwritten digits; LOSS=hinge, LOSS=wga
 	$(BUILD)
 	$(BIN)/python examples/digits.py --loss $(LOSS) --penalty $(PENALTY)
 
-# The Triton kernels run in Triton's interpreter, which wants a process of its own: beside the rest, and told of at the end.
-test: $(VENV)/ready  ## the whole test suite
+# A worker for each core. Triton's interpreter wants processes of its own; 5: nothing to run, where there is no Triton.
+PYTEST = $(BIN)/python -m pytest -q
+WORKERS = -n auto --dist worksteal
+INTERPRETED = TRITON_INTERPRET=1 $(PYTEST) $(WORKERS) tests/kernels/triton/test_triton.py
+
+test: $(VENV)/ready  ## the fast tests: every function, and every family of kernels on every backend
 	$(BUILD)
-	@mkdir -p build; TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/triton/test_triton.py > build/triton.log 2>&1 & interpreted=$$!; \
-	$(BIN)/python -m pytest tests; failed=$$?; \
-	wait $$interpreted; code=$$?; tail -n 60 build/triton.log; \
-	[ $$code -eq 0 -o $$code -eq 5 ] || failed=$$code; exit $$failed  # 5: nothing to run, where there is no Triton
+	@failed=0; $(PYTEST) $(WORKERS) || failed=1; $(INTERPRETED) || [ $$? -eq 5 ] || failed=1; exit $$failed
+
+test-all: $(VENV)/ready  ## the whole suite; what measures time has nothing beside it
+	$(BUILD)
+	@failed=0; $(PYTEST) $(WORKERS) -m "not alone" || failed=1; $(INTERPRETED) -m "" || [ $$? -eq 5 ] || failed=1; \
+	$(PYTEST) -m alone || failed=1; exit $$failed
 
 lint: $(VENV)/ready  ## ruff, clang-format, mypy and the direction of imports
 	$(BIN)/ruff check .

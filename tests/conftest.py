@@ -11,9 +11,13 @@ from tests.helpers.once import SHARED
 
 
 def pytest_configure(config):
-    """One folder for all of a run's processes."""
+    """One folder for all of a run's processes; a worker of pytest-xdist takes its share of the processors."""
     if not hasattr(config, "workerinput"):
         os.environ[SHARED] = tempfile.mkdtemp(prefix="fastgan-tests-")
+    else:
+        share = max(1, torch.get_num_threads() // config.workerinput["workercount"])
+        torch.set_num_threads(share)
+        os.environ.setdefault("OMP_NUM_THREADS", str(share))  # for the processes that tests start
 
 
 def pytest_unconfigure(config):

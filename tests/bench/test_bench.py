@@ -31,6 +31,7 @@ def test_baselines_compute_the_same(monkeypatch):
     penalty_cases.check((3, 3, 16, 16))
 
 
+@pytest.mark.slow
 @draws
 def test_the_report_of_penalties_is_made(tmp_path):
     command = [sys.executable, str(BENCH / "penalties.py"), "--quick", "--out", str(tmp_path)]
@@ -41,6 +42,7 @@ def test_the_report_of_penalties_is_made(tmp_path):
     assert "says nothing of speed" in done.stdout
 
 
+@pytest.mark.slow
 @draws
 def test_the_report_of_whole_steps_is_made(tmp_path):
     """Small ones of each kind of output and argument; before a case is timed values and gradients are compared."""
@@ -64,6 +66,7 @@ def test_the_report_of_whole_steps_is_made(tmp_path):
     assert "says nothing of speed" in done.stdout
 
 
+@pytest.mark.slow
 @draws
 def test_the_report_of_trainers_is_made(tmp_path):
     """Small batches of all but the heaviest; before a case is timed both contenders' results are compared."""
@@ -77,6 +80,7 @@ def test_the_report_of_trainers_is_made(tmp_path):
     assert "says nothing of speed" in done.stdout
 
 
+@pytest.mark.slow
 @draws
 def test_the_report_is_made(tmp_path):
     command = [sys.executable, str(BENCH / "report.py"), "--quick", "--out", str(tmp_path)]
@@ -118,6 +122,7 @@ def stages(monkeypatch):
     return gpu_stages
 
 
+@pytest.mark.slow
 def test_a_run_on_a_gpu_is_rehearsed(tmp_path):
     """Every program of bench/gpu.sh once, where there is no GPU, with the extension carried in a folder."""
     carried = tmp_path / "carried" / "fastgan"
@@ -155,6 +160,8 @@ def running():
     return "\n".join(found)
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 def test_what_stopped_or_failed_stages_leave(stages, tmp_path, monkeypatch, capsys):
     """A figure that was written counts, whatever becomes of its stage; nothing runs after what is needed."""
     write = "import json, sys, time; json.dump([1], open(sys.argv[1] + '/a.json', 'w')); time.sleep(60)"
@@ -207,6 +214,8 @@ def test_a_run_that_is_killed_leaves_its_figures(tmp_path):
     assert found["stages"][0]["why"] == "running"
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 def test_a_run_ends_in_time(stages, tmp_path, monkeypatch):
     monkeypatch.setattr(
         stages, "beginning", lambda run: [stages.Stage(n, 9, ["-c", "import time; time.sleep(9)"]) for n in "ab"]
@@ -240,6 +249,7 @@ def test_what_a_run_on_a_gpu_is_asked_for(stages, tmp_path, capsys):
         assert match in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_carried_triton_kernels_are_found(monkeypatch, tmp_path):
     """A kernel that was compiled into one folder is no work in another, to which what a launch reads was carried."""
     pytest.importorskip("triton")

@@ -74,6 +74,7 @@ CODE = (
 )
 
 
+@pytest.mark.slow
 def test_a_wheel_from_the_sdist(sdist, tmp_path):
     wheel = build("wheel", sdist, tmp_path / "out", FASTGAN_NATIVE="1")
     names, facts = contents(wheel)
@@ -88,6 +89,7 @@ def test_a_wheel_from_the_sdist(sdist, tmp_path):
     assert out.rstrip().endswith("ready")
 
 
+@pytest.mark.slow
 def test_no_compiler_is_no_failure(sdist, tmp_path):
     (tmp_path / "bin").mkdir()
     wheel = build("wheel", sdist, tmp_path / "out", PATH=str(tmp_path / "bin"), CXX="")
@@ -99,6 +101,7 @@ def test_no_compiler_is_no_failure(sdist, tmp_path):
     assert "the compiled extension is not there" in out
 
 
+@pytest.mark.slow
 def test_a_compiler_that_fails_is_told(sdist, tmp_path):
     broken = tmp_path / "c++"
     broken.write_text("#!/bin/sh\necho broken on purpose >&2\nexit 1\n")
@@ -112,6 +115,7 @@ def test_a_compiler_that_fails_is_told(sdist, tmp_path):
     assert "broken on purpose" in done.stderr
 
 
+@pytest.mark.slow
 def test_pip_install_into_an_empty_environment(sdist, tmp_path):
     """Under build isolation, with no torch anywhere; importing it then says what is missing."""
     venv.create(tmp_path / "venv", with_pip=True)

@@ -14,6 +14,7 @@ import pytest
 from tests.build.test_cuda_build import load
 from tests.helpers import ROOT
 
+pytestmark = pytest.mark.slow
 SUITE = ("test_losses.py", "test_autograd.py", "test_inputs.py")
 # A limit that a library copied into the wheel would pass.
 LARGEST = 8_000_000

@@ -192,6 +192,7 @@ def test_by_inductor(inductor):
     assert info.seconds > 0
 
 
+@pytest.mark.slow
 def test_steps_by_inductor(inductor):
     """With everything that a step may have: several arguments, losses and penalties, on data with a graph."""
     d = conditional()
@@ -213,6 +214,7 @@ def test_steps_by_inductor(inductor):
     assert got[2][0][-1].any()
 
 
+@pytest.mark.slow
 def test_inside_a_compiled_function_by_inductor(inductor):
     """Called from a function that is itself compiled, the graphs still are, and nothing keeps the network alive."""
     torch._dynamo.reset()

@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import fastgan
 from fastgan import requirements
 from tests.helpers import ROOT
+from tests.helpers.marks import slow_if
 
 
 def _zoo():
@@ -141,10 +142,16 @@ def backend(request, monkeypatch):
 
 
 CASES = [(*case, "inductor") for case in INDUCTOR] + [(*case, "aot_eager") for case in UNCOMPILED]
+# Seconds each.
+SLOW = {"recurrent", "attention", "multi-period", "residual", "list", "group norm", "layer norm", "smooth"}
 
 
 @needs_engine
-@pytest.mark.parametrize(("name", "kind", "backend"), CASES, indirect=["backend"])
+@pytest.mark.parametrize(
+    ("name", "kind", "backend"),
+    slow_if(lambda case: case[0] in SLOW or case[2] == "inductor", CASES),
+    indirect=["backend"],
+)
 def test_compiled_gradients(name, kind, backend):
     """They are the recipe's, at the first call, which is eager, and at those that run as a graph."""
     engines = []
@@ -180,6 +187,7 @@ def test_gradients_under_autocast(name, kind, engine):
     assert distances(ours(ENGINES[engine]), kind, name, SEEDS[:1])[0] <= 2 * theirs
 
 
+@pytest.mark.slow
 @needs_engine
 @pytest.mark.parametrize("backend", ["inductor"], indirect=True)
 @pytest.mark.parametrize("name", LOWERED)
@@ -192,6 +200,7 @@ def test_compiled_gradients_under_autocast(name, backend):
         assert got <= 2 * theirs
 
 
+@pytest.mark.slow
 @needs_engine
 @pytest.mark.parametrize("backend", ["aot_eager"], indirect=True)
 @pytest.mark.parametrize("name", ["residual"])

@@ -12,6 +12,7 @@ from tests.helpers import ROOT
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
+pytestmark = pytest.mark.slow
 EXAMPLES = ROOT / "examples"
 DEMO = EXAMPLES / "digits.py"
 

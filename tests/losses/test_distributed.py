@@ -197,6 +197,7 @@ def compiled_worker(rank, port, folder):
 
 @pytest.mark.skipif(bool(requirements.lacking("engine='compiled'")), reason="torch is too old for the engine")
 @pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch has no gloo")
+@pytest.mark.slow
 def test_compiled_steps_are_synchronised():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

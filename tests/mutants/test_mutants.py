@@ -11,6 +11,7 @@ from tests.mutants.runner import Verdicts
 
 LISTS = {"cpu": cpu, "cuda": cuda, "triton": triton}
 CASES = [(kernels, name) for kernels, judge in LISTS.items() for name in judge.FAULTS]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -4,16 +4,19 @@ Its self-test is built plain, with AddressSanitizer and with ThreadSanitizer. Ea
 in a kernel has to be found by the one that is there for it, and without a fault nothing may be found.
 """
 
+import functools
 import os
 import re
 import shlex
 import subprocess
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.helpers import ROOT
+from tests.helpers.marks import slow_but, slow_if
 
 FOLDER = ROOT / "tests" / "helpers" / "cusim"
 CXX = shlex.split(os.environ.get("CXX", "c++"))[:1]
@@ -67,38 +70,43 @@ def has_runtime(sanitizer: str, folder: Path) -> bool:
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory) -> dict[str, Path | None]:
-    """The self-test for each build, None where the sanitizer's run-time library is missing."""
+def programs(tmp_path_factory) -> Callable[[str], Path | None]:
+    """The self-test for a build, None where the sanitizer's run-time library is missing."""
     folder = tmp_path_factory.mktemp("cusim")
-    (folder / "empty.cpp").write_text("int main() {}\n")
 
-    def build(name: str) -> Path | None:
-        # The scheduler and the main program are the same in all of them.
-        if name.endswith(".cpp"):
-            return compile_to(folder / f"{name}.o", "-c", str(FOLDER / name))
-        if name != "plain" and not has_runtime(name, folder):
+    @functools.cache
+    def compiled(name: str, *options: str) -> str:
+        out = folder / f"{Path(name).stem}{len(list(folder.iterdir()))}.o"
+        return str(compile_to(out, *options, "-c", str(FOLDER / name)))
+
+    @functools.cache
+    def program(build: str) -> Path | None:
+        if build != "plain" and not has_runtime(build, folder):
             return None
-        return compile_to(folder / f"{name}.o", *BUILDS[name], "-g", "-x", "c++", "-c", str(FOLDER / "selftest.cu"))
+        # The scheduler and the main program are the same in all of them.
+        objects = [
+            compiled("selftest.cu", *BUILDS[build], "-g", "-x", "c++"),
+            compiled("cusim.cpp"),
+            compiled("selftest.cpp"),
+        ]
+        return compile_to(folder / build, *BUILDS[build], *objects)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = ("thread", "address", "plain", "cusim.cpp", "selftest.cpp")
-        objects = dict(zip(jobs, pool.map(build, jobs), strict=True))
-    common = [str(objects.pop("cusim.cpp")), str(objects.pop("selftest.cpp"))]
-    return {k: o and compile_to(folder / k, *BUILDS[k], str(o), *common) for k, o in objects.items()}
+    return program
 
 
-def run(programs: dict, build: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    if programs[build] is None:
+def run(programs: Callable, build: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    program = programs(build)
+    if program is None:
         pytest.skip(f"{CXX[0]} has no run-time library for -fsanitize={build} that works here")
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("CUSIM_", "ASAN_", "TSAN_", "UBSAN_"))}
     done = subprocess.run(
-        [programs[build], *arguments], env=inherited | environment, capture_output=True, text=True, timeout=120
+        [program, *arguments], env=inherited | environment, capture_output=True, text=True, timeout=120
     )
     done.both = done.stdout + done.stderr
     return done
 
 
-@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("build", slow_but(["plain"], BUILDS))
 @pytest.mark.parametrize("order", ORDERS)
 def test_without_a_fault(programs, build, order):
     # ThreadSanitizer takes a millisecond or so to make a thread.
@@ -111,12 +119,15 @@ def test_without_a_fault(programs, build, order):
 
 
 @pytest.mark.parametrize(
-    ("fault", "build", "orders", "grain", "said"), FOUND, ids=lambda v: v if isinstance(v, str) else ""
+    ("fault", "build", "orders", "grain", "said"),
+    slow_if(lambda case: case[1] != "plain", FOUND),
+    ids=lambda v: v if isinstance(v, str) else "",
 )
 def test_faults_are_found(programs, fault, build, orders, grain, said):
     def planted(order: str) -> subprocess.CompletedProcess:
         return run(programs, build, str(FAULTS.index(fault)), CUSIM_ORDER=order, CUSIM_GRAIN=grain)
 
+    programs(build)  # before they run at once
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         runs = list(pool.map(planted, orders))
     for order, done in zip(orders, runs, strict=True):

@@ -13,6 +13,7 @@ import torch
 import fastgan
 from fastgan.backends import native
 from tests.helpers.calls import flat, gradients, layouts, logits, losses, norms, parts, points, same
+from tests.helpers.marks import slow_but
 
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") != "1":
@@ -31,6 +32,7 @@ if interpreted.OLD and not interpreted.fma_is_true():
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of infinities
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 FORMS = [None, "paired", "average"]
+SHORT = [1, 2, 31, 128, 1023, 1024, 1025]
 
 
 def check_same(call):
@@ -114,7 +116,7 @@ def test_losses(loss, form, dtype):
     check_same(losses(logits(1300, dtype=dtype), logits(1300, dtype=dtype, seed=1), loss=loss, relativistic=form))
 
 
-@pytest.mark.parametrize("n", [1, 2, 31, 128, 1023, 1024, 1025, 20_000])
+@pytest.mark.parametrize("n", slow_but(SHORT, [*SHORT, 20_000]))
 @pytest.mark.parametrize("form", FORMS)
 def test_sizes(form, n):
     check_same(losses(logits(n), logits(n, seed=1), loss="hinge", relativistic=form, return_stats=True))
@@ -123,7 +125,7 @@ def test_sizes(form, n):
 
 @pytest.mark.usefixtures("as_on_a_device")
 @pytest.mark.parametrize("single", [True, False])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", slow_but(["average"], FORMS))
 def test_launch_shapes_of_a_device(form, single, monkeypatch):
     if not single:
         monkeypatch.setattr(losses_of, "ONE_CALL", 0)
@@ -132,7 +134,7 @@ def test_launch_shapes_of_a_device(form, single, monkeypatch):
         check_same(losses(r, f, relativistic=form, return_stats=True, second=not single))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", slow_but(["average"], FORMS))
 def test_four_chunks_a_program(form, monkeypatch):
     monkeypatch.setattr(losses_of.LossLaunches, "chunks_at_once", lambda self, tables: 4)
     check_same(losses(logits(40_000), logits(40_000, seed=1), loss="hinge", relativistic=form, return_stats=True))
@@ -161,7 +163,7 @@ def test_infinities_and_nan(form, dtype):
         check_same(losses(x, x.flip(0), loss=loss, relativistic=form, return_stats=True))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", slow_but([None], FORMS))
 def test_lists_of_tensors_over_several_tables(form):
     """More than a table holds: 17 pairs of all sizes, weighted."""
     sizes = [1 + 137 * k % 1500 for k in range(17)]
@@ -172,7 +174,7 @@ def test_lists_of_tensors_over_several_tables(form):
     check_same(losses(real, fake, relativistic=form, second=False, reduction="none"))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", slow_but([torch.float32], DTYPES))
 def test_weights_in_a_tensor(dtype):
     real, fake = [logits(n) for n in (5, 1100, 70)], [logits(n, seed=1) for n in (5, 1100, 70)]
     weights = torch.tensor([0.1, 2.0, 0.7], dtype=dtype)
@@ -203,7 +205,7 @@ def test_dtypes_side_by_side(form):
     check_same(lambda: list(call()))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", slow_but([torch.float32], DTYPES))
 def test_values_with_a_graph(dtype):
     for n in (1, 2100):
         check_same(parts(logits(n, dtype=dtype), logits(n, dtype=dtype, seed=1)))
@@ -216,7 +218,9 @@ def test_layouts(dtype):
         check_same(losses(a, b, relativistic="paired", return_stats=True))
 
 
-@pytest.mark.parametrize(("pairs", "dtype"), [(1, torch.bfloat16), (17, torch.float32)])
+@pytest.mark.parametrize(
+    ("pairs", "dtype"), slow_but([(1, torch.bfloat16)], [(1, torch.bfloat16), (17, torch.float32)])
+)
 def test_centres_that_are_nothing_else(pairs, dtype):
     """Their gradient is one number everywhere; 17 pairs are more than a table holds."""
 
@@ -274,7 +278,7 @@ def test_penalties(kind, options, over, dtype):
     check_same(norms(gradients(4, 3, 5, 7, dtype=dtype), kind, over=over, reduction="none", **options))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", slow_but([torch.float32], DTYPES))
 def test_signs_of_zeros(dtype):
     x = torch.full((1,), -100.0, dtype=dtype).requires_grad_()
     c = torch.zeros(1024, dtype=dtype).requires_grad_()
@@ -326,12 +330,13 @@ def test_many_rows():
     check_same(norms(gradients(20_000, 3), "power", power=3, reduction="none"))
 
 
+@pytest.mark.slow
 def test_norms_of_a_long_row():
     """Three levels of the tree within a row."""
     check_same(norms(gradients(2, 1024 * 1024 + 33), return_stats=True, second=False))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", slow_but([torch.float32], DTYPES))
 @pytest.mark.parametrize("over", ["sample", "channel", "batch"])
 def test_several_tensors_masks_and_weights(over, dtype):
     """More tensors than a table holds."""
@@ -350,7 +355,7 @@ def test_gradients_of_several_dtypes():
 
 
 @pytest.mark.parametrize("exponent", [-320, -300, -160, 0, 140, 160, 305])
-@pytest.mark.parametrize("shape", [(3, 5), (3, 50), (2, 5000)])
+@pytest.mark.parametrize("shape", [(3, 5), (3, 50), pytest.param((2, 5000), marks=pytest.mark.slow)])
 def test_doubles_whose_squares_overflow_or_underflow(shape, exponent):
     g = gradients(*shape, dtype=torch.float64) * 10.0**exponent
     check_same(norms(g, "power", power=1, second=exponent > -300))
@@ -363,7 +368,7 @@ def test_doubles_whose_squares_overflow_or_underflow(shape, exponent):
         check_same(norms(wide, "power", power=1, over="channel", second=exponent > -300))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", slow_but([torch.float32], DTYPES))
 def test_layouts_of_gradients(dtype):
     g = gradients(3, 5, 14, 15, dtype=dtype)
     for t in (
@@ -455,6 +460,7 @@ def test_zeros_of_either_sign_among_the_weights():
     check_same(norms(gradients(3, 5), target=-0.0))
 
 
+@pytest.mark.slow
 def test_a_centre_of_several_terms_in_a_later_table():
     """Which no public function asks for."""
     from fastgan.backends.specs import LossSpec, OperandTerm, Term

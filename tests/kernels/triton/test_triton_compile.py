@@ -29,6 +29,7 @@ from fastgan.triton_kernels import launch  # noqa: E402
 from fastgan.backends import triton as ft  # noqa: E402
 from tests.helpers.precompile import recording  # noqa: E402
 
+pytestmark = pytest.mark.slow
 TARGETS = [("cuda", 80, 32), ("cuda", 90, 32), ("cuda", 100, 32), ("cuda", 120, 32), ("hip", "gfx942", 64)]
 MOST = ("cuda", 90, 32)
 
