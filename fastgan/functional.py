@@ -179,8 +179,16 @@ def generator_loss(
     Args:
         fake_logits: as in `discriminator_loss`.
         real_logits: the same for real; needed with `relativistic`, and without it not looked at.
-        loss, relativistic, margin, targets, real_target, fake_target, weights, reduction, return_stats,
-            process_group: as in `discriminator_loss`.
+        loss: a name of `fastgan.losses()`.
+        relativistic: None, "paired" or "average".
+        margin: m of hinge and ranking; without effect on the generator's plain loss.
+        targets: (a, b, c) of least squares: c is the label that the generator wants.
+        real_target: soft label in [0, 1] that "nonsaturating" wants for fake.
+        fake_target: soft label of fake in [0, 1], for "saturating".
+        weights: one per member, as in `discriminator_loss`.
+        reduction: "mean" or "sum" over each member's elements, or "none".
+        return_stats: return (loss, LossStats).
+        process_group: with "average", means are over the ranks of this group, as in `discriminator_loss`.
 
     Returns:
         As `discriminator_loss`.
@@ -222,7 +230,10 @@ def _loss(
         make_spec: `discriminator_spec` or `generator_spec`.
         logits: one or two operands, or sequences of them, by name.
         given: the fields of LossOptions.
-        weights, reduction, return_stats, process_group: as in `discriminator_loss`.
+        weights: one per member, or None.
+        reduction: "mean", "sum" or "none".
+        return_stats: whether LossStats are wanted.
+        process_group: the ranks over which means are taken, or None.
     """
     tracing = torch.compiler.is_compiling()
     loss, relativistic = given[:2]

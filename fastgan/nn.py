@@ -37,6 +37,7 @@ class _Loss(nn.Module):
         LossOptions(loss, **given)
 
     def extra_repr(self) -> str:
+        """Return the options, as the module prints them."""
         return ", ".join([repr(self.loss), *(f"{k}={v!r}" for k, v in self.options.items())])
 
 
@@ -66,7 +67,7 @@ class GradientPenalty(penalties.ScheduledPenalty, nn.Module):
     """`fastgan.gradient_penalty` as a module, which can be lazy: `GradientPenalty("r1", interval=16)(D, real)`.
 
     A lazy penalty (StyleGAN2, arXiv:1912.04958) is computed at every k-th call only, the first among
-    them, and then weighs k times as much; the other calls return None and do nothing. The count of calls
+    them, and then weighs k times as much. The other calls return None and do nothing. The count of calls
     is in the module's state_dict, so that a resumed run goes on in step.
 
     Args:
@@ -104,12 +105,15 @@ class GradientPenalty(penalties.ScheduledPenalty, nn.Module):
         return result
 
     def get_extra_state(self) -> dict[str, int]:
+        """Return the count of calls, for the state_dict."""
         return {"calls": self.calls}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
+        """Take the count of calls from a state_dict."""
         self.calls = state["calls"]
 
     def extra_repr(self) -> str:
+        """Return the options, as the module prints them."""
         shown = {"interval": self.interval, "part": self.part} | self.options
         defaults = {"interval": 1, "part": 1.0}
         return ", ".join([repr(self.kind), *(f"{k}={v!r}" for k, v in shown.items() if defaults.get(k) != v)])
@@ -173,10 +177,13 @@ class LeCam(nn.Module):
             self.calls += 1
 
     def get_extra_state(self) -> dict[str, int]:
+        """Return the count of calls, for the state_dict."""
         return {"calls": self.calls}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
+        """Take the count of calls from a state_dict."""
         self.calls = state["calls"]
 
     def extra_repr(self) -> str:
+        """Return the options, as the module prints them."""
         return f"weight={self.weight}, decay={self.decay}, start={self.start}"

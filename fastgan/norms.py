@@ -119,8 +119,8 @@ def _spec(psi: str, target: float, power: int, over: str, reduction: str) -> Pen
 def gradient_norm(grads: Tensors, *, over: str = "sample") -> Tensor:
     """Return the Euclidean norm of each sample's gradient, ||g_i||; differentiable, to any order.
 
-    The square is summed in float64 over a fixed tree: no overflow and no underflow for any finite input
-    whose norm can be represented, within 1 ulp in float32 (and float64 accordingly). The derivative at a
+    The square is summed in float64 over a fixed tree. No finite input whose norm can be represented overflows or
+    underflows, and the norm is within 1 ulp in float32 (and float64 accordingly). The derivative at a
     gradient of zeros is 0.
 
     Args:
@@ -180,7 +180,7 @@ def norm_penalty(
         over: "sample", "channel" (one norm per pixel) or "batch".
         reduction: "mean" or "sum" over the norms, or "none".
         mask: a factor on the gradients (bool or floating point) that broadcasts to their shape, or one per
-            tensor; the result is divided by the mask's mean, as image restorers do (BasicSR, mmagic). A mean
+            tensor. The result is divided by the mask's mean, as image restorers do (BasicSR, mmagic). A mean
             that is not positive raises; where that cannot be seen (on a device, under torch.compile) the result is
             not finite.
         weights: (N,), a factor on psi for each sample. "mean" still divides by the number of norms.

@@ -323,9 +323,9 @@ def gradient_penalty(
 
     The approximations need one derivative only, for discriminators that have no second one. In
     expectation they are sigma^2 ||g||^2 + O(sigma^4), so that weight = gamma / (2 sigma^2) is about R1 of
-    weight gamma. They are not about R1 where the discriminator curves within sigma of x, where two calls
-    on the same x differ (dropout, batch statistics), where 16-bit outputs round the difference away, or
-    where one sample has several outputs, whose squares are then averaged and not summed.
+    weight gamma. They are not about R1 in four cases: the discriminator curves within sigma of x; two calls on the
+    same x differ (dropout, batch statistics); 16-bit outputs round the difference away; one sample has several
+    outputs, whose squares are then averaged and not summed.
 
     Nothing is detached: where real or fake require grad, the penalty sends them one. Nothing of the
     caller's is changed beyond what a forward of the discriminator changes (batch statistics). A compiled

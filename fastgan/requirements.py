@@ -16,13 +16,13 @@ FEATURES: dict[str, Version] = {"engine='compiled'": (2, 8)}
 
 
 def parsed(version: str) -> Version:
-    """The first two numbers of a version such as "2.13.0+cpu" or "2.6.0a0+git123"."""
+    """Return the first two numbers of a version such as "2.13.0+cpu" or "2.6.0a0+git123"."""
     found = re.match(r"(\d+)\.(\d+)", version)
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def lacking(feature: str) -> str | None:
-    """Why a feature of FEATURES cannot be had from this torch, or None where it can."""
+    """Return why a feature of FEATURES cannot be had from this torch, or None where it can."""
     needed = FEATURES[feature]
     if parsed(torch.__version__) >= needed:
         return None

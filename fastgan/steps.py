@@ -223,20 +223,21 @@ def discriminator_step(
     prune: bool = True,
     **kwargs: Any,
 ) -> DiscriminatorStep:
-    """The loss and the gradient penalties of a step of the discriminator.
+    """Return the loss and the gradient penalties of a step of the discriminator.
 
         step = fastgan.discriminator_step(D, real, fake, loss="hinge", penalty=GradientPenalty("r1", weight=5.0))
         step.total.backward()
 
-    The discriminator is called on real and on fake once each; a penalty that looks at one of these batches itself
-    ("r1", "r2" and their approximations) takes that forward and saves its own. Batch statistics therefore move
-    once for both, and dropout draws one mask for both. Other penalties, and those on a part of the batch, call the
-    discriminator at their own points. No gradient flows further than to `real` and `fake` as they are given: give
+    The discriminator is called on real and on fake once each. A penalty that is evaluated at one of these batches
+    ("r1", "r2" and their approximations) shares that forward. Batch statistics therefore move once for both, and
+    dropout draws one mask for both. Other penalties, and those on a fraction of the batch, call the discriminator
+    at their own inputs. No gradient flows further than to `real` and `fake` as they are given: give
     `fake.detach()` unless the generator is to be trained by it.
 
     Args:
         discriminator: as for `gradient_penalty`; called as discriminator(real, *args, **kwargs).
-        real, fake: (N, ...), or tuples of such tensors.
+        real: (N, ...), or a tuple of such tensors.
+        fake: the same for generated samples.
         *args: what the discriminator takes after its input: labels, embeddings.
         loss: a name of `fastgan.losses()`, a `fastgan.nn.DiscriminatorLoss`, or any function of what the
             discriminator returned on real and on fake, which returns a scalar.

@@ -52,8 +52,8 @@ def clip_weights_(
 def curriculum_weights(num_critics: int, progress: float) -> tuple[float, ...]:
     """Return convex weights over critics of growing strength (WGAN-C, arXiv:1807.09295).
 
-    At progress 0 all weight is on the first and weakest critic, at 1 on the last; between, it moves
-    linearly from each critic to the next, so that at most two are not 0 and the sum is 1. For the
+    At progress 0 all weight is on the first and weakest critic, at 1 on the last. Between, it moves
+    linearly from each critic to the next: at most two weights are not 0, and the sum is 1. For the
     `weights` of a loss over a sequence with one member per critic.
 
     Args:

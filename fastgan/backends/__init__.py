@@ -30,9 +30,8 @@ def _checked(name: str, source: str) -> str:
     return name
 
 
-CHOSEN: ContextVar[str] = ContextVar(
-    "fastgan_backend", default=_checked(os.environ.get("FASTGAN_BACKEND", "auto"), "FASTGAN_BACKEND")
-)
+_OF_THE_PROCESS = _checked(os.environ.get("FASTGAN_BACKEND", "auto"), "FASTGAN_BACKEND")
+CHOSEN: ContextVar[str] = ContextVar("fastgan_backend", default=_OF_THE_PROCESS)
 
 
 @cache
@@ -60,10 +59,12 @@ class backend:  # noqa: N801 (used as a statement: `with fastgan.backend("cpu"):
         self._tokens: list[Token[str]] = []
 
     def __enter__(self) -> backend:
+        """Put the backend in force."""
         self._tokens.append(CHOSEN.set(self.name))
         return self
 
     def __exit__(self, *exception: Any) -> None:
+        """Put the former one back."""
         CHOSEN.reset(self._tokens.pop())
 
 
@@ -116,12 +117,16 @@ def _refusal(candidate: Backend, tensors: Sequence[Tensor], scanned: int) -> str
         return "torch.func transforms and forward-mode AD need the reference backend"
     if proxy_mode() is not None:  # a kernel's result would be taken for a constant
         return "a graph that is traced operation by operation needs the reference backend"
-    if scanned < 0:
-        for t in tensors:
-            if type(t) not in _PLAIN:
-                return f"a tensor subclass ({type(t).__name__}) needs the reference backend"
-            if t.device != device:
-                return f"the tensors are on {device} and {t.device}"
+    return None if scanned >= 0 else _unfit(tensors)
+
+
+def _unfit(tensors: Sequence[Tensor]) -> str | None:
+    """Return why kernels cannot read these tensors, or None where they can."""
+    for t in tensors:
+        if type(t) not in _PLAIN:
+            return f"a tensor subclass ({type(t).__name__}) needs the reference backend"
+        if t.device != tensors[0].device:
+            return f"the tensors are on {tensors[0].device} and {t.device}"
     return None
 
 

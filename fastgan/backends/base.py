@@ -55,19 +55,23 @@ class LossBuffers:
 
     @property
     def means(self) -> Tensor:
+        """The means of the operands."""
         return self.memory[: self.operands]
 
     @property
     def constants(self) -> Tensor:
+        """The gradients that operands receive through their means."""
         return self.memory[self.operands : 2 * self.operands]
 
     @property
     def values(self) -> Tensor:
+        """The values of the terms."""
         first = 2 * self.operands
         return self.memory[first : first + self.terms]
 
     @property
     def statistics(self) -> Tensor:
+        """The numbers of LossStats."""
         return self.memory[2 * self.operands + self.terms :]
 
     def addresses(self) -> dict[str, int]:

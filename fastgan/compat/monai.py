@@ -32,6 +32,7 @@ class AdversarialCriterions(str, Enum):
     LEAST_SQUARE = "least_squares"
 
     def __str__(self) -> str:
+        """Return the name, as MONAI prints it."""
         return self.value
 
 

@@ -1,8 +1,8 @@
 """A step of a discriminator - forward, both backwards, all gradients - as one compiled graph.
 
-torch.compile cannot differentiate twice. Here autograd runs the step once, `make_fx` writes down the operations of
-all its passes, and what was written down is compiled: a function from parameters, buffers and inputs to the value
-and the gradients. The gradients wait in an autograd node, so that to the caller it is a loss like any other.
+torch.compile cannot differentiate twice. Here autograd runs the step once, `make_fx` records the operations of all
+its passes, and the record is compiled. It is a function from parameters, buffers and inputs to the value and the
+gradients. The gradients wait in an autograd node, so that to the caller it is a loss like any other.
 
 Such a graph does what the step did when it was traced. Whatever else the step may depend on is part of the key
 under which the graph is kept (fastgan/snapshot.py), or refused. The first call of each graph is the eager one, with
@@ -92,7 +92,7 @@ class _Step:
     def compute(
         self, params: Sequence[Tensor], buffers: Sequence[Tensor], tensors: Sequence[Tensor]
     ) -> list[Tensor]:
-        """The step by autograd: the value, further results, and the gradients that there are."""
+        """Run the step by autograd: return the value, further results, and the gradients that there are."""
         leaves = [p.detach().requires_grad_(p.requires_grad) for p in params]
         given = [t.detach().requires_grad_(t.requires_grad) for t in tensors]
 
@@ -113,7 +113,7 @@ class _Step:
         self.reached = [g is not None for g in grads]
         self.extras = Parts.of(extras)
         if not all(type(v) in snapshot.VALUES for v in self.extras.others):
-            raise UnfitError("it returns what is no nest of tensors, numbers and strings")
+            raise UnfitError("it returns more than tensors, numbers and strings in containers")
         # A gradient may be the memory of a parameter, which may change before the backward.
         memory = {t.untyped_storage().data_ptr() for t in (*leaves, *buffers, *given)}
         own = [
@@ -141,14 +141,14 @@ class _Graphs:
         self.info = CompileInfo()
 
     def warn(self, discriminator: nn.Module, what: str) -> None:
-        """Warns of each thing once."""
+        """Warn of each thing once."""
         if what not in self.said:
             self.said.add(what)
             name = type(_within(discriminator)).__name__
             warnings.warn(f"engine='compiled': {name} {what}", stacklevel=_depth_of_caller())
 
     def refuse(self, discriminator: nn.Module, why: Exception) -> None:
-        """No graphs from here on."""
+        """Compile no graphs from here on."""
         text = str(why) if isinstance(why, UnfitError) else f"{type(why).__name__}: {why}"
         self.by_key.clear()
         self.info = self.info._replace(refused=text)
@@ -156,7 +156,7 @@ class _Graphs:
 
 
 def _depth_of_caller() -> int:
-    """How many calls up the caller of this package stands."""
+    """Return how many calls up the caller of this package stands."""
     depth, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("fastgan."):
         depth, frame = depth + 1, frame.f_back
@@ -167,7 +167,7 @@ _all: weakref.WeakKeyDictionary[nn.Module, _Graphs] = weakref.WeakKeyDictionary(
 
 
 def compile_info(discriminator: nn.Module) -> CompileInfo:
-    """What engine "compiled" has done for this discriminator: how many graphs, calls, seconds, or why none."""
+    """Return what engine "compiled" has done for this discriminator: graphs, calls, seconds, or why none."""
     if not isinstance(discriminator, nn.Module):
         raise TypeError(f"discriminator: expected a torch.nn.Module, got {type(discriminator).__name__}")
     found = _all.get(_within(discriminator))
@@ -178,7 +178,7 @@ def compile_info(discriminator: nn.Module) -> CompileInfo:
 
 
 def run(discriminator: Any, body: Body, inputs: Any, key: Any, eager: Callable[[], Any]) -> tuple[Any, str]:
-    """A step's (value, further results) and the engine that computed it, "compiled" or "eager".
+    """Return a step's (value, further results) and the engine that computed it, "compiled" or "eager".
 
     `key` says what the body depends on beside its arguments. `eager` is the same step by autograd, for one that
     cannot be compiled.
@@ -210,7 +210,7 @@ def run(discriminator: Any, body: Body, inputs: Any, key: Any, eager: Callable[[
 
 
 def _within(discriminator: nn.Module) -> nn.Module:
-    """The network that DistributedDataParallel and torch.compile were given."""
+    """Return the network that DistributedDataParallel and torch.compile were given."""
     while True:
         if isinstance(discriminator, DistributedDataParallel):
             discriminator = discriminator.module
@@ -221,7 +221,7 @@ def _within(discriminator: nn.Module) -> nn.Module:
 
 
 def _run_parallel(graphs: _Graphs, ddp: DistributedDataParallel, body: Body, inputs: Parts, key: Any) -> Any:
-    """`_run`, with what DDP does before and after a forward, so that it expects the gradients."""
+    """Run a step with what DDP does before and after a forward, so that it expects the gradients."""
     if ddp.static_graph or ddp.mixed_precision is not None:
         raise UnfitError("DistributedDataParallel has a static graph or a mixed precision of its own")
     ddp._pre_forward()
@@ -238,7 +238,7 @@ def _run_parallel(graphs: _Graphs, ddp: DistributedDataParallel, body: Body, inp
 
 
 def _run(graphs: _Graphs, discriminator: nn.Module, body: Body, inputs: Parts, key: Any) -> Any:
-    """The results and the engine; None where nothing needs a gradient."""
+    """Return the results and the engine; None where nothing needs a gradient."""
     discriminator = _within(discriminator)
     if isinstance(discriminator, torch.jit.ScriptModule):
         raise UnfitError("it is a scripted module")
@@ -266,13 +266,13 @@ def _run(graphs: _Graphs, discriminator: nn.Module, body: Body, inputs: Parts, k
 
 
 def _facts(discriminator: nn.Module, key: Any, inputs: Parts) -> Any:
-    """What is no tensor in a step's key."""
+    """Return the parts of a step's key that are no tensors."""
     reader = Reader()
     return State.of(discriminator, reader).facts, reader.plain((key, inputs.others))
 
 
 def _results(flat: list[Tensor], extras: Parts, reached: list[bool], needed: list[Tensor]) -> tuple[Tensor, Any]:
-    """The value, with a node that has the gradients, and the further results."""
+    """Return the value, with a node that has the gradients, and the further results."""
     count = sum(extras.is_tensor)
     leaves = [t for t, wanted in zip(needed, reached, strict=True) if wanted]
     value = _Given.apply(flat[0], flat[1 + count :], *leaves)
@@ -280,7 +280,7 @@ def _results(flat: list[Tensor], extras: Parts, reached: list[bool], needed: lis
 
 
 def _check(discriminator: nn.Module, state: State, inputs: Parts, device: torch.device) -> None:
-    """Raises where it shows without running it that a discriminator cannot be compiled."""
+    """Raise where it shows without running it that a discriminator cannot be compiled."""
     if has_backward_hooks(discriminator.modules()):
         raise UnfitError("its modules have backward hooks, which a compiled graph does not call")
     of_all = nn.modules.module
@@ -321,39 +321,39 @@ class _Before:
         self.of_numpy = numpy.random.get_state() if numpy else None
 
     def generators(self) -> tuple[Tensor, Tensor]:
-        """What PyTorch's generators stand at: the CPU's, and the device's."""
+        """Return the states of PyTorch's generators: the CPU's, and the device's."""
         on_cpu = torch.get_rng_state()
         return on_cpu, torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else on_cpu
 
     def set_generators(self, to: tuple[Tensor, Tensor] | None = None) -> None:
-        """Sets PyTorch's generators, if nothing else is said to what they stood at."""
+        """Set PyTorch's generators, by default to their states before the step."""
         on_cpu, on_device = to or self.drawn
         torch.set_rng_state(on_cpu)
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(on_device, self.device)
 
     def copies(self) -> list[Tensor]:
-        """The buffers, anew."""
+        """Return copies of the buffers."""
         return [b.clone() for b in self.buffers]
 
     def check_unchanged(self) -> None:
-        """Raises where a forward has changed what a graph would not."""
+        """Raise where a forward has changed something that a graph would not."""
         numpy = sys.modules.get("numpy")
         if random.getstate() != self.of_python or (numpy and str(numpy.random.get_state()) != str(self.of_numpy)):
             raise UnfitError("its forward draws from Python's or NumPy's random numbers")
         if any(t._version != version for t, _, version in self.constants):
-            raise UnfitError("its forward changes in place what is no buffer")
+            raise UnfitError("its forward modifies a tensor that is not a buffer in place")
         if self.step.facts() != self.facts:
             raise UnfitError("its forward changes attributes, or what they hold")
 
     def take_back_attributes(self) -> None:
-        """Takes back what tracing leaves in attributes, as the weight of weight norm by hooks."""
+        """Restore attributes that tracing changes, as the weight of weight norm by hooks."""
         for now, old in self.attributes:
             now.clear()
             now.update(old)
 
     def take_back(self) -> None:
-        """Everything as it was."""
+        """Restore everything."""
         self.take_back_attributes()
         self.set_generators()
         random.setstate(self.of_python)
@@ -367,13 +367,13 @@ class _Before:
 
 @contextlib.contextmanager
 def _as_traced(device: torch.device) -> Iterator[None]:
-    """A traced graph has autograd's and autocast's work in it already."""
+    """Switch autograd and autocast off: a traced graph has their work in it already."""
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         yield
 
 
 def _first(graphs: _Graphs, step: _Step, key: Any, held: list[Any], device: torch.device) -> list[Tensor]:
-    """The eager step; unless its values are not finite, it is also compiled, and compared with that.
+    """Run the step eagerly; if its values are finite, compile it too, and compare.
 
     Where the eager step itself raises, everything stands as before.
     """
@@ -403,7 +403,7 @@ def _first(graphs: _Graphs, step: _Step, key: Any, held: list[Any], device: torc
 
 
 def _compiled(step: _Step, before: _Before) -> _Graph:
-    """The step, traced and compiled."""
+    """Trace and compile the step."""
     import torch._dynamo
     from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -415,7 +415,7 @@ def _compiled(step: _Step, before: _Before) -> _Graph:
     try:
         # Kernels cannot be traced: the reference's operations are, whichever backend the caller has named.
         with nested, backends.backend("reference"):
-            traced = make_fx(lambda *given: step.compute(*given))(
+            traced = make_fx(lambda *given: step.compute(*given))(  # noqa: PLW0108 (make_fx reads its code)
                 step.state.params, before.copies(), step.inputs.tensors
             )
     finally:
@@ -426,7 +426,7 @@ def _compiled(step: _Step, before: _Before) -> _Graph:
 
 
 def _compare(made: _Graph, step: _Step, before: _Before, want: list[Tensor], after: tuple[Tensor, Tensor]) -> None:
-    """Raises unless the compiled step computes what the eager one did: `want`, with the buffers at its end."""
+    """Raise unless the compiled step computes what the eager one did: `want`, with the buffers at its end."""
     copies = before.copies()
     before.set_generators()
     with _as_traced(before.device):
@@ -446,7 +446,7 @@ def _compare(made: _Graph, step: _Step, before: _Before, want: list[Tensor], aft
 
 
 def _agree(got: list[Tensor], want: list[Tensor], rough: bool) -> bool:
-    """Whether results agree up to rounding; small ones up to the rounding of the largest."""
+    """Return whether results agree up to rounding; small ones up to the rounding of the largest."""
     largest = max([float(w.double().norm()) for w in want if w.is_floating_point()], default=0.0)
     for g, w in zip(got, want, strict=True):
         if g.shape != w.shape or g.dtype != w.dtype:
@@ -462,7 +462,7 @@ def _agree(got: list[Tensor], want: list[Tensor], rough: bool) -> bool:
 
 
 def _in_double(step: _Step, before: _Before) -> list[Tensor] | None:
-    """What the eager step would come to in float64, with the buffers at its end, if it can be run so."""
+    """Return the eager step's results in float64, with the buffers at its end, if it can be run so."""
 
     def wide(tensors: Sequence[Tensor]) -> list[Tensor]:
         return [
@@ -480,7 +480,7 @@ def _in_double(step: _Step, before: _Before) -> list[Tensor] | None:
 
 
 def _no_worse(got: list[Tensor], want: list[Tensor], exact: list[Tensor]) -> bool:
-    """Whether float32 results are as near to those in float64 as the eager ones, which must be near themselves.
+    """Return whether float32 results are as near to those in float64 as the eager ones, which must be near themselves.
 
     PyTorch's double backward of batch norm, say, is off by a thousandth in float32.
     """
@@ -503,7 +503,7 @@ _PARTS = ("options or arguments", "settings", "modules, modes or attributes", "t
 
 
 def _count(graphs: _Graphs, step: _Step, key: Any, seconds: float) -> None:
-    """Counts a graph, and shows it: the first as information, the others as warnings of the log "fastgan"."""
+    """Count a graph, and report it: the first as information, the others as warnings of the log "fastgan"."""
     info = graphs.info._replace(graphs=graphs.info.graphs + 1, seconds=graphs.info.seconds + seconds)
     graphs.info, latest, graphs.latest = info, graphs.latest, key
     differ = [name for name, a, b in zip(_PARTS, key, latest or key, strict=True) if a != b]

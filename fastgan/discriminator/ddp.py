@@ -13,7 +13,7 @@ from .._torch_internals import after_backward, current_backward
 
 
 class _Watch:
-    """Sees whether a penalty's backward also was that of the loss; lives as long as the penalty's graph."""
+    """See whether a penalty's backward also was that of the loss; live as long as the penalty's graph."""
 
     def __init__(self, reached: Tensor, unreached: Tensor) -> None:
         # The backward pass in which each of the two parameters last received a gradient.
@@ -25,7 +25,7 @@ class _Watch:
             handle.remove()
 
     def __call__(self, _: Tensor) -> None:
-        """The penalty's backward has begun: look when it is over."""
+        """Look at the parameters when the penalty's backward, which has begun, is over."""
         task, last = current_backward(), self.last
 
         def over() -> None:
@@ -50,10 +50,10 @@ _ALONE = (
 
 
 def watch(discriminator: Any, penalty: Tensor, reached: Sequence[Tensor], unreached: Sequence[Tensor]) -> None:
-    """Makes a separate backward of `penalty` warn, where it leaves DDP's ranks unsynchronised.
+    """Make a separate backward of `penalty` warn, where it leaves DDP's ranks unsynchronised.
 
-    DDP averages over ranks once every parameter has received a gradient; `unreached` are those that get
-    none from the penalty, such as a bias behind the last weight, and `reached` those that do.
+    DDP averages over ranks once every parameter has received a gradient. `unreached` are those that get none from
+    the penalty, such as a bias behind the last weight; `reached` are those that do.
     """
     ddp = torch.nn.parallel.DistributedDataParallel
     discriminator = getattr(discriminator, "_orig_mod", discriminator)  # of a compiled one

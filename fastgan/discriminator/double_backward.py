@@ -1,8 +1,8 @@
 """Whether a discriminator's gradient by its input can be differentiated again.
 
 A penalty trains through that gradient, so that autograd must know the derivative of a derivative. Where
-it does not, PyTorch often says so only inside `.backward()`, and in some cases not at all: the parameters
-then get no gradient, or one with a part missing. `check` finds these at the call.
+it does not, PyTorch often says so only inside `.backward()`. In some cases it says nothing: the parameters then get
+no gradient, or one with a part missing. `check` finds these at the call.
 """
 
 from __future__ import annotations

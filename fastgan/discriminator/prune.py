@@ -2,8 +2,8 @@
 
 The derivative of relu(x) by x is a mask, and the mask's derivative is zero. PyTorch's double backward all the
 same makes a tensor of zeros for it and sends that back through the whole forward graph. Inside a penalty these
-operations are replaced by ones whose gradient does not depend on x: the same kernels, forward and backward, and
-the same gradients bit by bit, without that walk.
+operations are replaced by ones whose gradient does not depend on x. Their kernels are the same, forward and
+backward, and the gradients are bit-identical, without that walk.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class _Zeros(Function):
 
 
 def with_zeros(t: Tensor, parameters: list[Tensor]) -> Tensor:
-    """A penalty or a gradient, whose backward also gives zeros to these parameters."""
+    """Return a penalty or a gradient in a form whose backward also gives zeros to these parameters."""
     return _Zeros.apply(t, *parameters) if parameters else t
 
 
@@ -198,6 +198,7 @@ class Prune(TorchFunctionMode):
         return [node for used, node in self.replaced if used[0]]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Replace an operation that has a rule."""
         kwargs = kwargs or {}
         if func is Tensor.register_hook:  # where it would be called with zeros there may be nothing
             hook = args[1] if len(args) > 1 else kwargs["hook"]

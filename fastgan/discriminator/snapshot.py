@@ -61,7 +61,7 @@ class Reader:
         self._count = 0
 
     def plain(self, value: Any) -> Any:
-        """The value, or what it holds, or which one it is."""
+        """Return the value, or its contents, or which one it is, in a form that can be compared."""
         kind = type(value)
         if kind in VALUES:
             return kind, value
@@ -87,8 +87,8 @@ class Reader:
         self.held.append(value)
         return id(value)
 
-    def _contents(self, value: Any) -> Any:
-        """What a value holds."""
+    def _contents(self, value: Any) -> Any:  # noqa: PLR0911 (one for each type)
+        """Return the contents of a value."""
         if isinstance(value, types.FunctionType):
             cells = [c.cell_contents for c in value.__closure__ or () if c != types.CellType()]
             return value.__code__, self._all(cells, value.__defaults__, value.__kwdefaults__, vars(value))
@@ -108,7 +108,7 @@ class Reader:
         return tuple([self.plain(v) for v in values])
 
     def _items(self, value: Any) -> Any:
-        """What a container, an array or a number has in it."""
+        """Return the contents of a container, an array or a number."""
         if isinstance(value, (dict, types.MappingProxyType)):
             return tuple([(self.plain(k), self.plain(v)) for k, v in value.items()])
         if isinstance(value, (list, tuple, collections.deque)):
@@ -157,8 +157,8 @@ class State(NamedTuple):
     facts: tuple[Any, ...]
 
     @classmethod
-    def of(cls, discriminator: nn.Module, reader: Reader) -> State:
-        """As `reader` reads it, which then knows its modules and tensors.
+    def of(cls, discriminator: nn.Module, reader: Reader) -> State:  # noqa: PLR0912
+        """Read a discriminator by `reader`, which then knows its modules and tensors.
 
         Raises:
             UnfitError: it holds what cannot be compared.
@@ -204,7 +204,7 @@ class State(NamedTuple):
 
 
 def _is_fixed(value: Any) -> bool:
-    """Whether it is a class's number, string or method."""
+    """Return whether it is a class's number, string or method."""
     return type(value) in VALUES or isinstance(value, types.FunctionType)
 
 
@@ -218,6 +218,7 @@ class Parts(NamedTuple):
 
     @classmethod
     def of(cls, nest: Any) -> Parts:
+        """Take a nest apart."""
         flat, structure = tree_flatten(nest)
         flat = [v.clone() if isinstance(v, Tensor) and v.is_inference() else v for v in flat]
         is_tensor = tuple([isinstance(v, Tensor) for v in flat])
@@ -225,7 +226,7 @@ class Parts(NamedTuple):
         return cls([v for v in flat if isinstance(v, Tensor)], others, is_tensor, structure)
 
     def filled(self, tensors: Sequence[Tensor]) -> Any:
-        """The nest with these tensors."""
+        """Return the nest with these tensors."""
         given = iter(tensors)
         flat = [next(given) if t else v for v, t in zip(self.others, self.is_tensor, strict=True)]
         return tree_unflatten(flat, self.structure)
@@ -240,7 +241,7 @@ def signature(state: State, inputs: Parts) -> tuple[Any, ...]:
 
 
 def surroundings(device: torch.device) -> tuple[Any, ...]:
-    """The settings that decide which operations a forward runs."""
+    """Return the settings that decide which operations a forward runs."""
     kind = device.type
     return (
         torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None,

@@ -82,12 +82,14 @@ class Apply(Function):
 
     @staticmethod
     def forward(ctx: Any, op: Operation, backend: Any, *tensors: Tensor) -> Any:
+        """Run the operation."""
         ctx.op, ctx.backend = op, backend
         ctx.save_for_backward(*tensors)
         return op.forward(backend, tensors, ctx.needs_input_grad[2:])
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
+        """Return the operation's gradients, with a graph if one is asked for."""
         tensors = ctx.saved_tensors  # raises where one was changed in place
         need = ctx.needs_input_grad[2:]
         if torch.is_grad_enabled():
@@ -103,6 +105,7 @@ class ApplyGradient(Function):
 
     @staticmethod
     def forward(ctx: Any, op: Operation, backend: Any, need: Sequence[bool], count: int, *arguments: Tensor) -> Any:
+        """Run the operation's backward."""
         ctx.set_materialize_grads(False)
         ctx.op, ctx.backend, ctx.need, ctx.count = op, backend, need, count
         ctx.save_for_backward(*arguments)
@@ -111,6 +114,7 @@ class ApplyGradient(Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
+        """Return the second derivative."""
         arguments, op = ctx.saved_tensors, ctx.op
         wanted = ctx.needs_input_grad[4:]
         if torch.is_grad_enabled() or _without_memory(cotangents) or not op.second_in_closed_form:
@@ -123,12 +127,7 @@ class ApplyGradient(Function):
 
 def _without_memory(tensors: Sequence[Tensor | None]) -> bool:
     """Return whether these have no memory to read: under a transform, or batched by is_grads_batched."""
-    if is_transformed():
-        return True
-    for t in tensors:
-        if t is not None and is_batched(t):
-            return True
-    return False
+    return is_transformed() or any([t is not None and is_batched(t) for t in tensors])
 
 
 def _second_by_autograd(

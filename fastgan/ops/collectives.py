@@ -16,6 +16,7 @@ class AllReduceSum(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
+        """Return the sum of x over the ranks of a group."""
         ctx.group = group
         total = x.clone()
         dist.all_reduce(total, group=group)
@@ -23,6 +24,7 @@ class AllReduceSum(Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
+        """Return the sum of the ranks' gradients."""
         return AllReduceSum.apply(upstream.contiguous(), ctx.group), None
 
 

@@ -141,7 +141,7 @@ def evaluate_terms(
     """Return the loss and the value of each of its terms, each with a graph of its own, all from one call.
 
     A backward from one value leaves the graphs behind the others alone, as it must where each is differentiated by
-    itself; a backward from the loss is one call for all. No term subtracts a mean.
+    itself. A backward from the loss is one call for all. No term subtracts a mean.
     """
     backend = reference.BACKEND if torch.compiler.is_compiling() else backends.get(tensors, scanned)
     if backend.differentiable:

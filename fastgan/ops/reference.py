@@ -53,7 +53,7 @@ def _generator_on_fake(loss: str, o: LossOptions) -> Callable[[Tensor], Tensor]:
 def discriminator(
     r: Tensor, f: Tensor, loss: str, relativistic: str | None = None, options: LossOptions | None = None
 ) -> Tensor:
-    """The discriminator's mean loss on real logits r and fake logits f."""
+    """Return the discriminator's mean loss on real logits r and fake logits f."""
     o = options or LossOptions()
     real, fake = _on_real(loss, o), _on_fake(loss, o)
     if relativistic == "average":
@@ -66,7 +66,7 @@ def discriminator(
 def generator(
     f: Tensor, r: Tensor | None, loss: str, relativistic: str | None = None, options: LossOptions | None = None
 ) -> Tensor:
-    """The generator's mean loss on fake logits f, and real logits r in a relativistic form."""
+    """Return the generator's mean loss on fake logits f, and real logits r in a relativistic form."""
     if relativistic is None:
         return _generator_on_fake(loss, options or LossOptions())(f).mean()
     assert r is not None

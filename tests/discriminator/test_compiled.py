@@ -1172,7 +1172,7 @@ UNFIT = {
     "NumPy's random numbers": (lambda: network(lambda self, h: h * np.random.rand()), "draws from Python's or NumPy's random"),
     "a counter": (lambda: network(counts, a=0), "its forward changes attributes"),
     "a list that grows": (lambda: network(appends, a=[]), "its forward changes attributes"),
-    "a tensor that moves": (lambda: network(moves, a=torch.ones(1).double()), "its forward changes in place what is no buffer"),
+    "a tensor that moves": (lambda: network(moves, a=torch.ones(1).double()), "its forward modifies a tensor that is not a buffer in place"),
     "features in an attribute": (lambda: network(remembers), "its forward changes attributes"),
     "features in an attribute again": (remembering, "its forward changes attributes"),
     "a hook that collects": (lambda: hooked(Recorder()), "its forward changes attributes"),
