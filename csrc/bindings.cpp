@@ -72,10 +72,10 @@ int64_t elements(const Call& call) {
   return n;
 }
 
-template <class Rows>
-int64_t elements(const Rows& call) {
+template <class Groups>
+int64_t elements(const Groups& call) {
   int64_t n = 0;
-  for (const auto& part : call.parts) n += call.rows * part.length;
+  for (const auto& tensor : call.tensors) n += call.groups * tensor.length;
   return n;
 }
 
@@ -205,21 +205,21 @@ class OnCuda {
 
 template <class On>
 void forward(const Spec& spec, const py::tuple& x, const py::object& g, const py::object& result,
-             const py::object& weights, int reduction, const py::object& aux, bool stats, bool keep,
-             const typename On::Argument& where) {
-  Call call = make_call(spec, x, g, py::none(), weights, reduction, aux);
+             const py::object& weights, int reduction, const py::object& buffers, bool stats,
+             bool keep, const typename On::Argument& where) {
+  Call call = make_call(spec, x, g, py::none(), weights, reduction, buffers);
   set_result(call, result);
   call.stats = stats;
   call.keep = keep;
-  if (stats && !call.aux) throw std::invalid_argument("statistics need memory");
+  if (stats && !call.buffers) throw std::invalid_argument("statistics need memory");
   On::loss_forward(call, where);
 }
 
 template <class On>
 void backward(const Spec& spec, const py::tuple& x, const py::object& g, const py::tuple& upstream,
-              const py::object& weights, int reduction, const py::object& aux,
+              const py::object& weights, int reduction, const py::object& buffers,
               const typename On::Argument& where) {
-  Call call = make_call(spec, x, g, py::none(), weights, reduction, aux);
+  Call call = make_call(spec, x, g, py::none(), weights, reduction, buffers);
   set_upstream(call, upstream);
   On::loss_backward(call, where);
 }
@@ -227,21 +227,21 @@ void backward(const Spec& spec, const py::tuple& x, const py::object& g, const p
 template <class On>
 void second(const Spec& spec, const py::tuple& x, const py::object& g, const py::object& v,
             const py::tuple& upstream, const py::object& result, const py::object& weights,
-            int reduction, const py::object& aux, const typename On::Argument& where) {
-  Call call = make_call(spec, x, g, v, weights, reduction, aux);
+            int reduction, const py::object& buffers, const typename On::Argument& where) {
+  Call call = make_call(spec, x, g, v, weights, reduction, buffers);
   set_upstream(call, upstream);
   set_result(call, result);
   On::loss_second(call, where);
 }
 
-bool finish(const Spec& spec, const py::tuple& g, const py::tuple& upstream, const py::object& aux,
-            int threads) {
+bool rescale(const Spec& spec, const py::tuple& g, const py::tuple& upstream,
+             const py::object& buffers, int threads) {
   py::tuple nothing(g.size());
   for (size_t j = 0; j < g.size(); ++j) nothing[j] = py::none();
   Call call =
-      make_call(spec, nothing, g, py::none(), py::tuple(), int(Reduction::mean), aux, false);
+      make_call(spec, nothing, g, py::none(), py::tuple(), int(Reduction::mean), buffers, false);
   set_upstream(call, upstream);
-  return OnCpu::run(call, threads, current->loss.finish);
+  return OnCpu::run(call, threads, current->loss.rescale);
 }
 
 template <class On>
@@ -264,7 +264,7 @@ void penalty_backward(const py::tuple& spec, const py::tuple& g, const py::objec
                       const typename On::Argument& where) {
   PenaltyCall call = make_penalty(spec, g, masks, weights, norms);
   set_upstream(call, upstream, elementwise);
-  set_grids(call, spec, out, &Part::out);
+  set_grids(call, spec, out, &NormTensor::out);
   On::penalty_backward(call, where);
 }
 
@@ -276,10 +276,10 @@ void penalty_second(const py::tuple& spec, const py::tuple& g, const py::object&
   PenaltyCall call = make_penalty(spec, g, masks, weights, norms);
   set_upstream(call, upstream, elementwise);
   set_result(call, result, elementwise);
-  set_grids(call, spec, v, &Part::v);
-  for (const Part& part : call.parts)
-    if (!part.v.rows.data) throw std::invalid_argument("a cotangent is missing");
-  set_grids(call, spec, out, &Part::out);
+  set_grids(call, spec, v, &NormTensor::v);
+  for (const NormTensor& tensor : call.tensors)
+    if (!tensor.v.groups.data) throw std::invalid_argument("a cotangent is missing");
+  set_grids(call, spec, out, &NormTensor::out);
   On::penalty_second(call, where);
 }
 
@@ -296,12 +296,12 @@ void interpolate_backward(const py::tuple& real, const py::tuple& fake, const py
                           const py::tuple& fake_grads, const py::object& eps_grad,
                           const typename On::Argument& where) {
   InterpolateCall call = make_interpolate(real, fake, eps, upstream);
-  for (size_t k = 0; k < call.parts.size(); ++k) {
-    Between& part = call.parts[k];
-    part.real_grad = grid(item(real_grads, k), part.dtype, 1, call.rows, part.length);
-    part.fake_grad = grid(item(fake_grads, k), part.dtype, 1, call.rows, part.length);
+  for (size_t k = 0; k < call.tensors.size(); ++k) {
+    TensorPair& tensor = call.tensors[k];
+    tensor.real_grad = grid(item(real_grads, k), tensor.dtype, 1, call.groups, tensor.length);
+    tensor.fake_grad = grid(item(fake_grads, k), tensor.dtype, 1, call.groups, tensor.length);
   }
-  call.eps_grad = memory(eps_grad, call.wide ? DType::float64 : DType::float32, call.rows);
+  call.eps_grad = memory(eps_grad, call.is_float64 ? DType::float64 : DType::float32, call.groups);
   On::interpolate_backward(call, where);
 }
 
@@ -345,7 +345,7 @@ PYBIND11_MODULE(FASTGAN_MODULE, m, py::mod_gil_not_used()) {
   m.def("isas", &isas, "Instruction sets that this processor and build have, best first.");
   m.def("isa", [] { return std::string(current->loss.isa); });
   m.def("set_isa", &set_isa);
-  m.def("finish", &finish);
+  m.def("rescale", &rescale);
   define<OnCpu>(m, "");
 #ifdef FASTGAN_WITH_CUDA
   define<OnCuda>(m, "cuda_");

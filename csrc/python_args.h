@@ -172,7 +172,7 @@ std::shared_ptr<Spec> make_spec(const py::list& terms, const std::vector<int>& r
     if (r < 0 || r > 2) throw std::invalid_argument("unknown role code " + std::to_string(r));
     spec->roles.push_back(Role(r));
   }
-  spec->is_centre.resize(count);
+  spec->is_mean_operand.resize(count);
   std::vector<bool> used(count);
   auto use = [&](int j) {
     if (j < 0 || j >= count)
@@ -203,16 +203,18 @@ std::shared_ptr<Spec> make_spec(const py::list& terms, const std::vector<int>& r
             Role(role)};
     use(term.x);
     if (term.y >= 0) use(term.y);
-    if (term.y >= 0 && term.centre >= 0)
-      throw std::invalid_argument("a term is paired or centred, not both");
-    if (term.centre >= count || term.member < 0)
+    if (term.y >= 0 && term.mean_operand >= 0)
+      throw std::invalid_argument("a term is paired or subtracts a mean, not both");
+    if (term.mean_operand >= count || term.member < 0)
       throw std::invalid_argument("a term names an operand that is not there");
-    if (term.centre >= 0) spec->is_centre[term.centre] = spec->centred = true;
+    if (term.mean_operand >= 0)
+      spec->is_mean_operand[term.mean_operand] = spec->subtracts_mean = true;
     spec->terms.push_back(term);
   }
   if (spec->terms.empty()) throw std::invalid_argument("there is no term");
   for (int j = 0; j < count; ++j)
-    if (!used[j] && !spec->is_centre[j]) throw std::invalid_argument("an operand is in no term");
+    if (!used[j] && !spec->is_mean_operand[j])
+      throw std::invalid_argument("an operand is in no term");
   return spec;
 }
 
@@ -238,7 +240,7 @@ void read_weights(Call& call, const py::object& weights) {
 // The call on operands x, with g (gradients to write) and v (second order) beside them where those
 // are tuples; an entry of theirs may be None, and one of x where `values` is false.
 Call make_call(const Spec& spec, const py::tuple& x, const py::object& g, const py::object& v,
-               const py::object& weights, int reduction, const py::object& aux,
+               const py::object& weights, int reduction, const py::object& buffers,
                bool values = true) {
   Call call;
   call.spec = &spec;
@@ -265,10 +267,10 @@ Call make_call(const Spec& spec, const py::tuple& x, const py::object& g, const 
     a.dtype = DType(code);
     a.n = integer(call_method(any, numel).ptr());
     if (a.n < 1) throw std::invalid_argument("an operand has no elements");
-    bool wide = a.dtype == DType::float64;
-    if (j > 0 && values && wide != call.wide)
+    bool is_float64 = a.dtype == DType::float64;
+    if (j > 0 && values && is_float64 != call.is_float64)
       throw std::invalid_argument("float64 beside another dtype");
-    call.wide = call.wide || wide;
+    call.is_float64 = call.is_float64 || is_float64;
     if (t != Py_None) a.x = lie(t, a.dtype);
     a.g = view(gradient, a.dtype, a.n);
     a.v = view(entry(v, j), a.dtype, a.n);
@@ -281,16 +283,16 @@ Call make_call(const Spec& spec, const py::tuple& x, const py::object& g, const 
   read_weights(call, weights);
   if (reduction < 0 || reduction > 2) throw std::invalid_argument("unknown reduction code");
   call.reduction = Reduction(reduction);
-  int64_t kept = 2 * int64_t(spec.roles.size()) + int64_t(spec.terms.size()) + stat_count;
-  if (!aux.is_none())
-    call.aux = reinterpret_cast<double*>(view(aux.ptr(), DType::float64, kept).data);
-  if (spec.centred && !call.aux)
-    throw std::invalid_argument("a centred term needs memory for means");
+  int64_t size = 2 * int64_t(spec.roles.size()) + int64_t(spec.terms.size()) + stat_count;
+  if (!buffers.is_none())
+    call.buffers = reinterpret_cast<double*>(view(buffers.ptr(), DType::float64, size).data);
+  if (spec.subtracts_mean && !call.buffers)
+    throw std::invalid_argument("a term that subtracts a mean needs memory for means");
   return call;
 }
 
 DType accumulate(const Call& call) {
-  return call.wide ? DType::float64 : DType::float32;
+  return call.is_float64 ? DType::float64 : DType::float32;
 }
 
 std::vector<View> per_term(const Call& call, const py::tuple& tensors) {
@@ -319,7 +321,7 @@ void set_upstream(Call& call, const py::tuple& upstream) {
     throw std::invalid_argument("an upstream is missing");
 }
 
-// ---------------------------------------------------------------------------------- rows
+// ---------------------------------------------------------------------------------- groups
 
 PyObject* item(const py::object& list, size_t k) {
   if (list.is_none()) return Py_None;
@@ -328,8 +330,9 @@ PyObject* item(const py::object& list, size_t k) {
   return PyTuple_GET_ITEM(list.ptr(), k);
 }
 
-// A tensor whose first `outer` dimensions count rows, of which there are `rows`, each of `length`.
-Grid grid(PyObject* t, DType expected, int64_t outer, int64_t rows, int64_t length) {
+// A tensor whose first `outer` dimensions count groups: `groups` of them, of `length` elements
+// each.
+Grid grid(PyObject* t, DType expected, int64_t outer, int64_t groups, int64_t length) {
   Grid g;
   if (t == Py_None) return g;
   if (dtype_code(t) != int(expected))
@@ -337,34 +340,34 @@ Grid grid(PyObject* t, DType expected, int64_t outer, int64_t rows, int64_t leng
   py::object sizes = attribute(t, shape), strides = call_method(t, stride);
   int64_t dims = PyTuple_Size(sizes.ptr()), count = 1, all = integer(call_method(t, numel).ptr());
   for (int64_t d = 0; d < outer && d < dims; ++d) count *= integer(PyTuple_GetItem(sizes.ptr(), d));
-  if (outer > dims || count != rows || all != rows * length)
+  if (outer > dims || count != groups || all != groups * length)
     throw std::invalid_argument("a tensor has an unexpected shape");
-  g.rows = dimensions(sizes, strides, 0, outer);
+  g.groups = dimensions(sizes, strides, 0, outer);
   g.elements = dimensions(sizes, strides, outer, dims);
-  g.rows.data = address(t, expected);
+  g.groups.data = address(t, expected);
   return g;
 }
 
-// The rows of a tensor and their length; 16-bit and float32 tensors go together.
-DType measure(PyObject* t, int64_t outer, int64_t* rows, int64_t* length) {
+// The groups of a tensor and their length; 16-bit and float32 tensors go together.
+DType measure(PyObject* t, int64_t outer, int64_t* groups, int64_t* length) {
   int code = dtype_code(t);
   if (code < 0) throw std::invalid_argument("a tensor has an unsupported dtype");
   py::object sizes = attribute(t, shape);
-  *rows = 1;
-  for (int64_t d = 0; d < outer; ++d) *rows *= integer(PyTuple_GetItem(sizes.ptr(), d));
+  *groups = 1;
+  for (int64_t d = 0; d < outer; ++d) *groups *= integer(PyTuple_GetItem(sizes.ptr(), d));
   int64_t all = integer(call_method(t, numel).ptr());
   if (all < 1) throw std::invalid_argument("a tensor has no elements");
-  *length = all / *rows;
+  *length = all / *groups;
   return DType(code);
 }
 
 template <class Call>
-void same(Call& call, bool first, DType dtype, int64_t rows) {
-  bool wide = dtype == DType::float64;
-  if (!first && (wide != call.wide || rows != call.rows))
-    throw std::invalid_argument("tensors differ in dtype or rows");
-  call.wide = wide;
-  call.rows = rows;
+void same(Call& call, bool first, DType dtype, int64_t groups) {
+  bool is_float64 = dtype == DType::float64;
+  if (!first && (is_float64 != call.is_float64 || groups != call.groups))
+    throw std::invalid_argument("tensors differ in dtype or groups");
+  call.is_float64 = is_float64;
+  call.groups = groups;
 }
 
 // A contiguous tensor of n elements; null for None.
@@ -388,49 +391,51 @@ PenaltyCall make_penalty(const py::tuple& spec, const py::tuple& g, const py::ob
   call.psi = Psi(psi);
   for (size_t k = 0; k < g.size(); ++k) {
     PyObject *t = item(g, k), *mask = item(masks, k);
-    Part part;
-    int64_t rows;
-    part.dtype = measure(t, outer, &rows, &part.length);
-    same(call, k == 0, part.dtype, rows);
-    part.g = grid(t, part.dtype, outer, rows, part.length);
-    part.mask = grid(mask, call.wide ? DType::float64 : DType::float32, outer, rows, part.length);
-    call.parts.push_back(part);
+    NormTensor tensor;
+    int64_t groups;
+    tensor.dtype = measure(t, outer, &groups, &tensor.length);
+    same(call, k == 0, tensor.dtype, groups);
+    tensor.g = grid(t, tensor.dtype, outer, groups, tensor.length);
+    tensor.mask =
+        grid(mask, call.is_float64 ? DType::float64 : DType::float32, outer, groups, tensor.length);
+    call.tensors.push_back(tensor);
   }
-  if (call.parts.empty()) throw std::invalid_argument("there is no tensor");
-  call.across = spec[5].cast<bool>();
-  for (const Part& part : call.parts)  // more than a chunk: line after line is as good
-    call.across = call.across && part.length <= 1024 && call.rows > 1;
+  if (call.tensors.empty()) throw std::invalid_argument("there is no tensor");
+  call.transposed = spec[5].cast<bool>();
+  for (const NormTensor& tensor : call.tensors)  // more than a chunk: line after line is as good
+    call.transposed = call.transposed && tensor.length <= 1024 && call.groups > 1;
   if (!weights.is_none()) {
     int64_t count = integer(call_method(weights.ptr(), numel).ptr());
-    if (count < 1 || call.rows % count) throw std::invalid_argument("weights do not fit the rows");
+    if (count < 1 || call.groups % count)
+      throw std::invalid_argument("weights do not fit the groups");
     call.weights = reinterpret_cast<double*>(memory(weights, DType::float64, count));
-    call.rows_per_weight = call.rows / count;
+    call.groups_per_weight = call.groups / count;
   }
-  call.norms = reinterpret_cast<double*>(memory(norms, DType::float64, call.rows));
+  call.norms = reinterpret_cast<double*>(memory(norms, DType::float64, call.groups));
   if (!call.norms) throw std::invalid_argument("norms need memory");
   return call;
 }
 
 void set_result(PenaltyCall& call, const py::object& result, bool elementwise) {
-  DType dtype = call.wide ? DType::float64 : DType::float32;
+  DType dtype = call.is_float64 ? DType::float64 : DType::float32;
   if (result.is_none()) return;
-  if (elementwise) call.values = memory(result, dtype, call.rows);
+  if (elementwise) call.values = memory(result, dtype, call.groups);
   else call.result = memory(result, dtype, 1);
 }
 
 void set_upstream(PenaltyCall& call, const py::object& upstream, bool elementwise) {
   call.elementwise = elementwise;
-  DType dtype = call.wide ? DType::float64 : DType::float32;
-  call.upstream = memory(upstream, dtype, elementwise ? call.rows : 1);
+  DType dtype = call.is_float64 ? DType::float64 : DType::float32;
+  call.upstream = memory(upstream, dtype, elementwise ? call.groups : 1);
   if (!call.upstream) throw std::invalid_argument("an upstream is missing");
 }
 
 void set_grids(PenaltyCall& call, const py::tuple& spec, const py::object& tensors,
-               Grid Part::* which) {
-  for (size_t k = 0; k < call.parts.size(); ++k) {
-    Part& part = call.parts[k];
-    part.*which =
-        grid(item(tensors, k), part.dtype, spec[4].cast<int64_t>(), call.rows, part.length);
+               Grid NormTensor::* which) {
+  for (size_t k = 0; k < call.tensors.size(); ++k) {
+    NormTensor& tensor = call.tensors[k];
+    tensor.*which =
+        grid(item(tensors, k), tensor.dtype, spec[4].cast<int64_t>(), call.groups, tensor.length);
   }
 }
 
@@ -438,19 +443,19 @@ InterpolateCall make_interpolate(const py::tuple& real, const py::tuple& fake,
                                  const py::object& eps, const py::tuple& out) {
   InterpolateCall call;
   for (size_t k = 0; k < real.size(); ++k) {
-    Between part;
-    int64_t rows;
-    part.dtype = measure(item(real, k), 1, &rows, &part.length);
-    same(call, k == 0, part.dtype, rows);
-    part.real = grid(item(real, k), part.dtype, 1, rows, part.length);
-    part.fake = grid(item(fake, k), part.dtype, 1, rows, part.length);
-    part.out = grid(item(out, k), part.dtype, 1, rows, part.length);
-    if (!part.fake.rows.data || !part.out.rows.data)
+    TensorPair tensor;
+    int64_t groups;
+    tensor.dtype = measure(item(real, k), 1, &groups, &tensor.length);
+    same(call, k == 0, tensor.dtype, groups);
+    tensor.real = grid(item(real, k), tensor.dtype, 1, groups, tensor.length);
+    tensor.fake = grid(item(fake, k), tensor.dtype, 1, groups, tensor.length);
+    tensor.out = grid(item(out, k), tensor.dtype, 1, groups, tensor.length);
+    if (!tensor.fake.groups.data || !tensor.out.groups.data)
       throw std::invalid_argument("a tensor is missing");
-    call.parts.push_back(part);
+    call.tensors.push_back(tensor);
   }
-  if (call.parts.empty()) throw std::invalid_argument("there is no tensor");
-  call.eps = memory(eps, call.wide ? DType::float64 : DType::float32, call.rows);
+  if (call.tensors.empty()) throw std::invalid_argument("there is no tensor");
+  call.eps = memory(eps, call.is_float64 ? DType::float64 : DType::float32, call.groups);
   if (!call.eps) throw std::invalid_argument("eps is missing");
   return call;
 }

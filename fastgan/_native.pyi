@@ -32,13 +32,13 @@ def forward(
     result: Any,
     weights: Any,
     reduction: int,
-    aux: Any,
+    buffers: Any,
     stats: bool,
     keep: bool,
     threads: int,
 ) -> None: ...
 def backward(
-    spec: Any, x: Any, g: Any, upstream: Any, weights: Any, reduction: int, aux: Any, threads: int
+    spec: Any, x: Any, g: Any, upstream: Any, weights: Any, reduction: int, buffers: Any, threads: int
 ) -> None: ...
 def second(
     spec: Any,
@@ -49,10 +49,10 @@ def second(
     result: Any,
     weights: Any,
     reduction: int,
-    aux: Any,
+    buffers: Any,
     threads: int,
 ) -> None: ...
-def finish(spec: Any, g: Any, upstream: Any, aux: Any, threads: int) -> bool: ...
+def rescale(spec: Any, g: Any, upstream: Any, buffers: Any, threads: int) -> bool: ...
 def penalty_forward(
     spec: Any,
     g: Any,

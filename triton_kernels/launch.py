@@ -16,14 +16,14 @@ from triton.runtime.driver import driver
 
 # What rounds otherwise than the C++ kernels must be off: multiply-adds are written as such.
 OPTIONS = {"enable_fp_fusion": False}
-RUNTIME = ["addresses", "constants", "layout", "memory", "source", "target", "rows", "n", "mean"]
+RUNTIME = ["addresses", "constants", "layout", "memory", "source", "target", "lists", "n", "mean"]
 kernel = triton.jit(do_not_specialize=RUNTIME)
 Argument = int | tuple[int, ...]
 # Whether kernels run in Triton's interpreter (TRITON_INTERPRET=1), on the CPU's memory.
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 
 
-class Kept(NamedTuple):
+class Handle(NamedTuple):
     """A compiled kernel's handle: what `run` takes beside the grid and the stream."""
 
     run: Any
@@ -32,7 +32,7 @@ class Kept(NamedTuple):
     kernel: Any
 
 
-_kept: dict[Any, Kept] = {}
+_handles: dict[Any, Handle] = {}
 # A Triton in which a handle is made or run otherwise raises one of these. Then launches are ordinary ones.
 _CHANGED = (AttributeError, TypeError, ValueError)
 _by_handle = True
@@ -53,11 +53,13 @@ def compiled(fn: Any, arguments: Sequence[Argument], constants: tuple[Any, ...],
     return triton.compile(source(fn, arguments, constants), target=target, options=options)
 
 
-def _keep(key: Any, fn: Any, arguments: Sequence[Argument], constants: tuple[Any, ...], warps: int) -> Kept:
+def _make_handle(
+    key: Any, fn: Any, arguments: Sequence[Argument], constants: tuple[Any, ...], warps: int
+) -> Handle:
     made = compiled(fn, arguments, constants, warps, driver.active.get_current_target())
     run = made.run  # loads it
-    _kept[key] = Kept(run, made.function, made.packed_metadata, made)
-    return _kept[key]
+    _handles[key] = Handle(run, made.function, made.packed_metadata, made)
+    return _handles[key]
 
 
 def load(fn: Any, arguments: Sequence[Argument], constants: tuple[Any, ...], warps: int) -> None:
@@ -98,17 +100,17 @@ def _launch_by_handle(
     active = driver.active
     device = active.get_current_device()
     key = (fn, device, warps, constants)
-    kept = _kept.get(key) or _keep(key, fn, arguments, constants, warps)
+    handle = _handles.get(key) or _make_handle(key, fn, arguments, constants, warps)
     if hooked():
-        kept.kernel[(programs, 1, 1)](*arguments, *constants)
+        handle.kernel[(programs, 1, 1)](*arguments, *constants)
         return
-    kept.run(
+    handle.run(
         programs,
         1,
         1,
         active.get_current_stream(device),
-        kept.function,
-        kept.metadata,
+        handle.function,
+        handle.metadata,
         None,
         None,
         None,

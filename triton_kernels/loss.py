@@ -12,38 +12,41 @@ import triton.language as tl
 from .launch import kernel
 from .math import double
 from .memory import ONLY_FLOAT64, column, doubles, read, select, write
-from .phi import KIND_COUNT, evaluate
+from .phi import PHI_CODE_COUNT, evaluate
 from .tree import CHUNK, add_rows, chunks_at, empty_lanes, fold, minus_zero, next_level, pick, top, totals
 
 # Of a term, in `addresses`: operands, their gradients, their cotangents, an unreduced result and upstream.
-# OF_CENTRE, of the operand that is the centre, lies where a reduced call has no result.
+# OF_MEAN_OPERAND, the mean operand's, lies where a reduced call has no result.
 X, Y, G_X, G_Y, V_X, V_Y, OUT, UPSTREAM = (tl.constexpr(k) for k in range(8))
-OF_CENTRE = OUT
+OF_MEAN_OPERAND = OUT
 ADDRESSES = tl.constexpr(8)
-# In `constants`. A unit is what a program has; CHUNKS counts the chunks before the term's.
+# In `constants`. FIRST_PROGRAM and CHUNKS count the programs and the chunks before the term's.
 (
-    N, UNIT, CHUNKS, KIND, DTYPE, SCALE, SHIFT, LINEAR, WEIGHT, MEMBER, CENTRE, CENTRE_N, CENTRE_X, LAST_OF_CENTRE,
-    CENTRE_DTYPE, NUMBER_X, NUMBER_Y, IS_CENTRE_X, IS_CENTRE_Y, SIDE, THRESHOLD, ROLE, ROLE_X, ROLE_Y, NUMBER,
+    N, FIRST_PROGRAM, CHUNKS, PHI_CODE, DTYPE, SCALE, SHIFT, LINEAR, WEIGHT, MEMBER, MEAN_OPERAND, MEAN_OPERAND_N,
+    MEAN_OPERAND_X, LAST_OF_MEAN, MEAN_OPERAND_DTYPE, NUMBER_X, NUMBER_Y, IS_MEAN_OPERAND_X, IS_MEAN_OPERAND_Y,
+    SIDE, THRESHOLD, ROLE, ROLE_X, ROLE_Y, NUMBER,
 ) = (tl.constexpr(k) for k in range(25))  # fmt: skip
 FIELDS = tl.constexpr(25)
-# In `memory`: addresses, but for the number of partial sums of each kind.
+# In `memory`: addresses, and PARTIALS, the number of partial sums per slot.
 RESULT, SCALAR, MEANS, CONSTANTS, VALUES, STATISTICS, V_MEANS, PARTIAL, PARTIALS, WEIGHTS, CARRY = (
     tl.constexpr(k) for k in range(11)
 )
 MEMORY = tl.constexpr(11)
-# Kinds of partial sums. VALUE is of what the call sums first: values, or an operand where means are taken.
+# Slots of partial sums. VALUE is of what the call sums first: values, or an operand where means are taken.
 VALUE, GRADIENT, DOT, SUM_X, SUM_Y, SIGN_X, SIGN_Y, RIGHT = (tl.constexpr(k) for k in range(8))
 LEVELS = tl.constexpr(3)  # of the tree above a term's chunks, each behind the one before; for 2^50 elements
-FILL = KIND_COUNT  # a KIND of its own: x is a centre and nothing else, and its gradient is one number
+FILL = (
+    PHI_CODE_COUNT  # a PHI_CODE of its own: x is a mean operand and nothing else, with the same gradient everywhere
+)
 # What a call is about.
 FORWARD, BACKWARD, SECOND, MEAN = (tl.constexpr(k) for k in range(4))
 
 
 @triton.jit
-def _term_of(unit, constants, TERMS: tl.constexpr):
+def _term_of(program, constants, TERMS: tl.constexpr):
     k = tl.zeros((), tl.int32)
     for i in tl.static_range(1, TERMS):
-        k = tl.where(unit >= constants[i * FIELDS + UNIT], i, k)
+        k = tl.where(program >= constants[i * FIELDS + FIRST_PROGRAM], i, k)
     return k
 
 
@@ -82,10 +85,10 @@ def _mean_at(address, index):
 
 @triton.jit
 def _cotangent(
-    v_x, v_y, centre, start, at, left, dtype, memory, PAIRED: tl.constexpr, CENTRED: tl.constexpr,
+    v_x, v_y, mean_operand, start, at, left, dtype, memory, PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr,
     DTYPES: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
-    """v_x - v_y, or v_x less the mean of the centre's."""
+    """v_x - v_y, or v_x less the mean of the mean operand's."""
     if DTYPES == ONLY_FLOAT64:
         w = tl.zeros(at.shape, tl.float64)
     else:
@@ -95,9 +98,9 @@ def _cotangent(
     if PAIRED:
         if v_y != 0:
             w = w - read(v_y, start, at, left, dtype, DTYPES, ALIGNED)
-    if CENTRED:
-        if centre >= 0:
-            w = _below(w, _mean_at(memory[V_MEANS], centre))
+    if SUBTRACTS_MEAN:
+        if mean_operand >= 0:
+            w = _below(w, _mean_at(memory[V_MEANS], mean_operand))
     return w
 
 
@@ -118,46 +121,46 @@ def _own_mean(address, n, dtype, DTYPES: tl.constexpr, ALIGNED: tl.constexpr, T:
 
 
 @triton.jit
-def _keep(memory, KIND_OF: tl.constexpr, first, chunk, chunks, s):
-    at = memory[PARTIALS].to(tl.int64) * KIND_OF + first + chunk
+def _keep(memory, SLOT: tl.constexpr, first, chunk, chunks, s):
+    at = memory[PARTIALS].to(tl.int64) * SLOT + first + chunk
     tl.store(doubles(memory[PARTIAL]) + at, s, mask=chunk < chunks)
 
 
 @triton.jit
-def _unit(
-    unit, addresses, constants, memory, TERMS: tl.constexpr, KINDS: tl.constexpr, DTYPES: tl.constexpr,
-    ALIGNED: tl.constexpr, WHAT: tl.constexpr, PAIRED: tl.constexpr, CENTRED: tl.constexpr, SLOPES: tl.constexpr,
-    STATS: tl.constexpr, ELEMENTWISE: tl.constexpr, WEIGHTED: tl.constexpr, MEAN_OF: tl.constexpr,
-    ONE: tl.constexpr, T: tl.constexpr, E: tl.constexpr,
+def _sums_of_chunks(
+    program, addresses, constants, memory, TERMS: tl.constexpr, PHI_CODES: tl.constexpr, DTYPES: tl.constexpr,
+    ALIGNED: tl.constexpr, PASS: tl.constexpr, PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr,
+    SLOPES: tl.constexpr, STATS: tl.constexpr, ELEMENTWISE: tl.constexpr, WEIGHTED: tl.constexpr,
+    MEAN_OF: tl.constexpr, ONE: tl.constexpr, T: tl.constexpr, E: tl.constexpr,
 ):  # fmt: skip
     """The sums of T chunks of a term, each (T,), in the order of their kinds."""
-    k = _term_of(unit, constants, TERMS)
+    k = _term_of(program, constants, TERMS)
     n = select(constants, k, N, FIELDS, TERMS)
     dtype = select(constants, k, DTYPE, FIELDS, TERMS)
-    kind = select(constants, k, KIND, FIELDS, TERMS)
+    phi_code = select(constants, k, PHI_CODE, FIELDS, TERMS)
     scale = double(select(constants, k, SCALE, FIELDS, TERMS))
     shift = double(select(constants, k, SHIFT, FIELDS, TERMS))
     linear = double(select(constants, k, LINEAR, FIELDS, TERMS))
     weight = select(constants, k, WEIGHT, FIELDS, TERMS)
     member = select(constants, k, MEMBER, FIELDS, TERMS)
     coefficient = _coefficient(weight, member, n, memory, WEIGHTED, MEAN_OF)
-    centre = select(constants, k, CENTRE, FIELDS, TERMS)
+    mean_operand = select(constants, k, MEAN_OPERAND, FIELDS, TERMS)
     address_x = select(addresses, k, X, ADDRESSES, TERMS)
     address_y = select(addresses, k, Y, ADDRESSES, TERMS)
     mean = tl.zeros((), tl.float64)
-    if CENTRED:
-        if centre >= 0:
-            if ONE and WHAT == FORWARD:
-                its_n = select(constants, k, CENTRE_N, FIELDS, TERMS)
-                its_dtype = select(constants, k, CENTRE_DTYPE, FIELDS, TERMS)
+    if SUBTRACTS_MEAN:
+        if mean_operand >= 0:
+            if ONE and PASS == FORWARD:
+                its_n = select(constants, k, MEAN_OPERAND_N, FIELDS, TERMS)
+                its_dtype = select(constants, k, MEAN_OPERAND_DTYPE, FIELDS, TERMS)
                 mean = _own_mean(
-                    select(addresses, k, OF_CENTRE, ADDRESSES, TERMS), its_n, its_dtype, DTYPES, ALIGNED, T
+                    select(addresses, k, OF_MEAN_OPERAND, ADDRESSES, TERMS), its_n, its_dtype, DTYPES, ALIGNED, T
                 )
-                tl.store(doubles(memory[MEANS]) + centre, mean)
+                tl.store(doubles(memory[MEANS]) + mean_operand, mean)
             else:
-                mean = _mean_at(memory[MEANS], centre)
+                mean = _mean_at(memory[MEANS], mean_operand)
 
-    start = (unit - select(constants, k, UNIT, FIELDS, TERMS)) * (T * CHUNK)
+    start = (program - select(constants, k, FIRST_PROGRAM, FIELDS, TERMS)) * (T * CHUNK)
     left = tl.minimum(n - start, T * CHUNK).to(tl.int32)
     c = tl.arange(0, T)
     whole = (c + 1) * CHUNK <= left
@@ -180,22 +183,22 @@ def _unit(
             if address_y != 0:
                 y = read(address_y, start, at, left, dtype, DTYPES, ALIGNED)
                 z = x - y
-        if CENTRED:
-            if centre >= 0:
+        if SUBTRACTS_MEAN:
+            if mean_operand >= 0:
                 z = _below(x, mean)
-        if WHAT == MEAN:
+        if PASS == MEAN:
             value = add_rows(value, x, there)
         else:
             v, u, d = evaluate(
-                kind, z, scale, shift, linear, coefficient, KINDS, WHAT == FORWARD, SLOPES or WHAT == SECOND,
-                WHAT == SECOND,
+                phi_code, z, scale, shift, linear, coefficient, PHI_CODES, PASS == FORWARD,
+                SLOPES or PASS == SECOND, PASS == SECOND,
             )  # fmt: skip
-            if WHAT == FORWARD:
+            if PASS == FORWARD:
                 value = add_rows(value, v, there)
-            if WHAT == SECOND:
+            if PASS == SECOND:
                 w = _cotangent(
                     select(addresses, k, V_X, ADDRESSES, TERMS), select(addresses, k, V_Y, ADDRESSES, TERMS),
-                    centre, start, at, left, dtype, memory, PAIRED, CENTRED, DTYPES, ALIGNED,
+                    mean_operand, start, at, left, dtype, memory, PAIRED, SUBTRACTS_MEAN, DTYPES, ALIGNED,
                 )  # fmt: skip
                 dot = add_rows(dot, u * w, there)
                 u = d * w
@@ -286,34 +289,32 @@ def _statistics(
 
 
 @triton.jit
-def _constants_of_centres(
-    gradient, constants, memory, TERMS: tl.constexpr, FIRST: tl.constexpr, OPERANDS: tl.constexpr
-):
-    """Of each centre, -(1/n) times the sum of its terms' gradients, in the order of the terms."""
+def _mean_constants(gradient, constants, memory, TERMS: tl.constexpr, FIRST: tl.constexpr, OPERANDS: tl.constexpr):
+    """Of each mean operand, -(1/n) times the sum of its terms' gradients, in the order of the terms."""
     operand = tl.arange(0, OPERANDS)
     here = tl.zeros((OPERANDS,), tl.int32)
     k_of = tl.zeros((OPERANDS,), tl.float64)
     n_of = tl.full((OPERANDS,), 1.0, tl.float64)
     for k in tl.static_range(TERMS):
-        here = tl.where(operand == constants[k * FIELDS + CENTRE], 1, here)
+        here = tl.where(operand == constants[k * FIELDS + MEAN_OPERAND], 1, here)
     p = doubles(memory[CONSTANTS]) + operand
     if not FIRST:
         seen = here * 0
         for k in tl.static_range(TERMS):
-            seen = tl.where(operand == constants[k * FIELDS + CENTRE_X], 1, seen)
+            seen = tl.where(operand == constants[k * FIELDS + MEAN_OPERAND_X], 1, seen)
         k_of = tl.load(p, mask=seen > 0, other=0.0)
     for k in tl.static_range(TERMS):
-        its = operand == constants[k * FIELDS + CENTRE]
+        its = operand == constants[k * FIELDS + MEAN_OPERAND]
         k_of = tl.where(its, k_of - pick(gradient, k), k_of)
-        last = its & (constants[k * FIELDS + LAST_OF_CENTRE] != 0)
-        n_of = tl.where(last, constants[k * FIELDS + CENTRE_N].to(tl.int64).to(tl.float64), n_of)
+        last = its & (constants[k * FIELDS + LAST_OF_MEAN] != 0)
+        n_of = tl.where(last, constants[k * FIELDS + MEAN_OPERAND_N].to(tl.int64).to(tl.float64), n_of)
     tl.store(p, k_of / n_of, mask=here > 0)
 
 
 @triton.jit
 def _finish(
     value, gradient, dot, sum_x, sum_y, sign_x, sign_y, right, constants, memory, TERMS: tl.constexpr,
-    WHAT: tl.constexpr, WIDE: tl.constexpr, PAIRED: tl.constexpr, SLOPES: tl.constexpr, STATS: tl.constexpr,
+    PASS: tl.constexpr, IS_FLOAT64: tl.constexpr, PAIRED: tl.constexpr, SLOPES: tl.constexpr, STATS: tl.constexpr,
     KEEP: tl.constexpr, WEIGHTED: tl.constexpr, MEAN_OF: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr,
     OPERANDS: tl.constexpr,
 ):  # fmt: skip
@@ -321,15 +322,15 @@ def _finish(
     W: tl.constexpr = value.shape[0]
     n = column(constants, N, FIELDS, TERMS, W)
     at = tl.arange(0, W)
-    if WHAT == MEAN:
-        centre = column(constants, CENTRE, FIELDS, TERMS, W)
+    if PASS == MEAN:
+        mean_operand = column(constants, MEAN_OPERAND, FIELDS, TERMS, W)
         mean = tl.where(column(constants, NUMBER, FIELDS, TERMS, W) > 0, value / n.to(tl.float64), 0.0)
-        tl.store(doubles(memory[MEANS]) + centre, mean, mask=at < TERMS)
+        tl.store(doubles(memory[MEANS]) + mean_operand, mean, mask=at < TERMS)
     else:
         if SLOPES:
-            _constants_of_centres(gradient, constants, memory, TERMS, FIRST, OPERANDS)
+            _mean_constants(gradient, constants, memory, TERMS, FIRST, OPERANDS)
         summed = dot
-        if WHAT == FORWARD:
+        if PASS == FORWARD:
             weight = column(constants, WEIGHT, FIELDS, TERMS, W)
             member = column(constants, MEMBER, FIELDS, TERMS, W)
             summed = _coefficient(weight, member, n, memory, WEIGHTED, MEAN_OF) * value
@@ -350,10 +351,10 @@ def _finish(
             total = total + pick(summed, k)
         if not LAST:
             tl.store(doubles(memory[CARRY]), total)
-        elif WHAT == FORWARD or WHAT == SECOND:
+        elif PASS == FORWARD or PASS == SECOND:
             result = memory[RESULT].to(tl.int64)
             if result != 0:
-                if WIDE:
+                if IS_FLOAT64:
                     tl.store(doubles(result), total)
                 else:
                     tl.store(result.to(tl.pointer_type(tl.float32)), total.to(tl.float32))
@@ -361,16 +362,16 @@ def _finish(
 
 @kernel
 def loss_sums(
-    addresses, constants, memory, TERMS: tl.constexpr, KINDS: tl.constexpr, DTYPES: tl.constexpr,
-    ALIGNED: tl.constexpr, WHAT: tl.constexpr, PAIRED: tl.constexpr, CENTRED: tl.constexpr, SLOPES: tl.constexpr,
-    STATS: tl.constexpr, KEEP: tl.constexpr, ELEMENTWISE: tl.constexpr, WEIGHTED: tl.constexpr,
-    MEAN_OF: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr, OPERANDS: tl.constexpr, ONE: tl.constexpr,
-    T: tl.constexpr, E: tl.constexpr,
+    addresses, constants, memory, TERMS: tl.constexpr, PHI_CODES: tl.constexpr, DTYPES: tl.constexpr,
+    ALIGNED: tl.constexpr, PASS: tl.constexpr, PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr,
+    SLOPES: tl.constexpr, STATS: tl.constexpr, KEEP: tl.constexpr, ELEMENTWISE: tl.constexpr,
+    WEIGHTED: tl.constexpr, MEAN_OF: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr, OPERANDS: tl.constexpr,
+    ONE: tl.constexpr, T: tl.constexpr, E: tl.constexpr,
 ):  # fmt: skip
     """Sums over the chunks of all terms of a table; ONE: and all that is made of them.
 
-    WHAT: FORWARD sums values, SECOND products with cotangents, MEAN operands. SLOPES: also the gradients that
-    centres' constants are made of (BACKWARD and SECOND: times their upstream). STATS: also what LossStats
+    PASS: FORWARD sums values, SECOND products with cotangents, MEAN operands. SLOPES: also the gradients that
+    mean operands' constants are made of (BACKWARD and SECOND: times their upstream). STATS: also what LossStats
     tells. T chunks a program, E rows at a time.
     """
     if ONE:
@@ -385,15 +386,15 @@ def loss_sums(
         sign_y = value
         right = value
         for k in range(TERMS):
-            a, b, c, d, e, f, g, h = _unit(
-                k, addresses, constants, memory, TERMS, KINDS, DTYPES, ALIGNED, WHAT, PAIRED, CENTRED, SLOPES,
-                STATS, ELEMENTWISE, WEIGHTED, MEAN_OF, ONE, T, E,
+            a, b, c, d, e, f, g, h = _sums_of_chunks(
+                k, addresses, constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN,
+                SLOPES, STATS, ELEMENTWISE, WEIGHTED, MEAN_OF, ONE, T, E,
             )  # fmt: skip
             chunks = (select(constants, k, N, FIELDS, TERMS) + (CHUNK - 1)) // CHUNK
             value = tl.where(at == k, top(a, chunks), value)
             if SLOPES:
                 gradient = tl.where(at == k, top(b, chunks), gradient)
-            if WHAT == SECOND:
+            if PASS == SECOND:
                 dot = tl.where(at == k, top(c, chunks), dot)
             if STATS:
                 sum_x = tl.where(at == k, top(d, chunks), sum_x)
@@ -403,24 +404,24 @@ def loss_sums(
                     sum_y = tl.where(at == k, top(e, chunks), sum_y)
                     sign_y = tl.where(at == k, top(g, chunks), sign_y)
         _finish(
-            value, gradient, dot, sum_x, sum_y, sign_x, sign_y, right, constants, memory, TERMS, WHAT, DTYPES == 2,
+            value, gradient, dot, sum_x, sum_y, sign_x, sign_y, right, constants, memory, TERMS, PASS, DTYPES == 2,
             PAIRED, SLOPES, STATS, KEEP, WEIGHTED, MEAN_OF, FIRST, LAST, OPERANDS,
         )  # fmt: skip
     else:
-        unit = tl.program_id(0).to(tl.int64)
-        a, b, c, d, e, f, g, h = _unit(
-            unit, addresses, constants, memory, TERMS, KINDS, DTYPES, ALIGNED, WHAT, PAIRED, CENTRED, SLOPES, STATS,
-            ELEMENTWISE, WEIGHTED, MEAN_OF, ONE, T, E,
+        program = tl.program_id(0).to(tl.int64)
+        a, b, c, d, e, f, g, h = _sums_of_chunks(
+            program, addresses, constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN,
+            SLOPES, STATS, ELEMENTWISE, WEIGHTED, MEAN_OF, ONE, T, E,
         )  # fmt: skip
-        k = _term_of(unit, constants, TERMS)
-        chunk = (unit - select(constants, k, UNIT, FIELDS, TERMS)) * T + tl.arange(0, T)
+        k = _term_of(program, constants, TERMS)
+        chunk = (program - select(constants, k, FIRST_PROGRAM, FIELDS, TERMS)) * T + tl.arange(0, T)
         chunks = (select(constants, k, N, FIELDS, TERMS) + (CHUNK - 1)) // CHUNK
         first = select(constants, k, CHUNKS, FIELDS, TERMS)
-        if WHAT == FORWARD or WHAT == MEAN:
+        if PASS == FORWARD or PASS == MEAN:
             _keep(memory, VALUE, first, chunk, chunks, a)
         if SLOPES:
             _keep(memory, GRADIENT, first, chunk, chunks, b)
-        if WHAT == SECOND:
+        if PASS == SECOND:
             _keep(memory, DOT, first, chunk, chunks, c)
         if STATS:
             _keep(memory, SUM_X, first, chunk, chunks, d)
@@ -443,8 +444,8 @@ def loss_shrink(
     T: tl.constexpr,
 ):  # fmt: skip
     """The next level of the tree, of the terms that have more than a chunk of sums; T chunks of them a program."""
-    unit = tl.program_id(0).to(tl.int64)
-    before = unit * 0
+    program = tl.program_id(0).to(tl.int64)
+    before = program * 0
     start = before
     own_first = before
     own_n = before
@@ -453,22 +454,22 @@ def loss_shrink(
         n = (constants[i * FIELDS + N].to(tl.int64) + (CHUNK - 1)) // CHUNK
         for _ in tl.static_range(LEVEL):
             first, n = next_level(first, n)
-        units = tl.where(n > CHUNK, ((n + (CHUNK - 1)) // CHUNK + (T - 1)) // T, 0)
-        here = (unit >= before) & (unit < before + units)
+        programs = tl.where(n > CHUNK, ((n + (CHUNK - 1)) // CHUNK + (T - 1)) // T, 0)
+        here = (program >= before) & (program < before + programs)
         start = tl.where(here, before, start)
         own_first = tl.where(here, first, own_first)
         own_n = tl.where(here, n, own_n)
-        before += units
-    c = (unit - start) * T + tl.arange(0, T)
-    for kind in range(BEGIN, END):
-        first = own_first + memory[PARTIALS].to(tl.int64) * kind
+        before += programs
+    c = (program - start) * T + tl.arange(0, T)
+    for slot in range(BEGIN, END):
+        first = own_first + memory[PARTIALS].to(tl.int64) * slot
         s = chunks_at(memory[PARTIAL], first + c * 0, own_n + c * 0, c, 0.0, T, False)
         tl.store(doubles(memory[PARTIAL]) + first + own_n + c, s, mask=c * CHUNK < own_n)
 
 
 @kernel
 def loss_finish(
-    constants, memory, TERMS: tl.constexpr, WHAT: tl.constexpr, WIDE: tl.constexpr, PAIRED: tl.constexpr,
+    constants, memory, TERMS: tl.constexpr, PASS: tl.constexpr, IS_FLOAT64: tl.constexpr, PAIRED: tl.constexpr,
     SLOPES: tl.constexpr, STATS: tl.constexpr, KEEP: tl.constexpr, WEIGHTED: tl.constexpr, MEAN_OF: tl.constexpr,
     FIRST: tl.constexpr, LAST: tl.constexpr, OPERANDS: tl.constexpr, BEGIN: tl.constexpr, END: tl.constexpr,
 ):  # fmt: skip
@@ -476,67 +477,69 @@ def loss_finish(
     W: tl.constexpr = triton.next_power_of_2(max(TERMS, 2))
     first = column(constants, CHUNKS, FIELDS, TERMS, W)
     chunks = (column(constants, N, FIELDS, TERMS, W) + (CHUNK - 1)) // CHUNK
-    if WHAT == MEAN:
+    if PASS == MEAN:
         # Of an operand without cotangent there is no sum, and its mean is 0.
         chunks = tl.where(column(constants, NUMBER, FIELDS, TERMS, W) > 0, chunks, 0)
     for _ in tl.static_range(LEVELS):
         first, chunks = next_level(first, chunks)
     found = tl.zeros((8, W), tl.float64)
-    for kind in range(BEGIN, END):
-        one_kind = totals(memory[PARTIAL], first + memory[PARTIALS].to(tl.int64) * kind, chunks, 0.0, False)
-        found = tl.where(tl.arange(0, 8)[:, None] == kind, one_kind[None, :], found)
+    for slot in range(BEGIN, END):
+        totals_of = totals(memory[PARTIAL], first + memory[PARTIALS].to(tl.int64) * slot, chunks, 0.0, False)
+        found = tl.where(tl.arange(0, 8)[:, None] == slot, totals_of[None, :], found)
     _finish(
         _row(found, VALUE), _row(found, GRADIENT), _row(found, DOT), _row(found, SUM_X), _row(found, SUM_Y),
-        _row(found, SIGN_X), _row(found, SIGN_Y), _row(found, RIGHT), constants, memory, TERMS, WHAT, WIDE, PAIRED,
-        SLOPES, STATS, KEEP, WEIGHTED, MEAN_OF, FIRST, LAST, OPERANDS,
+        _row(found, SIGN_X), _row(found, SIGN_Y), _row(found, RIGHT), constants, memory, TERMS, PASS, IS_FLOAT64,
+        PAIRED, SLOPES, STATS, KEEP, WEIGHTED, MEAN_OF, FIRST, LAST, OPERANDS,
     )  # fmt: skip
 
 
 @triton.jit
 def _write_gradient(
-    g, number, is_centre, start, at, left, unit, upstream, dtype, memory, CENTRED: tl.constexpr,
-    ELEMENTWISE: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr,
+    g, number, is_mean_operand, start, at, left, unit_gradient, upstream, dtype, memory,
+    SUBTRACTS_MEAN: tl.constexpr, ELEMENTWISE: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
-    """Upstream * (unit + K), or upstream_i * unit_i + K, where somebody wants it."""
+    """Upstream * (unit + K), or upstream_i * unit_i + K of the unit gradients, where somebody wants it."""
     if g != 0:
-        if CENTRED:
-            k = unit
-            if is_centre != 0:
-                k = tl.broadcast_to(_mean_at(memory[CONSTANTS], number).to(unit.dtype), unit.shape)
+        if SUBTRACTS_MEAN:
+            k = unit_gradient
+            if is_mean_operand != 0:
+                k = tl.broadcast_to(
+                    _mean_at(memory[CONSTANTS], number).to(unit_gradient.dtype), unit_gradient.shape
+                )
             if ELEMENTWISE:
-                out = upstream * unit
-                out = tl.where(is_centre != 0, out + k, out)
+                out = upstream * unit_gradient
+                out = tl.where(is_mean_operand != 0, out + k, out)
             else:
-                out = upstream * tl.where(is_centre != 0, unit + k, unit)
+                out = upstream * tl.where(is_mean_operand != 0, unit_gradient + k, unit_gradient)
         else:
-            out = upstream * unit
+            out = upstream * unit_gradient
         write(g, start, at, left, out, dtype, DTYPES, ALIGNED)
 
 
 @kernel
 def loss_elements(
-    addresses, constants, memory, TERMS: tl.constexpr, KINDS: tl.constexpr, DTYPES: tl.constexpr,
-    ALIGNED: tl.constexpr, WHAT: tl.constexpr, PAIRED: tl.constexpr, CENTRED: tl.constexpr,
+    addresses, constants, memory, TERMS: tl.constexpr, PHI_CODES: tl.constexpr, DTYPES: tl.constexpr,
+    ALIGNED: tl.constexpr, PASS: tl.constexpr, PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr,
     ELEMENTWISE: tl.constexpr, WEIGHTED: tl.constexpr, MEAN_OF: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """FORWARD: unreduced values; BACKWARD: gradients; SECOND: gradients of the gradients, and of the upstream."""
-    unit = tl.program_id(0).to(tl.int64)
-    k = _term_of(unit, constants, TERMS)
+    program = tl.program_id(0).to(tl.int64)
+    k = _term_of(program, constants, TERMS)
     n = select(constants, k, N, FIELDS, TERMS)
     dtype = select(constants, k, DTYPE, FIELDS, TERMS)
-    kind = select(constants, k, KIND, FIELDS, TERMS)
-    centre = select(constants, k, CENTRE, FIELDS, TERMS)
+    phi_code = select(constants, k, PHI_CODE, FIELDS, TERMS)
+    mean_operand = select(constants, k, MEAN_OPERAND, FIELDS, TERMS)
     address_y = select(addresses, k, Y, ADDRESSES, TERMS)
-    start = (unit - select(constants, k, UNIT, FIELDS, TERMS)) * BLOCK
+    start = (program - select(constants, k, FIRST_PROGRAM, FIELDS, TERMS)) * BLOCK
     left = tl.minimum(n - start, BLOCK).to(tl.int32)
     at = tl.arange(0, BLOCK)
     z = read(select(addresses, k, X, ADDRESSES, TERMS), start, at, left, dtype, DTYPES, ALIGNED)
     if PAIRED:
         if address_y != 0:
             z = z - read(address_y, start, at, left, dtype, DTYPES, ALIGNED)
-    if CENTRED:
-        if centre >= 0:
-            z = _below(z, _mean_at(memory[MEANS], centre))
+    if SUBTRACTS_MEAN:
+        if mean_operand >= 0:
+            z = _below(z, _mean_at(memory[MEANS], mean_operand))
     weight = select(constants, k, WEIGHT, FIELDS, TERMS)
     member = select(constants, k, MEMBER, FIELDS, TERMS)
     coefficient = _coefficient(weight, member, n, memory, WEIGHTED, MEAN_OF)
@@ -544,27 +547,27 @@ def loss_elements(
     shift = double(select(constants, k, SHIFT, FIELDS, TERMS))
     linear = double(select(constants, k, LINEAR, FIELDS, TERMS))
     value, unit_gradient, curvature = evaluate(
-        kind, z, scale, shift, linear, coefficient, KINDS, WHAT == FORWARD, WHAT != FORWARD, WHAT == SECOND
+        phi_code, z, scale, shift, linear, coefficient, PHI_CODES, PASS == FORWARD, PASS != FORWARD, PASS == SECOND
     )
     OWN: tl.constexpr = 1 if DTYPES == 2 else 0  # the dtype of the arithmetic
     out = select(addresses, k, OUT, ADDRESSES, TERMS)
-    if WHAT == FORWARD:
+    if PASS == FORWARD:
         write(out, start, at, left, coefficient.to(z.dtype) * value, OWN, 1 << OWN, ALIGNED)
     else:
-        if WHAT == SECOND:
+        if PASS == SECOND:
             w = _cotangent(
-                select(addresses, k, V_X, ADDRESSES, TERMS), select(addresses, k, V_Y, ADDRESSES, TERMS), centre,
-                start, at, left, dtype, memory, PAIRED, CENTRED, DTYPES, ALIGNED,
+                select(addresses, k, V_X, ADDRESSES, TERMS), select(addresses, k, V_Y, ADDRESSES, TERMS),
+                mean_operand, start, at, left, dtype, memory, PAIRED, SUBTRACTS_MEAN, DTYPES, ALIGNED,
             )  # fmt: skip
             if out != 0:
                 write(out, start, at, left, unit_gradient * w, OWN, 1 << OWN, ALIGNED)
             unit_gradient = curvature * w
-        if CENTRED:
+        if SUBTRACTS_MEAN:
             none = tl.full(z.shape, -0x80000000, tl.int32).to(tl.float32, bitcast=True).to(z.dtype)
-            unit_gradient = tl.where(kind == FILL, none, unit_gradient)
+            unit_gradient = tl.where(phi_code == FILL, none, unit_gradient)
         if ELEMENTWISE:
             upstream = tl.full(z.shape, 1.0, z.dtype)
-            if kind != FILL:
+            if phi_code != FILL:
                 address = select(addresses, k, UPSTREAM, ADDRESSES, TERMS)
                 upstream = read(address, start, at, left, OWN, 1 << OWN, ALIGNED)
         elif OWN == 1:
@@ -573,12 +576,12 @@ def loss_elements(
             upstream = tl.load(memory[SCALAR].to(tl.int64).to(tl.pointer_type(tl.float32)))
         _write_gradient(
             select(addresses, k, G_X, ADDRESSES, TERMS), select(constants, k, NUMBER_X, FIELDS, TERMS),
-            select(constants, k, IS_CENTRE_X, FIELDS, TERMS), start, at, left, unit_gradient, upstream, dtype,
-            memory, CENTRED, ELEMENTWISE, DTYPES, ALIGNED,
+            select(constants, k, IS_MEAN_OPERAND_X, FIELDS, TERMS), start, at, left, unit_gradient, upstream, dtype,
+            memory, SUBTRACTS_MEAN, ELEMENTWISE, DTYPES, ALIGNED,
         )  # fmt: skip
         if PAIRED:
             _write_gradient(
                 select(addresses, k, G_Y, ADDRESSES, TERMS), select(constants, k, NUMBER_Y, FIELDS, TERMS),
-                select(constants, k, IS_CENTRE_Y, FIELDS, TERMS), start, at, left, unit_gradient * -1.0, upstream,
-                dtype, memory, CENTRED, ELEMENTWISE, DTYPES, ALIGNED,
+                select(constants, k, IS_MEAN_OPERAND_Y, FIELDS, TERMS), start, at, left, unit_gradient * -1.0,
+                upstream, dtype, memory, SUBTRACTS_MEAN, ELEMENTWISE, DTYPES, ALIGNED,
             )  # fmt: skip

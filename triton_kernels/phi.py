@@ -1,7 +1,7 @@
 """The functions that every loss is made of, as in csrc/common/phi.h: phi(scale * z + shift) + linear * z.
 
-A `kind` is 2 * phi + (linear != 0), with phi as numbered in PHIS. A kernel is compiled for the kinds that its
-call has (a bit of KINDS each); where they are several, every program branches to its own.
+A `code` is 2 * phi + (linear != 0), with phi as numbered in PHIS. A kernel is compiled for the codes that its
+call has (a bit of PHI_CODES each); where they are several, every program branches to its own.
 
 A new phi is a name at the end of PHIS and a branch in each of `phi_slope`, `phi_curvature` and `phi_value`.
 """
@@ -13,73 +13,73 @@ from .math import absolute, const, exp_nonpositive, negative, sigmoid, sigmoid_s
 
 PHIS = ("identity", "softplus", "relu", "square", "relu_square", "abs", "relu_half")
 IDENTITY, SOFTPLUS, RELU, SQUARE, RELU_SQUARE, ABS, RELU_HALF = (tl.constexpr(k) for k in range(len(PHIS)))
-KIND_COUNT = tl.constexpr(2 * len(PHIS))
+PHI_CODE_COUNT = tl.constexpr(2 * len(PHIS))
 
 
 @triton.jit
-def phi_slope(kind: tl.constexpr, a, u, u_lo):
+def phi_slope(code: tl.constexpr, a, u, u_lo):
     """phi'(a), NaN where a is."""
     zero = const(0.0, a)
     one = const(1.0, a)
-    if kind // 2 == SOFTPLUS:
+    if code // 2 == SOFTPLUS:
         return sigmoid(a, u, u_lo)
-    elif kind // 2 == RELU:
+    elif code // 2 == RELU:
         return tl.where(a > zero, one, tl.where(a <= zero, zero, a))
-    elif kind // 2 == SQUARE:
+    elif code // 2 == SQUARE:
         return a + a
-    elif kind // 2 == RELU_SQUARE:
+    elif code // 2 == RELU_SQUARE:
         return tl.where(zero > a, zero, a + a)
-    elif kind // 2 == ABS:
+    elif code // 2 == ABS:
         return tl.where(a > zero, one, tl.where(a < zero, -one, a))
-    elif kind // 2 == RELU_HALF:
+    elif code // 2 == RELU_HALF:
         return tl.where(a > zero, one, tl.where(a < zero, zero, tl.where(a == zero, const(0.5, a), a)))
-    elif kind // 2 == IDENTITY:
+    elif code // 2 == IDENTITY:
         return one
     else:
         tl.static_assert(False, "phi_slope has no branch for a phi")
 
 
 @triton.jit
-def phi_curvature(kind: tl.constexpr, a, u, u_lo):
+def phi_curvature(code: tl.constexpr, a, u, u_lo):
     """phi''(a), 0 at a kink."""
     zero = const(0.0, a)
     two = const(2.0, a)
-    if kind // 2 == SOFTPLUS:
+    if code // 2 == SOFTPLUS:
         return sigmoid_slope(u, u_lo)
-    elif kind // 2 == SQUARE:
+    elif code // 2 == SQUARE:
         return two
-    elif kind // 2 == RELU_SQUARE:
+    elif code // 2 == RELU_SQUARE:
         return tl.where(a > zero, two, tl.where(a <= zero, zero, a))
-    elif (kind // 2 == IDENTITY or kind // 2 == RELU) or (kind // 2 == ABS or kind // 2 == RELU_HALF):
+    elif (code // 2 == IDENTITY or code // 2 == RELU) or (code // 2 == ABS or code // 2 == RELU_HALF):
         return zero
     else:
         tl.static_assert(False, "phi_curvature has no branch for a phi")
 
 
 @triton.jit
-def phi_value(kind: tl.constexpr, z, a, shift, linear, total, u, u_lo):
+def phi_value(code: tl.constexpr, z, a, shift, linear, total, u, u_lo):
     """The term; `total` is scale + linear."""
     zero = const(0.0, z)
     rest = zero
-    if kind % 2 == 1:
+    if code % 2 == 1:
         rest = linear * z
-    if kind // 2 == SOFTPLUS:
+    if code // 2 == SOFTPLUS:
         m = tl.where(zero > a, zero, a)
-        if kind % 2 == 1:
+        if code % 2 == 1:
             # max(a, 0) + linear * z in one rounding.
             m = tl.where(a > zero, tl.where(total == zero, shift, tl.fma(total, z, shift)), rest)
         return softplus_sum(a, m, u, u_lo)
-    elif kind // 2 == RELU or kind // 2 == RELU_HALF:
+    elif code // 2 == RELU or code // 2 == RELU_HALF:
         return tl.where(zero > a, zero, a) + rest
-    elif kind // 2 == SQUARE:
+    elif code // 2 == SQUARE:
         return tl.fma(a, a, rest)
-    elif kind // 2 == RELU_SQUARE:
+    elif code // 2 == RELU_SQUARE:
         r = tl.where(zero > a, zero, a)
         return tl.fma(r, r, rest)
-    elif kind // 2 == ABS:
+    elif code // 2 == ABS:
         return absolute(a) + rest
-    elif kind // 2 == IDENTITY:
-        if kind % 2 == 1:
+    elif code // 2 == IDENTITY:
+        if code % 2 == 1:
             return tl.where(total == zero, zero, total * z) + shift
         else:
             return a
@@ -94,36 +94,36 @@ def _splat(number, like):
 
 
 @triton.jit
-def _evaluate_kind(
-    kind: tl.constexpr, z, scale, shift, linear, coefficient, VALUE: tl.constexpr, SLOPE: tl.constexpr,
+def _evaluate_code(
+    code: tl.constexpr, z, scale, shift, linear, coefficient, VALUE: tl.constexpr, SLOPE: tl.constexpr,
     CURVATURE: tl.constexpr,
 ):  # fmt: skip
     k_shift = _splat(shift, z)
     a = tl.fma(_splat(scale, z), z, k_shift)
     u = a
     u_lo = a
-    if kind // 2 == SOFTPLUS:
+    if code // 2 == SOFTPLUS:
         u, u_lo = exp_nonpositive(negative(a))
     value = a
     gradient = a
     curvature = a
     if VALUE:
-        value = phi_value(kind, z, a, k_shift, _splat(linear, z), _splat(scale + linear, z), u, u_lo)
+        value = phi_value(code, z, a, k_shift, _splat(linear, z), _splat(scale + linear, z), u, u_lo)
     if SLOPE:
         gradient = _splat(coefficient * scale, z)
-        slope = phi_slope(kind, a, u, u_lo)
-        if kind % 2 == 1:
+        slope = phi_slope(code, a, u, u_lo)
+        if code % 2 == 1:
             gradient = tl.fma(gradient, slope, _splat(coefficient * linear, z))
         else:
             gradient = gradient * slope
     if CURVATURE:
-        curvature = _splat(coefficient * scale * scale, z) * phi_curvature(kind, a, u, u_lo)
+        curvature = _splat(coefficient * scale * scale, z) * phi_curvature(code, a, u, u_lo)
     return value, gradient, curvature
 
 
 @triton.jit
 def evaluate(
-    kind, z, scale, shift, linear, coefficient, KINDS: tl.constexpr, VALUE: tl.constexpr, SLOPE: tl.constexpr,
+    code, z, scale, shift, linear, coefficient, PHI_CODES: tl.constexpr, VALUE: tl.constexpr, SLOPE: tl.constexpr,
     CURVATURE: tl.constexpr,
 ):  # fmt: skip
     """A term's value, `coefficient` times its derivative in z, and times the second one.
@@ -134,14 +134,14 @@ def evaluate(
     value = z
     gradient = z
     curvature = z
-    for k in tl.static_range(KIND_COUNT):
-        if KINDS == 1 << k:
-            value, gradient, curvature = _evaluate_kind(
+    for k in tl.static_range(PHI_CODE_COUNT):
+        if PHI_CODES == 1 << k:
+            value, gradient, curvature = _evaluate_code(
                 k, z, scale, shift, linear, coefficient, VALUE, SLOPE, CURVATURE
             )
-        elif (KINDS >> k) % 2 == 1:
-            if kind == k:
-                value, gradient, curvature = _evaluate_kind(
+        elif (PHI_CODES >> k) % 2 == 1:
+            if code == k:
+                value, gradient, curvature = _evaluate_code(
                     k, z, scale, shift, linear, coefficient, VALUE, SLOPE, CURVATURE
                 )
     return value, gradient, curvature

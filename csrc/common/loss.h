@@ -1,13 +1,13 @@
 // What a call hands to the kernels: a list of terms over a list of operands.
 //
 //   loss = sum over terms t of  c_t * sum_i ( phi_t(scale * z_i + shift) + linear * z_i )
-//   z    = x,  x - y (paired)  or  x - mean(m) (centred);   c_t = weight (/ n for a mean)
+//   z    = x,  x - y (paired)  or  x - mean(m);   c_t = weight (/ n for a mean)
 //
-// An operand is x or y of at most one term, and may be the centre of any number. The order of all
-// sums is fixed (tree.h), and so is every rounding; whoever implements these calls follows them:
+// An operand is x or y of at most one term, and may be the mean operand m of any number. The order
+// of all sums is fixed (tree.h), and so is every rounding; every implementation follows them:
 //
 //   unit gradient   u_i  = fma(c * scale, phi'_i, c * linear)     (c formed in double)
-//   of a centre     K    = -(1/n) * sum of the u of its terms     (float64, then rounded)
+//   through a mean  K    = -(1/n) * sum of the u of its terms     (float64, then rounded)
 //   gradient        g_i  = upstream * (u_i + K)                   for a scalar upstream
 //                   g_i  = upstream_i * u_i + K'                  for an elementwise one
 #pragma once
@@ -24,7 +24,7 @@ enum class Role : int { none = 0, real = 1, fake = 2 };
 
 struct Term {
   Phi phi;
-  int x, y, centre;  // operand numbers; -1: none
+  int x, y, mean_operand;  // operand numbers; -1: none
   double scale, shift, linear, weight;
   double threshold;  // statistics: right where side * (z - threshold) > 0; side 0: not counted
   int side;
@@ -35,8 +35,8 @@ struct Term {
 struct Spec {
   std::vector<Term> terms;
   std::vector<Role> roles;  // one an operand
-  std::vector<bool> is_centre;
-  bool centred = false;
+  std::vector<bool> is_mean_operand;
+  bool subtracts_mean = false;
 };
 
 struct Operand {
@@ -87,23 +87,23 @@ struct Call {
   const char* device_weights = nullptr;   // CUDA: the same in the device's memory
   DType device_weights_dtype = DType::float32;
   Reduction reduction;
-  bool wide = false;  // the loss is float64, else float32
+  bool is_float64 = false;  // the loss is float64, else float32
   bool stats = false;
   bool keep = false;     // forward: a backward will follow and need K
   void* loss = nullptr;  // reduced forward; second: gradient of the upstream
-  // Kept from forward for backward: mean of each operand that is a centre, K of each; then a value
-  // a term and the statistics. May be null where there is neither centre nor statistics.
-  double* aux = nullptr;
+  // Python's LossBuffers, from forward for backward: the mean of each mean operand, and K of each;
+  // then a value per term, and the statistics. May be null where there are no means or statistics.
+  double* buffers = nullptr;
   int threads = 1;
 
   double* means() const {
-    return aux;
+    return buffers;
   }
   double* constants() const {
-    return aux + operands.size();
+    return buffers + operands.size();
   }
   double* values() const {
-    return aux + 2 * operands.size();
+    return buffers + 2 * operands.size();
   }
   LossStatistics* statistics() const {
     return reinterpret_cast<LossStatistics*>(values() + spec->terms.size());
@@ -115,7 +115,7 @@ struct LossKernels {
   void (*forward)(Call&);
   void (*backward)(Call&);
   void (*second)(Call&);
-  bool (*finish)(Call&);  // unit gradients in g to gradients, in place; false: not possible
+  bool (*rescale)(Call&);  // unit gradients in g to gradients, in place; false: not possible
 };
 
 }  // namespace fastgan

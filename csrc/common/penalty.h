@@ -1,17 +1,17 @@
-// What a call hands to the kernels of norms and penalties: tensors seen as rows of elements.
+// What a call hands to the kernels of norms and penalties: tensors seen as groups of elements.
 //
-//   penalty = scale * sum over rows i of  w_i * psi(n_i),    n_i = || h_i ||,  h = mask * g
+//   penalty = scale * sum over groups i of  w_i * psi(n_i),    n_i = || h_i ||,  h = mask * g
 //   psi     = (n - k)^2,  max(n - k, 0)^2  or  n^p
 //
-// A row is a sample, a pixel or the whole batch, over one tensor or several. The square of a norm
+// A group is a sample, a pixel or the whole batch, over one tensor or several. The square of a norm
 // is the sum of h^2 over the fixed tree of tree.h (a tensor after the other), each square added by
-// an fma in double; the sum over rows is taken over the same tree. The gradient, with s a power of
-// two near 1 / n and m = n * s, is
+// an fma in double; the sum over groups is taken over the same tree. The gradient, with s a power
+// of two near 1 / n and m = n * s, is
 //
 //   g_ij = upstream * scale * w_i * (psi'(n_i) / m_i) * (h_ij * s_i) * mask_ij
 //
 // in double throughout and rounded once, to the tensor's dtype. So nothing overflows or underflows
-// on the way (second derivatives of n^p, p > 2, of doubles below 1e-100 excepted), and a row of
+// on the way (second derivatives of n^p, p > 2, of doubles below 1e-100 excepted), and a group of
 // zeros has a gradient of zeros, to every order (n^2 has its true second derivative there).
 #pragma once
 #include <vector>
@@ -32,14 +32,14 @@ enum class Psi : int { FASTGAN_PSIS(FASTGAN_CODE) };
 constexpr const char* psi_names[] = {FASTGAN_PSIS(FASTGAN_NAME)};
 constexpr int psi_count = sizeof psi_names / sizeof *psi_names, max_power = 16;
 
-// A tensor as rows of elements. The data's address stands in `rows`.
+// A tensor as groups of elements. The data's address stands in `groups`.
 struct Grid {
-  View rows, elements;
+  View groups, elements;
 };
 
-struct Part {  // one of the tensors over which a norm is taken
+struct NormTensor {  // one of the tensors over which a norm is taken
   DType dtype;
-  int64_t length;  // elements a row
+  int64_t length;  // elements per group
   Grid g;          // values
   Grid mask;       // a factor on them, float32 (float64 for float64 values); may be absent
   Grid v;          // second order: what the gradient's gradient is
@@ -47,29 +47,29 @@ struct Part {  // one of the tensors over which a norm is taken
 };
 
 // The statistics of norms, in the order of Python's PenaltyStats: the deviation is a population's,
-// `above` the share of rows above the target.
+// `above` the share of groups above the target.
 struct NormStatistics {
   double mean, deviation, least, greatest, above;
 };
 constexpr int norm_stat_count = sizeof(NormStatistics) / sizeof(double);
 
 struct PenaltyCall {
-  std::vector<Part> parts;
-  int64_t rows;
-  bool across;  // elements of a row are apart, those of neighbouring rows are not: work across rows
+  std::vector<NormTensor> tensors;
+  int64_t groups;
+  bool transposed;  // neighbouring groups have their elements side by side: read groups of them
   Psi psi;
   double target;  // k
   int power;      // p
   double scale;
-  const double* weights = nullptr;  // one for every rows_per_weight rows; null: all 1
-  int64_t rows_per_weight = 1;
-  double* norms = nullptr;  // one a row: forward writes, backward and second read
-  char* values = nullptr;   // unreduced: one a row; null: reduced
+  const double* weights = nullptr;  // one for every groups_per_weight groups; null: all 1
+  int64_t groups_per_weight = 1;
+  double* norms = nullptr;  // one per group: forward writes, backward and second read
+  char* values = nullptr;   // unreduced: one per group; null: reduced
   void* result = nullptr;   // reduced forward; second: gradient of the upstream
   NormStatistics* statistics = nullptr;
-  const char* upstream = nullptr;  // a scalar, or one a row
-  bool elementwise = false;        // one a row
-  bool wide = false;               // results are float64, else float32
+  const char* upstream = nullptr;  // a scalar, or one per group
+  bool elementwise = false;        // one per group
+  bool is_float64 = false;         // results are float64, else float32
   int threads = 1;
 };
 
@@ -79,9 +79,9 @@ struct PenaltyKernels {
   void (*second)(PenaltyCall&);
 };
 
-// Interpolation between samples: out = e * real + (1 - e) * fake, with one e a row. In float32
+// Interpolation between samples: out = e * real + (1 - e) * fake, with one e per group. In float32
 // (double for float64) as fma(e, real, (1 - e) * fake), and real where the two are equal.
-struct Between {  // one pair of tensors
+struct TensorPair {  // one pair of tensors
   DType dtype;
   int64_t length;
   Grid real, fake, out;       // out: written by forward, the upstream in backward
@@ -89,11 +89,11 @@ struct Between {  // one pair of tensors
 };
 
 struct InterpolateCall {
-  std::vector<Between> parts;
-  int64_t rows;
-  const char* eps = nullptr;  // one a row, float32 (float64 for float64 tensors)
-  char* eps_grad = nullptr;   // sum of upstream * (real - fake) over a row's fixed tree
-  bool wide = false;
+  std::vector<TensorPair> tensors;
+  int64_t groups;
+  const char* eps = nullptr;  // one per group, float32 (float64 for float64 tensors)
+  char* eps_grad = nullptr;   // sum of upstream * (real - fake) over a group's fixed tree
+  bool is_float64 = false;
   int threads = 1;
 };
 

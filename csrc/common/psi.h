@@ -1,4 +1,4 @@
-// What a penalty makes of one row's norm, in double; the formulas stand in penalty.h.
+// What a penalty makes of one group's norm, in double; the formulas stand in penalty.h.
 #pragma once
 #include "math.h"
 #include "penalty.h"
@@ -73,7 +73,7 @@ FASTGAN_HD Derivatives psi_derivatives(Psi psi, double n, double target, int pow
 
 // The gradient of psi(n) is slope * (h * scale), and its derivative in the direction v is
 // slope * (v * scale) + (bend * dot * scale) * (h * scale) with dot = <v, h * scale>.
-struct RowFactors {
+struct GroupFactors {
   double scale, slope, bend;
 };
 
@@ -85,7 +85,7 @@ FASTGAN_HD double near_reciprocal(double n) {
   return bits<double>((2046 - e) << 52);
 }
 
-FASTGAN_HD RowFactors row_factors(Psi psi, double n, double target, int power) {
+FASTGAN_HD GroupFactors group_factors(Psi psi, double n, double target, int power) {
   if (psi == Psi::power && power == 2) return {1, 2, 0};
   if (n == 0) return {0, 0, 0};
   double scale = near_reciprocal(n), near_one = n * scale;

@@ -13,7 +13,7 @@ namespace {
 
 // ---------------------------------------------------------------------------------- element loops
 
-enum What { value_only, value_and_gradient, gradient_only, gradient_and_curvature };
+enum Pass { value_only, value_and_gradient, gradient_only, gradient_and_curvature };
 
 template <class F>
 struct Lines {  // one chunk of each
@@ -23,7 +23,7 @@ struct Lines {  // one chunk of each
 // A phi with an exponential takes three loops over L1 instead of one: a chain of operations as long
 // as the whole leaves the processor waiting, and three shorter ones overlap (a third faster,
 // measured).
-template <What W, Phi P, bool Linear, class F>
+template <Pass pass, Phi P, bool Linear, class F>
 void element_loop(const F* __restrict z, int n, const Coefficients<F> k, Lines<F> out) {
   F* __restrict value = out.value, * __restrict gradient = out.gradient, * __restrict curvature = out.curvature;
   if constexpr (Function<P>::uses_decay) {
@@ -33,31 +33,31 @@ void element_loop(const F* __restrict z, int n, const Coefficients<F> k, Lines<F
       hi[i] = u.hi;
       lo[i] = u.lo;
     }
-    if (W == value_only || W == value_and_gradient)
+    if (pass == value_only || pass == value_and_gradient)
       for (int i = 0; i < n; ++i) value[i] = term_value<P, Linear>(z[i], k, Pair<F>{hi[i], lo[i]});
-    if (W != value_only)
+    if (pass != value_only)
       for (int i = 0; i < n; ++i)
         gradient[i] = term_gradient<P, Linear>(z[i], k, Pair<F>{hi[i], lo[i]});
-    if (W == gradient_and_curvature)
+    if (pass == gradient_and_curvature)
       for (int i = 0; i < n; ++i) curvature[i] = term_curvature<P>(z[i], k, Pair<F>{hi[i], lo[i]});
   } else {
     for (int i = 0; i < n; ++i) {
       F x = z[i];  // read before anything is written
-      if (W == value_only || W == value_and_gradient)
+      if (pass == value_only || pass == value_and_gradient)
         value[i] = term_value<P, Linear>(x, k, Pair<F>{});
-      if (W != value_only) gradient[i] = term_gradient<P, Linear>(x, k, Pair<F>{});
-      if (W == gradient_and_curvature) curvature[i] = term_curvature<P>(x, k, Pair<F>{});
+      if (pass != value_only) gradient[i] = term_gradient<P, Linear>(x, k, Pair<F>{});
+      if (pass == gradient_and_curvature) curvature[i] = term_curvature<P>(x, k, Pair<F>{});
     }
   }
 }
 
-template <What W, class F>
+template <Pass pass, class F>
 void elements(const Term& t, double coefficient, const F* z, int n, Lines<F> out) {
   const Coefficients<F> k(t.scale, t.shift, t.linear, coefficient);
-#define FASTGAN_CASE(name)                                                 \
-  case Phi::name:                                                          \
-    return t.linear == 0 ? element_loop<W, Phi::name, false>(z, n, k, out) \
-                         : element_loop<W, Phi::name, true>(z, n, k, out);
+#define FASTGAN_CASE(name)                                                    \
+  case Phi::name:                                                             \
+    return t.linear == 0 ? element_loop<pass, Phi::name, false>(z, n, k, out) \
+                         : element_loop<pass, Phi::name, true>(z, n, k, out);
   switch (t.phi) { FASTGAN_PHIS(FASTGAN_CASE) }
 #undef FASTGAN_CASE
 }
@@ -93,8 +93,8 @@ double coefficient(const Call& call, const Term& t) {
 template <class F>
 F scalar_upstream(const Call& call) {
   if (!call.scalar_upstream) return F(1);
-  return call.wide ? F(*static_cast<const double*>(call.scalar_upstream))
-                   : F(*static_cast<const float*>(call.scalar_upstream));
+  return call.is_float64 ? F(*static_cast<const double*>(call.scalar_upstream))
+                         : F(*static_cast<const float*>(call.scalar_upstream));
 }
 
 // a - b, or a less a float64 constant whose part below the last bit of F counts as well.
@@ -124,8 +124,8 @@ struct Argument {
       y = load(call.operands[t.y].x, a.dtype, start, n, y_buffer);
       subtract(x, y, n, z_buffer);
       z = z_buffer;
-    } else if (t.centre >= 0) {
-      subtract(x, call.means()[t.centre], n, z_buffer);
+    } else if (t.mean_operand >= 0) {
+      subtract(x, call.means()[t.mean_operand], n, z_buffer);
       z = z_buffer;
     }
   }
@@ -134,7 +134,7 @@ struct Argument {
 int threads_for(const Call& call) {
   int64_t work = 0;  // in elements of a cheap phi; a thread is worth some 16,000 of them
   for (const Term& t : call.spec->terms)
-    work += call.operands[t.x].n * (uses_decay(t.phi) ? 4 : 1) * (call.wide ? 2 : 1);
+    work += call.operands[t.x].n * (uses_decay(t.phi) ? 4 : 1) * (call.is_float64 ? 2 : 1);
   int64_t most = work / 16384;
   return int(most < 1 ? 1 : most < call.threads ? most : call.threads);
 }
@@ -157,14 +157,14 @@ void for_each_chunk(const Call& call, const Partials& partials, const Body& body
 // Whether the operands' element maths is in double.
 template <class Body>
 void in_type(const Call& call, const Body& body) {
-  if (call.wide) body(double());
+  if (call.is_float64) body(double());
   else body(float());
 }
 
-// Means of the operands that are centres: of their values, or of what `view` picks.
-void centre_means(const Call& call, View Operand::* view, double* means) {
+// Means of the mean operands: of their values, or of what `view` picks.
+void operand_means(const Call& call, View Operand::* view, double* means) {
   for (size_t j = 0; j < call.operands.size(); ++j) {
-    if (!call.spec->is_centre[j]) continue;
+    if (!call.spec->is_mean_operand[j]) continue;
     const Operand& a = call.operands[j];
     means[j] = 0;
     if (!(a.*view).data) continue;
@@ -186,18 +186,20 @@ void centre_means(const Call& call, View Operand::* view, double* means) {
   }
 }
 
-// constants[j] = -(1/n_j) * the sum over the terms centred on j of their gradients' sums.
-void centre_constants(const Call& call, Partials& partials, double* constants) {
+// constants[j] = -(1/n_j) * the sum over the terms that subtract the mean of j of their gradients'
+// sums.
+void mean_constants(const Call& call, Partials& partials, double* constants) {
   const auto& terms = call.spec->terms;
   for (size_t j = 0; j < call.operands.size(); ++j) constants[j] = 0;
   for (size_t t = 0; t < terms.size(); ++t)
-    if (terms[t].centre >= 0) constants[terms[t].centre] -= partials.total(gradient_sum, t);
+    if (terms[t].mean_operand >= 0)
+      constants[terms[t].mean_operand] -= partials.total(gradient_sum, t);
   for (size_t j = 0; j < call.operands.size(); ++j) constants[j] /= double(call.operands[j].n);
 }
 
-// Operands that are centres only: their gradient is the same everywhere.
+// Mean operands without a term of their own: their gradient is the same everywhere.
 template <class F>
-void fill_centres(const Call& call, F upstream, const double* constants) {
+void fill_mean_operands(const Call& call, F upstream, const double* constants) {
   std::vector<bool> has_term(call.operands.size());
   for (const Term& t : call.spec->terms) {
     has_term[t.x] = true;
@@ -297,14 +299,14 @@ void forward_chunk(Call& call, Partials& partials, const Term& t, size_t number,
 
 void forward(Call& call) {
   const auto& terms = call.spec->terms;
-  if (call.spec->centred) centre_means(call, &Operand::x, call.means());
+  if (call.spec->subtracts_mean) operand_means(call, &Operand::x, call.means());
   bool reduced = call.out.empty();
   Partials partials(call, {});
   auto want = [&](std::initializer_list<Sum> sums) {
     for (Sum s : sums) partials.at[s].resize(partials.first.back());
   };
   if (reduced) want({value_sum});
-  if (reduced && call.spec->centred && call.keep) want({gradient_sum});
+  if (reduced && call.spec->subtracts_mean && call.keep) want({gradient_sum});
   if (call.stats) want({x_sum, x_sign, y_sum, y_sign, right_count});
   in_type(call, [&](auto zero) {
     using F = decltype(zero);
@@ -313,20 +315,20 @@ void forward(Call& call) {
     });
   });
   if (!reduced) return;
-  // A centre without a term has a unit gradient too: 0, to which finish adds its constant.
-  if (call.spec->centred) {
+  // A mean operand without a term has a unit gradient too: 0, to which rescale adds its constant.
+  if (call.spec->subtracts_mean) {
     std::vector<double> zeros(call.operands.size(), -0.);  // -0 + K is K, be it -0
-    in_type(call, [&](auto zero) { fill_centres<decltype(zero)>(call, 1, zeros.data()); });
+    in_type(call, [&](auto zero) { fill_mean_operands<decltype(zero)>(call, 1, zeros.data()); });
   }
   double loss = 0;
   for (size_t k = 0; k < terms.size(); ++k) {
     double value = coefficient(call, terms[k]) * partials.total(value_sum, k);
-    if (call.aux) call.values()[k] = value;
+    if (call.buffers) call.values()[k] = value;
     loss += value;
   }
-  if (call.wide) *static_cast<double*>(call.loss) = loss;
+  if (call.is_float64) *static_cast<double*>(call.loss) = loss;
   else *static_cast<float*>(call.loss) = float(loss);
-  if (partials.has(gradient_sum)) centre_constants(call, partials, call.constants());
+  if (partials.has(gradient_sum)) mean_constants(call, partials, call.constants());
   if (call.stats) statistics(call, partials);
 }
 
@@ -334,18 +336,18 @@ void forward(Call& call) {
 
 // Writes upstream * (unit + K), or upstream_i * unit_i + K, into an operand's gradient.
 template <class F>
-void write_gradient(const Operand& a, bool is_centre, double constant, int64_t start, int n,
-                    const F* unit, F sign, F scalar, const F* upstream, F* buffer) {
+void write_gradient(const Operand& a, bool is_mean_operand, double constant, int64_t start, int n,
+                    const F* unit_gradient, F sign, F scalar, const F* upstream, F* buffer) {
   F* g = place(a.g, a.dtype, start, buffer);
   F k = F(constant);
   if (upstream) {
-    for (int i = 0; i < n; ++i) g[i] = upstream[i] * (sign * unit[i]);
-    if (is_centre)
+    for (int i = 0; i < n; ++i) g[i] = upstream[i] * (sign * unit_gradient[i]);
+    if (is_mean_operand)
       for (int i = 0; i < n; ++i) g[i] = g[i] + k;
-  } else if (is_centre) {
-    for (int i = 0; i < n; ++i) g[i] = scalar * (sign * unit[i] + k);
+  } else if (is_mean_operand) {
+    for (int i = 0; i < n; ++i) g[i] = scalar * (sign * unit_gradient[i] + k);
   } else {
-    for (int i = 0; i < n; ++i) g[i] = scalar * (sign * unit[i]);
+    for (int i = 0; i < n; ++i) g[i] = scalar * (sign * unit_gradient[i]);
   }
   store(a.g, a.dtype, start, n, g);
 }
@@ -355,71 +357,73 @@ void backward_chunk(Call& call, Partials& partials, const double* constants, con
                     size_t number, int64_t c, int64_t start, int n) {
   Argument<F> a;
   a.read(call, t, start, n);
-  alignas(64) F unit[chunk], up_buffer[chunk], buffer[chunk];
+  alignas(64) F unit_gradient[chunk], up_buffer[chunk], buffer[chunk];
   F scalar = scalar_upstream<F>(call);
-  elements<gradient_only>(t, coefficient(call, t), a.z, n, Lines<F>{nullptr, unit, nullptr});
+  elements<gradient_only>(t, coefficient(call, t), a.z, n,
+                          Lines<F>{nullptr, unit_gradient, nullptr});
   const F* upstream =
       call.upstream.empty() ? nullptr : load(call.upstream[number], native<F>, start, n, up_buffer);
   if (!constants) {  // the pass that only sums
-    for (int i = 0; i < n; ++i) buffer[i] = upstream[i] * unit[i];
+    for (int i = 0; i < n; ++i) buffer[i] = upstream[i] * unit_gradient[i];
     partials.at[gradient_sum][c] = chunk_sum(buffer, n);
     return;
   }
   const Operand& x = call.operands[t.x];
   if (x.g.data)
-    write_gradient<F>(x, call.spec->is_centre[t.x], constants[t.x], start, n, unit, F(1), scalar,
-                      upstream, buffer);
+    write_gradient<F>(x, call.spec->is_mean_operand[t.x], constants[t.x], start, n, unit_gradient,
+                      F(1), scalar, upstream, buffer);
   if (t.y < 0 || !call.operands[t.y].g.data) return;
-  write_gradient<F>(call.operands[t.y], call.spec->is_centre[t.y], constants[t.y], start, n, unit,
-                    F(-1), scalar, upstream, buffer);
+  write_gradient<F>(call.operands[t.y], call.spec->is_mean_operand[t.y], constants[t.y], start, n,
+                    unit_gradient, F(-1), scalar, upstream, buffer);
 }
 
 void backward(Call& call) {
-  bool elementwise = !call.upstream.empty(), centred = call.spec->centred;
+  bool elementwise = !call.upstream.empty(), subtracts_mean = call.spec->subtracts_mean;
   std::vector<double> own(call.operands.size());
-  const double* constants = centred && !elementwise ? call.constants() : own.data();
+  const double* constants = subtracts_mean && !elementwise ? call.constants() : own.data();
   Partials partials(call, {});
   in_type(call, [&](auto zero) {
     using F = decltype(zero);
-    auto pass = [&](const double* k) {
+    auto run = [&](const double* k) {
       for_each_chunk(call, partials,
                      [&](size_t number, const Term& t, int64_t c, int64_t start, int n) {
                        backward_chunk<F>(call, partials, k, t, number, c, start, n);
                      });
     };
-    if (centred && elementwise) {
+    if (subtracts_mean && elementwise) {
       partials.at[gradient_sum].resize(partials.first.back());
-      pass(nullptr);
-      centre_constants(call, partials, own.data());
+      run(nullptr);
+      mean_constants(call, partials, own.data());
     }
-    pass(constants);
-    if (centred) fill_centres<F>(call, elementwise ? F(1) : scalar_upstream<F>(call), constants);
+    run(constants);
+    if (subtracts_mean)
+      fill_mean_operands<F>(call, elementwise ? F(1) : scalar_upstream<F>(call), constants);
   });
 }
 
-// From the unit gradients that forward wrote to gradients: the same formula and so the same bits as
-// backward, without a second look at the operands. A 16-bit unit gradient has been rounded already
-// and serves only where there is nothing left to do.
-bool finish(Call& call) {
-  double scalar = call.wide ? scalar_upstream<double>(call) : scalar_upstream<float>(call);
-  if (scalar == 1 && !call.spec->centred) return true;
+// Turns the unit gradients that forward wrote into gradients: by the same formula as backward, and
+// so with the same bits, without reading the operands again. A 16-bit unit gradient has been
+// rounded already and serves only where there is nothing left to do.
+bool rescale(Call& call) {
+  double scalar = call.is_float64 ? scalar_upstream<double>(call) : scalar_upstream<float>(call);
+  if (scalar == 1 && !call.spec->subtracts_mean) return true;
   for (const Operand& a : call.operands)
     if (a.g.data && item_size(a.dtype) == 2) return false;
   in_type(call, [&](auto zero) {
     using F = decltype(zero);
     for (size_t j = 0; j < call.operands.size(); ++j) {
       const Operand& a = call.operands[j];
-      bool is_centre = call.spec->is_centre[j];
-      if (!a.g.data || (scalar == 1 && !is_centre)) continue;
-      double constant = is_centre ? call.constants()[j] : 0;
+      bool is_mean_operand = call.spec->is_mean_operand[j];
+      if (!a.g.data || (scalar == 1 && !is_mean_operand)) continue;
+      double constant = is_mean_operand ? call.constants()[j] : 0;
       int64_t count = chunk_count(a.n);
       parallel_for(count, a.n < 65536 ? 1 : call.threads, [&](int64_t begin, int64_t end) {
-        F unit_buffer[chunk], buffer[chunk];
+        F gradient_buffer[chunk], buffer[chunk];
         for (int64_t c = begin; c < end; ++c) {
           int n = int(a.n - c * chunk < chunk ? a.n - c * chunk : chunk);
-          const F* unit = load(a.g, a.dtype, c * chunk, n, unit_buffer);
-          write_gradient<F>(a, is_centre, constant, c * chunk, n, unit, F(1), F(scalar), nullptr,
-                            buffer);
+          const F* unit_gradient = load(a.g, a.dtype, c * chunk, n, gradient_buffer);
+          write_gradient<F>(a, is_mean_operand, constant, c * chunk, n, unit_gradient, F(1),
+                            F(scalar), nullptr, buffer);
         }
       });
     }
@@ -430,17 +434,17 @@ bool finish(Call& call) {
 // ---------------------------------------------------------------------------------- second order
 
 // The gradient g of a call is linear in its upstream and depends on x; given v, the gradient of
-// <v, g> with respect to both. With w = v_x - v_y (or v_x - mean v of the centre):
-//   upstream: sum of u_i w_i;   x: upstream * coefficient * d'_i * w_i, and for y or a centre as in
-// the first order.
+// <v, g> with respect to both. With w = v_x - v_y (or v_x - mean v of the mean operand):
+//   upstream: sum of u_i w_i;   x: upstream * coefficient * d'_i * w_i, and for y or a mean operand
+// as in the first order.
 template <class F>
 void second_chunk(Call& call, Partials& partials, const double* v_means, const double* constants,
                   const Term& t, size_t number, int64_t c, int64_t start, int n) {
   Argument<F> a;
   a.read(call, t, start, n);
-  alignas(64) F unit[chunk], curvature[chunk], w[chunk], buffer[chunk];
+  alignas(64) F unit_gradient[chunk], curvature[chunk], w[chunk], buffer[chunk];
   elements<gradient_and_curvature>(t, coefficient(call, t), a.z, n,
-                                   Lines<F>{nullptr, unit, curvature});
+                                   Lines<F>{nullptr, unit_gradient, curvature});
   const Operand& x = call.operands[t.x];
   for (int i = 0; i < n; ++i) w[i] = F(0);
   if (x.v.data) {
@@ -449,51 +453,51 @@ void second_chunk(Call& call, Partials& partials, const double* v_means, const d
   }
   if (t.y >= 0 && call.operands[t.y].v.data)
     subtract(w, load(call.operands[t.y].v, x.dtype, start, n, buffer), n, w);
-  if (t.centre >= 0) subtract(w, v_means[t.centre], n, w);
+  if (t.mean_operand >= 0) subtract(w, v_means[t.mean_operand], n, w);
   for (int i = 0; i < n; ++i) curvature[i] = curvature[i] * w[i];
-  for (int i = 0; i < n; ++i) unit[i] = unit[i] * w[i];
+  for (int i = 0; i < n; ++i) unit_gradient[i] = unit_gradient[i] * w[i];
   F scalar = scalar_upstream<F>(call);
   const F* upstream =
       call.upstream.empty() ? nullptr : load(call.upstream[number], native<F>, start, n, buffer);
   if (!constants) {  // the pass that only sums
-    partials.at[dot_sum][c] = chunk_sum(unit, n);
+    partials.at[dot_sum][c] = chunk_sum(unit_gradient, n);
     for (int i = 0; i < n; ++i) curvature[i] = (upstream ? upstream[i] : F(1)) * curvature[i];
     partials.at[gradient_sum][c] = chunk_sum(curvature, n);
     return;
   }
-  if (!call.out.empty()) store(call.out[number], native<F>, start, n, unit);
+  if (!call.out.empty()) store(call.out[number], native<F>, start, n, unit_gradient);
   alignas(64) F written[chunk];
   if (x.g.data)
-    write_gradient<F>(x, call.spec->is_centre[t.x], constants[t.x], start, n, curvature, F(1),
+    write_gradient<F>(x, call.spec->is_mean_operand[t.x], constants[t.x], start, n, curvature, F(1),
                       scalar, upstream, written);
   if (t.y < 0 || !call.operands[t.y].g.data) return;
-  write_gradient<F>(call.operands[t.y], call.spec->is_centre[t.y], constants[t.y], start, n,
+  write_gradient<F>(call.operands[t.y], call.spec->is_mean_operand[t.y], constants[t.y], start, n,
                     curvature, F(-1), scalar, upstream, written);
 }
 
 void second(Call& call) {
   size_t m = call.operands.size();
   std::vector<double> v_means(m), constants(m);
-  if (call.spec->centred) centre_means(call, &Operand::v, v_means.data());
+  if (call.spec->subtracts_mean) operand_means(call, &Operand::v, v_means.data());
   Partials partials(call, {gradient_sum, dot_sum});
   in_type(call, [&](auto zero) {
     using F = decltype(zero);
-    auto pass = [&](const double* k) {
+    auto run = [&](const double* k) {
       for_each_chunk(call, partials,
                      [&](size_t number, const Term& t, int64_t c, int64_t start, int n) {
                        second_chunk<F>(call, partials, v_means.data(), k, t, number, c, start, n);
                      });
     };
-    pass(nullptr);
-    centre_constants(call, partials, constants.data());
-    pass(constants.data());
+    run(nullptr);
+    mean_constants(call, partials, constants.data());
+    run(constants.data());
     bool elementwise = !call.upstream.empty();
-    fill_centres<F>(call, elementwise ? F(1) : scalar_upstream<F>(call), constants.data());
+    fill_mean_operands<F>(call, elementwise ? F(1) : scalar_upstream<F>(call), constants.data());
   });
   if (!call.loss) return;
   double dot = 0;
   for (size_t k = 0; k < call.spec->terms.size(); ++k) dot += partials.total(dot_sum, k);
-  if (call.wide) *static_cast<double*>(call.loss) = dot;
+  if (call.is_float64) *static_cast<double*>(call.loss) = dot;
   else *static_cast<float*>(call.loss) = float(dot);
 }
 
@@ -501,6 +505,6 @@ void second(Call& call) {
 
 extern const LossKernels FASTGAN_JOIN(loss_, FASTGAN_ISA);
 const LossKernels FASTGAN_JOIN(loss_, FASTGAN_ISA) = {FASTGAN_STRING(FASTGAN_ISA), forward,
-                                                      backward, second, finish};
+                                                      backward, second, rescale};
 
 }  // namespace fastgan

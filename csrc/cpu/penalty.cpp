@@ -1,9 +1,9 @@
 // The CPU kernels of norms and penalties, compiled once for each instruction set as loss.cpp is.
 //
-// One read of the gradients gives all norms. What depends on a row's norm (psi, factors) is worked
-// out for a chunk of rows at a time; then gradients are written line by line.
+// One read of the gradients gives all norms. What depends on a group's norm (psi, factors) is
+// worked out for a chunk of groups at a time; then gradients are written line by line.
 #include "../common/psi.h"
-#include "rows.h"
+#include "groups.h"
 
 namespace fastgan {
 namespace {
@@ -40,48 +40,51 @@ void masked(const F* x, const F* mask, double scale, int n, double* h) {
 }
 
 template <class F>
-double line_squares(const Part& part, const Line& line) {
+double line_squares(const NormTensor& tensor, const Line& line) {
   F buffer[chunk], mask_buffer[chunk];
   double h[chunk];
-  const F* x = load(part.g, part.dtype, line, buffer);
-  if (!part.mask.rows.data) return chunk_dot(x, x, line.n);
-  masked(x, load(part.mask, native<F>, line, mask_buffer), 1, line.n, h);
+  const F* x = load(tensor.g, tensor.dtype, line, buffer);
+  if (!tensor.mask.groups.data) return chunk_dot(x, x, line.n);
+  masked(x, load(tensor.mask, native<F>, line, mask_buffer), 1, line.n, h);
   return chunk_dot(h, h, line.n);
 }
 
 template <class F>
-double line_dot(const Part& part, const Line& line, double scale) {
+double line_dot(const NormTensor& tensor, const Line& line, double scale) {
   F buffer[chunk], mask_buffer[chunk];
   double h[chunk], w[chunk];
-  const F* mask = part.mask.rows.data ? load(part.mask, native<F>, line, mask_buffer) : nullptr;
+  const F* mask =
+      tensor.mask.groups.data ? load(tensor.mask, native<F>, line, mask_buffer) : nullptr;
   auto read = [&](const Grid& grid, double factor, double* to) {
-    const F* x = load(grid, part.dtype, line, buffer);
+    const F* x = load(grid, tensor.dtype, line, buffer);
     if (mask) return masked(x, mask, factor, line.n, to);
     for (int i = 0; i < line.n; ++i) to[i] = double(x[i]) * factor;
   };
-  read(part.g, scale, h);
-  read(part.v, 1, w);
+  read(tensor.g, scale, h);
+  read(tensor.v, 1, w);
   return chunk_dot(w, h, line.n);
 }
 
-// Across: the sums of a tile of rows; `v` and `scale` of line_dot, or neither.
+// Transposed: the sums of a tile of groups; `v` and `scale` of line_dot, or neither.
 template <class F>
-void tile_dots(const Part& part, int64_t row, int n, const double* scale, double* result) {
+void tile_dots(const NormTensor& tensor, int64_t group, int n, const double* scale,
+               double* result) {
   F buffer[tile], mask_buffer[tile];
   double h[tile], w[tile];
-  tile_sums(part.length, n, result, [&](int64_t element, double* sum, bool first) {
-    Line line{row, element, n, true};
-    const F* mask = part.mask.rows.data ? load(part.mask, native<F>, line, mask_buffer) : nullptr;
+  tile_sums(tensor.length, n, result, [&](int64_t element, double* sum, bool first) {
+    Line line{group, element, n, true};
+    const F* mask =
+        tensor.mask.groups.data ? load(tensor.mask, native<F>, line, mask_buffer) : nullptr;
     auto read = [&](const Grid& grid, const double* factor, double* to) {
-      const F* x = load(grid, part.dtype, line, buffer);
+      const F* x = load(grid, tensor.dtype, line, buffer);
       for (int i = 0; i < n; ++i) to[i] = double(x[i]);
       if (mask)
         for (int i = 0; i < n; ++i) to[i] = to[i] * double(mask[i]);
       if (factor)
         for (int i = 0; i < n; ++i) to[i] = to[i] * factor[i];
     };
-    read(part.g, scale, h);
-    if (scale) read(part.v, nullptr, w);
+    read(tensor.g, scale, h);
+    if (scale) read(tensor.v, nullptr, w);
     const double* other = scale ? w : h;
     for (int i = 0; i < n; ++i) sum[i] = first ? other[i] * h[i] : fma(other[i], h[i], sum[i]);
   });
@@ -90,19 +93,19 @@ void tile_dots(const Part& part, int64_t row, int n, const double* scale, double
 template <class F>
 void for_each_tile_sum(const PenaltyCall& call, const double* scale, double* result) {
   int64_t elements = 0;
-  for (const Part& p : call.parts) elements += call.rows * p.length;
-  parallel_for((call.rows + tile - 1) / tile, threads_for(elements, call.threads),
+  for (const NormTensor& p : call.tensors) elements += call.groups * p.length;
+  parallel_for((call.groups + tile - 1) / tile, threads_for(elements, call.threads),
                [&](int64_t begin, int64_t end) {
                  double sums[tile];
                  for (int64_t t = begin; t < end; ++t) {
-                   int64_t row = t * tile;
-                   int n = int(call.rows - row < tile ? call.rows - row : tile);
-                   for (size_t k = 0; k < call.parts.size(); ++k) {
-                     tile_dots<F>(call.parts[k], row, n, scale ? scale + row : nullptr, sums);
-                     if (call.parts[k].length < chunk)  // never -0, as chunk_dot() has it
+                   int64_t group = t * tile;
+                   int n = int(call.groups - group < tile ? call.groups - group : tile);
+                   for (size_t k = 0; k < call.tensors.size(); ++k) {
+                     tile_dots<F>(call.tensors[k], group, n, scale ? scale + group : nullptr, sums);
+                     if (call.tensors[k].length < chunk)  // never -0, as chunk_dot() has it
                        for (int i = 0; i < n; ++i) sums[i] = sums[i] + 0.;
                      for (int i = 0; i < n; ++i)
-                       result[row + i] = k == 0 ? sums[i] : result[row + i] + sums[i];
+                       result[group + i] = k == 0 ? sums[i] : result[group + i] + sums[i];
                    }
                  }
                });
@@ -110,33 +113,35 @@ void for_each_tile_sum(const PenaltyCall& call, const double* scale, double* res
 
 template <class F>
 void squares(const PenaltyCall& call, double* result) {
-  if (call.across) return for_each_tile_sum<F>(call, nullptr, result);
-  row_sums(call.parts, call.rows, call.threads, result,
-           [](const Part& part, const Line& line) { return line_squares<F>(part, line); });
+  if (call.transposed) return for_each_tile_sum<F>(call, nullptr, result);
+  group_sums(
+      call.tensors, call.groups, call.threads, result,
+      [](const NormTensor& tensor, const Line& line) { return line_squares<F>(tensor, line); });
 }
 
-// <v, h * scale> of each row.
+// <v, h * scale> of each group.
 template <class F>
 void dots(const PenaltyCall& call, const double* scale, double* result) {
-  if (call.across) return for_each_tile_sum<F>(call, scale, result);
-  row_sums(call.parts, call.rows, call.threads, result, [&](const Part& part, const Line& line) {
-    return line_dot<F>(part, line, scale[line.row]);
-  });
+  if (call.transposed) return for_each_tile_sum<F>(call, scale, result);
+  group_sums(call.tensors, call.groups, call.threads, result,
+             [&](const NormTensor& tensor, const Line& line) {
+               return line_dot<F>(tensor, line, scale[line.group]);
+             });
 }
 
-// The norm of a row of doubles whose sum of squares overflowed or lost its smaller part: once more,
-// scaled by a power of two.
-double rescued_norm(const PenaltyCall& call, int64_t row) {
+// The norm of a group of doubles whose sum of squares overflowed or lost its smaller summands: once
+// more, scaled by a power of two.
+double rescued_norm(const PenaltyCall& call, int64_t group) {
   double most = 0, h[chunk], buffer[chunk], mask_buffer[chunk];
   auto each_line = [&](const auto& body) {
-    for (const Part& part : call.parts)
-      for (int64_t element = 0; element < part.length; element += chunk) {
-        int64_t left = part.length - element;
-        Line line{row, element, int(left < chunk ? left : chunk), false};
-        const double* x = load(part.g, part.dtype, line, buffer);
+    for (const NormTensor& tensor : call.tensors)
+      for (int64_t element = 0; element < tensor.length; element += chunk) {
+        int64_t left = tensor.length - element;
+        Line line{group, element, int(left < chunk ? left : chunk), false};
+        const double* x = load(tensor.g, tensor.dtype, line, buffer);
         for (int i = 0; i < line.n; ++i) h[i] = x[i];
-        if (part.mask.rows.data) {
-          const double* mask = load(part.mask, part.dtype, line, mask_buffer);
+        if (tensor.mask.groups.data) {
+          const double* mask = load(tensor.mask, tensor.dtype, line, mask_buffer);
           masked(x, mask, 1, line.n, h);
         }
         body(line.n);
@@ -154,40 +159,40 @@ double rescued_norm(const PenaltyCall& call, int64_t row) {
     for (int i = 0; i < n; ++i) h[i] = h[i] * scale;
     sums.push_back(chunk_dot(h, h, n));
   });
-  for (const Part& part : call.parts) {
-    total += tree_sum(sums.data() + done, chunk_count(part.length));
-    done += chunk_count(part.length);
+  for (const NormTensor& tensor : call.tensors) {
+    total += tree_sum(sums.data() + done, chunk_count(tensor.length));
+    done += chunk_count(tensor.length);
   }
   return root(total) / scale;
 }
 
 // ---------------------------------------------------------------------------------- forward
 
-double coefficient(const PenaltyCall& call, int64_t row) {
-  return call.weights ? call.scale * call.weights[row / call.rows_per_weight] : call.scale;
+double coefficient(const PenaltyCall& call, int64_t group) {
+  return call.weights ? call.scale * call.weights[group / call.groups_per_weight] : call.scale;
 }
 
 template <class Body>
-void for_each_chunk_of_rows(const PenaltyCall& call, const Body& body) {
-  parallel_for(chunk_count(call.rows), threads_for(call.rows, call.threads),
+void for_each_chunk_of_groups(const PenaltyCall& call, const Body& body) {
+  parallel_for(chunk_count(call.groups), threads_for(call.groups, call.threads),
                [&](int64_t begin, int64_t end) {
                  for (int64_t c = begin; c < end; ++c) {
-                   int64_t left = call.rows - c * chunk;
+                   int64_t left = call.groups - c * chunk;
                    body(c, c * chunk, int(left < chunk ? left : chunk));
                  }
                });
 }
 
 // From squares to norms, in place, and psi of them.
-void norms_and_values(const PenaltyCall& call, int64_t row, int n, double* value) {
-  double* norm = call.norms + row;
+void norms_and_values(const PenaltyCall& call, int64_t group, int n, double* value) {
+  double* norm = call.norms + group;
   double square[chunk];
   for (int i = 0; i < n; ++i) square[i] = norm[i];
   for (int i = 0; i < n; ++i) norm[i] = root(square[i]);
-  if (call.wide)
+  if (call.is_float64)
     for (int i = 0; i < n; ++i)
       if (square[i] < 0x1p-900 || square[i] > 0x1.fffffffffffffp1023) {
-        norm[i] = rescued_norm(call, row + i);
+        norm[i] = rescued_norm(call, group + i);
         square[i] = norm[i] * norm[i];
       }
   for (int i = 0; i < n; ++i)
@@ -195,59 +200,60 @@ void norms_and_values(const PenaltyCall& call, int64_t row, int n, double* value
 }
 
 void statistics(const PenaltyCall& call) {
-  std::vector<double> sums(call.rows);
-  double least = call.norms[0], most = call.norms[0], n = double(call.rows);
+  std::vector<double> sums(call.groups);
+  double least = call.norms[0], most = call.norms[0], n = double(call.groups);
   int64_t above = 0;
-  for (int64_t i = 0; i < call.rows; ++i) {
+  for (int64_t i = 0; i < call.groups; ++i) {
     double x = call.norms[i];
     sums[i] = x;
     least = x < least || x != x ? x : least;  // NaN, once seen, stays
     most = x > most || x != x ? x : most;
     above += x > call.target;
   }
-  double mean = tree_sum(sums.data(), call.rows) / n;
-  for (int64_t i = 0; i < call.rows; ++i) {
+  double mean = tree_sum(sums.data(), call.groups) / n;
+  for (int64_t i = 0; i < call.groups; ++i) {
     double d = call.norms[i] - mean;
     sums[i] = d * d;
   }
-  double variance = tree_sum(sums.data(), call.rows) / n;
+  double variance = tree_sum(sums.data(), call.groups) / n;
   *call.statistics = {mean, root(variance), least, most, double(above) / n};
 }
 
 template <class Result>
-void set(void* p, int64_t i, Result x, bool wide) {
-  if (wide) static_cast<double*>(p)[i] = x;
+void set(void* p, int64_t i, Result x, bool is_float64) {
+  if (is_float64) static_cast<double*>(p)[i] = x;
   else static_cast<float*>(p)[i] = float(x);
 }
 
 void forward(PenaltyCall& call) {
-  if (call.wide) squares<double>(call, call.norms);
+  if (call.is_float64) squares<double>(call, call.norms);
   else squares<float>(call, call.norms);
-  std::vector<double> partial(chunk_count(call.rows));
-  for_each_chunk_of_rows(call, [&](int64_t c, int64_t row, int n) {
+  std::vector<double> partial(chunk_count(call.groups));
+  for_each_chunk_of_groups(call, [&](int64_t c, int64_t group, int n) {
     double value[chunk];
-    norms_and_values(call, row, n, value);
+    norms_and_values(call, group, n, value);
     if (call.values) {
       for (int i = 0; i < n; ++i)
-        set(call.values, row + i, coefficient(call, row + i) * value[i], call.wide);
+        set(call.values, group + i, coefficient(call, group + i) * value[i], call.is_float64);
       return;
     }
     if (call.weights)
       for (int i = 0; i < n; ++i)
-        value[i] = call.weights[(row + i) / call.rows_per_weight] * value[i];
+        value[i] = call.weights[(group + i) / call.groups_per_weight] * value[i];
     partial[c] = chunk_sum(value, n);
   });
   if (call.result)
-    set(call.result, 0, call.scale * tree_sum(partial.data(), int64_t(partial.size())), call.wide);
+    set(call.result, 0, call.scale * tree_sum(partial.data(), int64_t(partial.size())),
+        call.is_float64);
   if (call.statistics) statistics(call);
 }
 
 // ---------------------------------------------------------------------------------- gradients
 
-double upstream(const PenaltyCall& call, int64_t row) {
-  int64_t i = call.elementwise ? row : 0;
-  return call.wide ? reinterpret_cast<const double*>(call.upstream)[i]
-                   : double(reinterpret_cast<const float*>(call.upstream)[i]);
+double upstream(const PenaltyCall& call, int64_t group) {
+  int64_t i = call.elementwise ? group : 0;
+  return call.is_float64 ? reinterpret_cast<const double*>(call.upstream)[i]
+                         : double(reinterpret_cast<const float*>(call.upstream)[i]);
 }
 
 // A line of results: rounded once, and so that store() may round to 16 bits as if it were once.
@@ -257,7 +263,7 @@ F rounded(double x, bool odd) {
   else return odd ? to_odd(x) : float(x);
 }
 
-// What each row's gradient is made of: h times first (and, in second order, w times first plus h
+// The factors of each group's gradient: h times first (and, in second order, w times first plus h
 // times second); `scale` is a factor on h and w, 1 where it is folded into the others, as it can be
 // for all but doubles.
 struct Factors {
@@ -265,14 +271,14 @@ struct Factors {
 };
 
 // out = (first * h * scale) * mask, with one factor for a line or one for each of its items.
-template <class F, bool Across, bool Masked>
+template <class F, bool Transposed, bool Masked>
 void write_line(const F* x, const F* mask, int n, bool odd, const double* first,
                 const double* scale, F* out) {
   auto one = [&](int i) {
     double h = double(x[i]);
     if (Masked) h = h * double(mask[i]);
-    if (sizeof(F) == 8) h = h * scale[Across ? i : 0];
-    double g = first[Across ? i : 0] * h;
+    if (sizeof(F) == 8) h = h * scale[Transposed ? i : 0];
+    double g = first[Transposed ? i : 0] * h;
     return Masked ? g * double(mask[i]) : g;
   };
   if (odd)
@@ -281,11 +287,11 @@ void write_line(const F* x, const F* mask, int n, bool odd, const double* first,
     for (int i = 0; i < n; ++i) out[i] = rounded<F>(one(i), false);
 }
 
-template <class F, bool Across, bool Masked>
+template <class F, bool Transposed, bool Masked>
 void write_second_line(const F* x, const F* v, const F* mask, int n, bool odd, const double* first,
                        const double* second, const double* scale, F* out) {
   for (int i = 0; i < n; ++i) {
-    int r = Across ? i : 0;
+    int r = Transposed ? i : 0;
     double h = double(x[i]), w = double(v[i]);
     if (Masked) {
       h = h * double(mask[i]);
@@ -300,46 +306,46 @@ void write_second_line(const F* x, const F* v, const F* mask, int n, bool odd, c
   }
 }
 
-template <class F, bool Across, bool Masked>
-void write_gradient(const Part& part, const Line& line, const Factors& f) {
+template <class F, bool Transposed, bool Masked>
+void write_gradient(const NormTensor& tensor, const Line& line, const Factors& f) {
   F buffer[chunk], mask_buffer[chunk], v_buffer[chunk], out_buffer[chunk];
-  const F* mask = Masked ? load(part.mask, native<F>, line, mask_buffer) : nullptr;
-  const F* x = load(part.g, part.dtype, line, buffer);
-  const double *first = &f.first[line.row], *scale = &f.scale[line.row];
-  bool odd = item_size(part.dtype) == 2;
-  store(part.out, part.dtype, line, out_buffer, [&](F* out) {
+  const F* mask = Masked ? load(tensor.mask, native<F>, line, mask_buffer) : nullptr;
+  const F* x = load(tensor.g, tensor.dtype, line, buffer);
+  const double *first = &f.first[line.group], *scale = &f.scale[line.group];
+  bool odd = item_size(tensor.dtype) == 2;
+  store(tensor.out, tensor.dtype, line, out_buffer, [&](F* out) {
     if (f.second.empty())
-      return write_line<F, Across, Masked>(x, mask, line.n, odd, first, scale, out);
-    const double* second = &f.second[line.row];
-    const F* v = load(part.v, part.dtype, line, v_buffer);
-    write_second_line<F, Across, Masked>(x, v, mask, line.n, odd, first, second, scale, out);
+      return write_line<F, Transposed, Masked>(x, mask, line.n, odd, first, scale, out);
+    const double* second = &f.second[line.group];
+    const F* v = load(tensor.v, tensor.dtype, line, v_buffer);
+    write_second_line<F, Transposed, Masked>(x, v, mask, line.n, odd, first, second, scale, out);
   });
 }
 
-template <class F, bool Across>
-void write_gradient(const Part& part, const Line& line, const Factors& f) {
-  if (part.mask.rows.data) write_gradient<F, Across, true>(part, line, f);
-  else write_gradient<F, Across, false>(part, line, f);
+template <class F, bool Transposed>
+void write_gradient(const NormTensor& tensor, const Line& line, const Factors& f) {
+  if (tensor.mask.groups.data) write_gradient<F, Transposed, true>(tensor, line, f);
+  else write_gradient<F, Transposed, false>(tensor, line, f);
 }
 
 template <class F>
 void write_gradients(const PenaltyCall& call, const Factors& f) {
-  if (!call.across)
-    return for_each_line(call.parts, call.rows, call.threads,
+  if (!call.transposed)
+    return for_each_line(call.tensors, call.groups, call.threads,
                          [&](size_t k, const Line& line, int64_t) {
-                           if (call.parts[k].out.rows.data)
-                             write_gradient<F, false>(call.parts[k], line, f);
+                           if (call.tensors[k].out.groups.data)
+                             write_gradient<F, false>(call.tensors[k], line, f);
                          });
-  for (const Part& part : call.parts) {
-    if (!part.out.rows.data) continue;
-    int64_t tiles = (call.rows + tile - 1) / tile;
-    parallel_for(tiles, threads_for(call.rows * part.length, call.threads),
+  for (const NormTensor& tensor : call.tensors) {
+    if (!tensor.out.groups.data) continue;
+    int64_t tiles = (call.groups + tile - 1) / tile;
+    parallel_for(tiles, threads_for(call.groups * tensor.length, call.threads),
                  [&](int64_t begin, int64_t end) {
                    for (int64_t t = begin; t < end; ++t) {
-                     int64_t row = t * tile, left = call.rows - row;
+                     int64_t group = t * tile, left = call.groups - group;
                      int n = int(left < tile ? left : tile);
-                     for (int64_t element = 0; element < part.length; ++element)
-                       write_gradient<F, true>(part, Line{row, element, n, true}, f);
+                     for (int64_t element = 0; element < tensor.length; ++element)
+                       write_gradient<F, true>(tensor, Line{group, element, n, true}, f);
                    }
                  });
   }
@@ -347,52 +353,52 @@ void write_gradients(const PenaltyCall& call, const Factors& f) {
 
 void backward(PenaltyCall& call) {
   Factors f;
-  f.first.resize(call.rows);
-  f.scale.resize(call.rows);
-  for_each_chunk_of_rows(call, [&](int64_t, int64_t row, int n) {
-    for (int64_t i = row; i < row + n; ++i) {
-      RowFactors r = row_factors(call.psi, call.norms[i], call.target, call.power);
+  f.first.resize(call.groups);
+  f.scale.resize(call.groups);
+  for_each_chunk_of_groups(call, [&](int64_t, int64_t group, int n) {
+    for (int64_t i = group; i < group + n; ++i) {
+      GroupFactors r = group_factors(call.psi, call.norms[i], call.target, call.power);
       double first = upstream(call, i) * coefficient(call, i) * r.slope;
-      f.first[i] = call.wide ? first : first * r.scale;
+      f.first[i] = call.is_float64 ? first : first * r.scale;
       f.scale[i] = r.scale;
     }
   });
-  if (call.wide) write_gradients<double>(call, f);
+  if (call.is_float64) write_gradients<double>(call, f);
   else write_gradients<float>(call, f);
 }
 
 // Given v, the gradient of <v, gradient> with respect to the upstream and to g.
 void second(PenaltyCall& call) {
   Factors f;
-  f.first.resize(call.rows);
-  f.second.resize(call.rows);
-  f.scale.resize(call.rows);
-  std::vector<double> dot(call.rows), partial(chunk_count(call.rows));
+  f.first.resize(call.groups);
+  f.second.resize(call.groups);
+  f.scale.resize(call.groups);
+  std::vector<double> dot(call.groups), partial(chunk_count(call.groups));
   auto factors = [&](int64_t i) {
-    return row_factors(call.psi, call.norms[i], call.target, call.power);
+    return group_factors(call.psi, call.norms[i], call.target, call.power);
   };
-  for_each_chunk_of_rows(call, [&](int64_t, int64_t row, int n) {
-    for (int64_t i = row; i < row + n; ++i) f.scale[i] = factors(i).scale;
+  for_each_chunk_of_groups(call, [&](int64_t, int64_t group, int n) {
+    for (int64_t i = group; i < group + n; ++i) f.scale[i] = factors(i).scale;
   });
-  if (call.wide) dots<double>(call, f.scale.data(), dot.data());
+  if (call.is_float64) dots<double>(call, f.scale.data(), dot.data());
   else dots<float>(call, f.scale.data(), dot.data());
-  for_each_chunk_of_rows(call, [&](int64_t c, int64_t row, int n) {
+  for_each_chunk_of_groups(call, [&](int64_t c, int64_t group, int n) {
     double value[chunk];
-    for (int64_t i = row; i < row + n; ++i) {
-      RowFactors r = factors(i);
+    for (int64_t i = group; i < group + n; ++i) {
+      GroupFactors r = factors(i);
       double factor = coefficient(call, i), up = upstream(call, i) * factor;
-      value[i - row] = factor * (r.slope * dot[i]);
+      value[i - group] = factor * (r.slope * dot[i]);
       double first = up * r.slope, bent = up * (r.bend * dot[i]) * r.scale;
-      f.first[i] = call.wide ? first : first * r.scale;
-      f.second[i] = call.wide ? bent : bent * r.scale;
+      f.first[i] = call.is_float64 ? first : first * r.scale;
+      f.second[i] = call.is_float64 ? bent : bent * r.scale;
     }
     if (call.values)
-      for (int i = 0; i < n; ++i) set(call.values, row + i, value[i], call.wide);
+      for (int i = 0; i < n; ++i) set(call.values, group + i, value[i], call.is_float64);
     partial[c] = chunk_sum(value, n);
   });
   if (call.result)
-    set(call.result, 0, tree_sum(partial.data(), int64_t(partial.size())), call.wide);
-  if (call.wide) write_gradients<double>(call, f);
+    set(call.result, 0, tree_sum(partial.data(), int64_t(partial.size())), call.is_float64);
+  if (call.is_float64) write_gradients<double>(call, f);
   else write_gradients<float>(call, f);
 }
 

@@ -11,32 +11,32 @@ namespace {
 
 // ---------------------------------------------------------------------------------- elements
 
-enum What { value_only, value_and_gradient, gradient_only, gradient_and_curvature };
+enum Pass { value_only, value_and_gradient, gradient_only, gradient_and_curvature };
 
 template <class F>
 struct Elements {  // a thread's part of a row of lanes
   F x[4], y[4], z[4], value[4], gradient[4], curvature[4];
 };
 
-template <What W, Phi P, bool Linear, class F>
+template <Pass pass, Phi P, bool Linear, class F>
 FASTGAN_DEVICE void evaluate_as(const Coefficients<F>& k, Elements<F>& e) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     Pair<F> u{};
     if constexpr (Function<P>::uses_decay) u = decay(k.argument(e.z[i]));
-    if constexpr (W == value_only || W == value_and_gradient)
+    if constexpr (pass == value_only || pass == value_and_gradient)
       e.value[i] = term_value<P, Linear>(e.z[i], k, u);
-    if constexpr (W != value_only) e.gradient[i] = term_gradient<P, Linear>(e.z[i], k, u);
-    if constexpr (W == gradient_and_curvature) e.curvature[i] = term_curvature<P>(e.z[i], k, u);
+    if constexpr (pass != value_only) e.gradient[i] = term_gradient<P, Linear>(e.z[i], k, u);
+    if constexpr (pass == gradient_and_curvature) e.curvature[i] = term_curvature<P>(e.z[i], k, u);
   }
 }
 
-template <What W, class F>
+template <Pass pass, class F>
 FASTGAN_DEVICE void evaluate(const TermEntry<F>& t, const Coefficients<F>& k, Elements<F>& e) {
-#define FASTGAN_CASE(name)                                    \
-  case Phi::name:                                             \
-    if (t.linear != 0) evaluate_as<W, Phi::name, true>(k, e); \
-    else evaluate_as<W, Phi::name, false>(k, e);              \
+#define FASTGAN_CASE(name)                                       \
+  case Phi::name:                                                \
+    if (t.linear != 0) evaluate_as<pass, Phi::name, true>(k, e); \
+    else evaluate_as<pass, Phi::name, false>(k, e);              \
     break;
   switch (Phi(t.phi)) { FASTGAN_PHIS(FASTGAN_CASE) }
 #undef FASTGAN_CASE
@@ -111,14 +111,14 @@ FASTGAN_DEVICE void for_each_elements(const Piece& p, const Run& x, const Run& y
 template <class F, class Body>
 FASTGAN_DEVICE void for_each_argument(const Table<F>& table, const TermEntry<F>& t, const Piece& p,
                                       const Body& body) {
-  bool paired = t.y >= 0, centred = t.centre >= 0;
+  bool paired = t.y >= 0, subtracts_mean = t.mean_operand >= 0;
   Run x = values_of(table, table.operand[t.x], p),
       y = values_of(table, table.operand[paired ? t.y : t.x], p);
-  Split<F> mean(centred ? table.means[t.centre] : 0.);
+  Split<F> mean(subtracts_mean ? table.means[t.mean_operand] : 0.);
   for_each_elements<F>(p, x, y, paired, [&](int at, Elements<F>& e) {
 #pragma unroll
     for (int i = 0; i < 4; ++i)
-      e.z[i] = paired ? e.x[i] - e.y[i] : centred ? mean.below(e.x[i]) : e.x[i];
+      e.z[i] = paired ? e.x[i] - e.y[i] : subtracts_mean ? mean.below(e.x[i]) : e.x[i];
     body(at, e);
   });
 }
@@ -139,7 +139,7 @@ FASTGAN_DEVICE void for_each_chunk(int items, unsigned chunks, const First& firs
 template <class F, class Body>
 FASTGAN_DEVICE void for_each_chunk_of_terms(const Table<F>& table, const Body& body) {
   for_each_chunk(
-      table.terms, table.units, [&](int k) { return table.term[k].first_unit; },
+      table.terms, table.chunks, [&](int k) { return table.term[k].first_chunk; },
       [&](int k, unsigned number) {
         const TermEntry<F>& t = table.term[k];
         body(t, number, Piece(number, table.operand[t.x].n));
@@ -210,22 +210,22 @@ FASTGAN_DEVICE void add_up(const Partials<F>& partials, double* total) {
   __syncthreads();
 }
 
-// The constant of a term's centre receives the term's gradient; divided once it has all of them.
+// The constant of a term's mean operand receives the term's gradient; divided once it has them all.
 template <class F>
-FASTGAN_DEVICE void add_to_centre(const Table<F>& table, const TermEntry<F>& t, double gradient) {
-  if (t.centre < 0) return;
-  double sum = (t.first_of_centre ? 0. : table.constants[t.centre]) - gradient;
-  table.constants[t.centre] = t.last_of_centre ? sum / double(t.centre_n) : sum;
+FASTGAN_DEVICE void add_to_constant(const Table<F>& table, const TermEntry<F>& t, double gradient) {
+  if (t.mean_operand < 0) return;
+  double sum = (t.first_of_mean ? 0. : table.constants[t.mean_operand]) - gradient;
+  table.constants[t.mean_operand] = t.last_of_mean ? sum / double(t.mean_operand_n) : sum;
 }
 
 // ---------------------------------------------------------------------------------- means
 
-// Means of the operands that are centres, by all blocks of a launch.
+// Means of the mean operands, by all blocks of a launch.
 template <class F>
 FASTGAN_DEVICE void take_means(const Table<F>& table, double* partial) {
-  auto operand = [&](int k) -> const OperandEntry& { return table.operand[table.centre[k]]; };
+  auto operand = [&](int k) -> const OperandEntry& { return table.operand[table.mean_operand[k]]; };
   for_each_chunk(
-      table.centres, table.mean_units, [&](int k) { return operand(k).first_unit; },
+      table.mean_operands, table.mean_chunks, [&](int k) { return operand(k).first_chunk; },
       [&](int k, unsigned number) {
         const OperandEntry& a = operand(k);
         Piece p(number, a.n);
@@ -238,11 +238,11 @@ FASTGAN_DEVICE void take_means(const Table<F>& table, double* partial) {
         if (threadIdx.x % warp == 0) partial[a.first_partial + number] = sum;
       });
   if (!last_to_come(table.ticket, gridDim.x)) return;
-  for (int k = 0; k < table.centres; ++k) {
+  for (int k = 0; k < table.mean_operands; ++k) {
     int64_t chunks = operand(k).x ? chunk_count(operand(k).n) : 0;
     shrink(partial + operand(k).first_partial, &chunks);
   }
-  for (int k = warp_number(); k < table.centres; k += warps_here()) {
+  for (int k = warp_number(); k < table.mean_operands; k += warps_here()) {
     const OperandEntry& a = operand(k);
     double sum = a.x ? top_sum(partial + a.first_partial, chunk_count(a.n)) : 0.;
     if (threadIdx.x % warp == 0) table.means[a.number] = sum / double(a.n);
@@ -258,7 +258,7 @@ __global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
 
 // ---------------------------------------------------------------------------------- forward
 
-// A chunk's value; Full: with what only centred calls and statistics need.
+// A chunk's value; Full: with what only means and statistics need.
 template <bool Full, class F>
 FASTGAN_DEVICE void forward_chunk(const Partials<F>& partials, const TermEntry<F>& t,
                                   unsigned number, const Piece& p) {
@@ -325,7 +325,7 @@ FASTGAN_DEVICE void finish_forward(const Table<F>& table, const double* total, T
     if (table.values) table.values[t.number] = value;
     all.loss += value;
     if (table.slot[gradient_sum] >= 0)
-      add_to_centre(table, t, total[table.slot[gradient_sum] * most_terms + k]);
+      add_to_constant(table, t, total[table.slot[gradient_sum] * most_terms + k]);
     if (table.slot[x_sum] >= 0) add_statistics(table, t, value, total + k, all);
   }
   if (!table.last) return;
@@ -380,27 +380,28 @@ struct Upstream {  // of a thread's four elements, or of all
 // upstream * (unit + K), or upstream_i * unit_i + K, into an operand's gradient.
 template <class F>
 FASTGAN_DEVICE void write_gradient(const Table<F>& table, const OperandEntry& a, const Piece& p,
-                                   int at, const F (&unit)[4], F sign, const Upstream<F>& up) {
+                                   int at, const F (&unit_gradient)[4], F sign,
+                                   const Upstream<F>& up) {
   if (!a.g) return;
-  F k = a.is_centre ? F(table.constants[a.number]) : F(0), g[4];
+  F k = a.is_mean_operand ? F(table.constants[a.number]) : F(0), g[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    F u = sign * unit[i];
-    if (a.is_centre && !up.elementwise) u = u + k;
+    F u = sign * unit_gradient[i];
+    if (a.is_mean_operand && !up.elementwise) u = u + k;
     g[i] = up.of(i) * u;
-    if (a.is_centre && up.elementwise) g[i] = g[i] + k;
+    if (a.is_mean_operand && up.elementwise) g[i] = g[i] + k;
   }
   put(run_of(a.g, DType(a.dtype), table.find(a.g_strides), p.start), at, p.n, g);
 }
 
 template <class F>
 FASTGAN_DEVICE void write_gradients(const Table<F>& table, const TermEntry<F>& t, const Piece& p,
-                                    int at, const F (&unit)[4], const Upstream<F>& up) {
-  write_gradient(table, table.operand[t.x], p, at, unit, F(1), up);
-  if (t.y >= 0) write_gradient(table, table.operand[t.y], p, at, unit, F(-1), up);
+                                    int at, const F (&unit_gradient)[4], const Upstream<F>& up) {
+  write_gradient(table, table.operand[t.x], p, at, unit_gradient, F(1), up);
+  if (t.y >= 0) write_gradient(table, table.operand[t.y], p, at, unit_gradient, F(-1), up);
 }
 
-// An operand that is a centre only: its gradient is the same everywhere.
+// A mean operand without a term of its own: its gradient is the same everywhere.
 template <class F>
 FASTGAN_DEVICE void fill_chunk(const Table<F>& table, const TermEntry<F>& t, const Piece& p) {
   Upstream<F> up;
@@ -429,20 +430,20 @@ FASTGAN_DEVICE void backward_chunk(const Partials<F>& partials, const TermEntry<
   if (table.sums) partials.keep(gradient_sum, t, number, fold(sum));
 }
 
-// Constants of centres, and the gradient of the upstream: by one thread.
+// Constants of mean operands, and the gradient of the upstream: by one thread.
 template <class F>
 FASTGAN_DEVICE void finish_gradient(const Table<F>& table, const double* total) {
   double dot = table.first ? 0. : table.totals->loss;
   for (int k = 0; k < table.terms; ++k) {
     if (table.slot[gradient_sum] >= 0)
-      add_to_centre(table, table.term[k], total[table.slot[gradient_sum] * most_terms + k]);
+      add_to_constant(table, table.term[k], total[table.slot[gradient_sum] * most_terms + k]);
     if (table.slot[dot_sum] >= 0) dot += total[table.slot[dot_sum] * most_terms + k];
   }
   if (!table.last) table.totals->loss = dot;
   else if (table.slot[dot_sum] >= 0) *table.result = F(dot);
 }
 
-// Either the gradients (`write`) or the sums that constants of centres are made of.
+// Either the gradients (`write`) or the sums that constants of mean operands are made of.
 template <class F>
 __global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
     loss_backward(FASTGAN_GRID_CONSTANT(Table<F>) table) {
@@ -460,7 +461,7 @@ __global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
 
 // ---------------------------------------------------------------------------------- second order
 
-// w = v_x - v_y, or v_x - mean v of the centre, of a thread's four elements.
+// w = v_x - v_y, or v_x - mean v of the mean operand, of a thread's four elements.
 template <class F>
 struct Cotangent {
   F w[4];
@@ -478,8 +479,8 @@ struct Cotangent {
       : w{} {
     read(table, table.operand[t.x], p, at, false);
     if (t.y >= 0) read(table, table.operand[t.y], p, at, true);
-    if (t.centre < 0) return;
-    Split<F> mean(table.v_means[t.centre]);
+    if (t.mean_operand < 0) return;
+    Split<F> mean(table.v_means[t.mean_operand]);
 #pragma unroll
     for (F& v : w) v = mean.below(v);
   }
@@ -499,15 +500,15 @@ FASTGAN_DEVICE void second_chunk(const Partials<F>& partials, const TermEntry<F>
     Cotangent<F> v(table, t, p, at);
     Upstream<F> up;
     up.read(table, t, p, at);
-    F part[4];
+    F weighted[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       e.curvature[i] = e.curvature[i] * v.w[i];
       e.gradient[i] = e.gradient[i] * v.w[i];
-      part[i] = (up.elementwise ? up.each[i] : F(1)) * e.curvature[i];
+      weighted[i] = (up.elementwise ? up.each[i] : F(1)) * e.curvature[i];
     }
     add(dot, e.gradient, at, p);
-    add(sum, part, at, p);
+    add(sum, weighted, at, p);
     if (!table.write) return;
     if (t.out)
       put(run_of(t.out, native<F>, table.find(t.out_strides), p.start), at, p.n, e.gradient);
@@ -538,29 +539,29 @@ __global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
 template <class F, class Kernel>
 void run(const char* name, Kernel kernel, Table<F>& table, const Place& place,
          bool one_block = false) {
-  int64_t units = table.units > table.mean_units ? table.units : table.mean_units;
-  if (units == 0 && table.centres == 0) return;
-  int64_t warps = units < 1 ? 1 : units < place.warps ? units : place.warps;
-  int64_t blocks = (units + warps - 1) / warps;
+  int64_t chunks = table.chunks > table.mean_chunks ? table.chunks : table.mean_chunks;
+  if (chunks == 0 && table.mean_operands == 0) return;
+  int64_t warps = chunks < 1 ? 1 : chunks < place.warps ? chunks : place.warps;
+  int64_t blocks = (chunks + warps - 1) / warps;
   if (blocks > place.most_blocks()) blocks = place.most_blocks();
   if (one_block || blocks < 1) blocks = 1;
   int slots = 0;
   for (signed char s : table.slot) slots += s >= 0;
-  if (slots == 0 && table.centres > 0) slots = 1;
+  if (slots == 0 && table.mean_operands > 0) slots = 1;
   int64_t doubles = int64_t(slots) * table.partials;
   if (doubles > 0 && (blocks > 1 || doubles > shared_partials))
     table.partial = reinterpret_cast<double*>(place.scratch(doubles * int64_t(sizeof(double))));
-  if (blocks > 1 && (table.sums || table.centres > 0)) table.ticket = place.tickets();
+  if (blocks > 1 && (table.sums || table.mean_operands > 0)) table.ticket = place.tickets();
   launch(name, kernel, blocks, int(warps) * warp, place, table);
 }
 
-// Means of the centres' values or cotangents, in launches of their own.
+// Means of the mean operands' values or cotangents, in launches of their own.
 template <class F>
 void launch_means(const Call& call, View Operand::* values, double* means, const Place& place) {
   Tables<F> tables(call);
-  for (int j : tables.centres()) {
+  for (int j : tables.mean_operands()) {
     tables.reserve(1, {&(call.operands[j].*values), &call.operands[j].g, &call.operands[j].v});
-    tables.centre(j, values);
+    tables.add_mean(j, values);
   }
   tables.finish(place, {});
   for (auto& t : tables.all) {
@@ -569,22 +570,22 @@ void launch_means(const Call& call, View Operand::* values, double* means, const
   }
 }
 
-// A centred loss of so few chunks is taken by one block, means and all.
-constexpr unsigned one_block_units = 32;
+// A loss of so few chunks that subtracts means is taken by one block, means and all.
+constexpr unsigned one_block_chunks = 32;
 
 template <class F>
 bool means_fit(const Tables<F>& tables) {
   if (tables.all.size() != 1) return false;
   const Table<F>& t = *tables.all[0];
   int operands = t.operands, strided = tables.strided;
-  int64_t chunks = 0;
-  for (int j : tables.centres()) {
+  int64_t all = 0;
+  for (int j : tables.mean_operands()) {
     const Operand& a = tables.call.operands[j];
-    chunks += chunk_count(a.n);
+    all += chunk_count(a.n);
     ++operands;
     strided += (a.x.dims > 0) + (a.g.dims > 0);
   }
-  return t.units <= one_block_units && chunks <= one_block_units && operands <= most_operands &&
+  return t.chunks <= one_block_chunks && all <= one_block_chunks && operands <= most_operands &&
          strided <= most_strided;
 }
 
@@ -592,14 +593,14 @@ template <class F>
 void forward_in(Call& call, const Place& place) {
   Tables<F> tables(call);
   tables.add_terms();
-  bool centred = call.spec->centred, reduced = call.out.empty(), here = false;
-  if (centred) {
+  bool subtracts_mean = call.spec->subtracts_mean, reduced = call.out.empty(), here = false;
+  if (subtracts_mean) {
     here = means_fit(tables);
     if (here)
-      for (int j : tables.centres()) tables.centre(j, &Operand::x);
+      for (int j : tables.mean_operands()) tables.add_mean(j, &Operand::x);
     else launch_means<F>(call, &Operand::x, call.means(), place);
   }
-  bool keep = reduced && centred && call.keep, stats = reduced && call.stats;
+  bool keep = reduced && subtracts_mean && call.keep, stats = reduced && call.stats;
   if (!reduced) tables.finish(place, {});
   else if (keep && stats)
     tables.finish(place, {value_sum, gradient_sum, x_sum, y_sum, x_sign, y_sign, right_count});
@@ -608,8 +609,8 @@ void forward_in(Call& call, const Place& place) {
   else tables.finish(place, {value_sum});
   for (auto& t : tables.all) {
     t->means_here = here;
-    t->values = call.aux ? call.values() : nullptr;
-    t->statistics = call.aux ? call.statistics() : nullptr;
+    t->values = call.buffers ? call.values() : nullptr;
+    t->statistics = call.buffers ? call.statistics() : nullptr;
     if (here || keep || stats) run("loss_forward", loss_forward<true, F>, *t, place, here);
     else run("loss_forward", loss_forward<false, F>, *t, place);
   }
@@ -617,7 +618,7 @@ void forward_in(Call& call, const Place& place) {
 
 template <class F>
 void backward_in(Call& call, const Place& place) {
-  bool own = call.spec->centred && !call.upstream.empty();
+  bool own = call.spec->subtracts_mean && !call.upstream.empty();
   double* constants = nullptr;
   if (own) {  // constants that this upstream gives
     constants = reinterpret_cast<double*>(place.scratch(int64_t(call.operands.size() * 8)));
@@ -643,33 +644,33 @@ void backward_in(Call& call, const Place& place) {
 template <class F>
 void second_in(Call& call, const Place& place) {
   double *v_means = nullptr, *constants = nullptr;
-  bool centred = call.spec->centred;
-  if (centred) {
+  bool subtracts_mean = call.spec->subtracts_mean;
+  if (subtracts_mean) {
     int64_t bytes = int64_t(call.operands.size() * 8);
     v_means = reinterpret_cast<double*>(place.scratch(bytes));
     constants = reinterpret_cast<double*>(place.scratch(bytes));
     launch_means<F>(call, &Operand::v, v_means, place);
   }
-  auto pass = [&](bool sums, bool write) {
+  auto run_over = [&](bool sums, bool write) {
     Tables<F> tables(call);
     tables.add_terms();
-    if (write && centred) tables.add_fills();
-    if (sums && centred) tables.finish(place, {gradient_sum, dot_sum});
+    if (write && subtracts_mean) tables.add_fills();
+    if (sums && subtracts_mean) tables.finish(place, {gradient_sum, dot_sum});
     else if (sums) tables.finish(place, {dot_sum});
     else tables.finish(place, {});
     for (auto& t : tables.all) {
       t->v_means = v_means;
       t->write = write;
-      if (centred) t->constants = constants;
+      if (subtracts_mean) t->constants = constants;
       if (!call.loss) t->slot[dot_sum] = -1;
       run("loss_second", loss_second<F>, *t, place);
     }
   };
-  if (centred) {
-    pass(true, false);
-    pass(false, true);
+  if (subtracts_mean) {
+    run_over(true, false);
+    run_over(false, true);
   } else {
-    pass(call.loss, true);
+    run_over(call.loss, true);
   }
 }
 
@@ -689,17 +690,17 @@ std::string loss_unusable() {
 }
 
 void loss_forward(Call& call, const Place& place) {
-  if (call.wide) forward_in<double>(call, place);
+  if (call.is_float64) forward_in<double>(call, place);
   else forward_in<float>(call, place);
 }
 
 void loss_backward(Call& call, const Place& place) {
-  if (call.wide) backward_in<double>(call, place);
+  if (call.is_float64) backward_in<double>(call, place);
   else backward_in<float>(call, place);
 }
 
 void loss_second(Call& call, const Place& place) {
-  if (call.wide) second_in<double>(call, place);
+  if (call.is_float64) second_in<double>(call, place);
   else second_in<float>(call, place);
 }
 

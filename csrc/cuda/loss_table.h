@@ -20,10 +20,10 @@ struct OperandEntry {
   char *x, *g, *v;  // g: gradient to write, or null; v as in ../common/loss.h
   int64_t n;
   int number;                                   // in the call
-  unsigned first_unit, first_partial;           // where its mean is taken
+  unsigned first_chunk, first_partial;          // where its mean is taken
   signed char x_strides, g_strides, v_strides;  // in Table::strided; -1: contiguous
   unsigned char dtype, role;
-  bool is_centre;
+  bool is_mean_operand;
 };
 
 template <class F>
@@ -33,13 +33,13 @@ struct TermEntry {
   F factor, threshold;
   char* out;  // unreduced: value (forward), gradient of the upstream (second)
   const char* upstream;
-  int64_t centre_n;
-  unsigned first_unit, first_partial;
-  int number, centre, member;  // in the call; centre -1: none
-  signed char x, y, side;      // operands of the table; y -1: none
+  int64_t mean_operand_n;
+  unsigned first_chunk, first_partial;
+  int number, mean_operand, member;  // in the call; mean operand -1: none
+  signed char x, y, side;            // operands of the table; y -1: none
   signed char out_strides, upstream_strides;
   unsigned char phi, role;
-  bool fill, first_of_centre, last_of_centre;  // fill: x is a centre and nothing else
+  bool fill, first_of_mean, last_of_mean;  // fill: x is a mean operand and nothing else
 };
 
 // What several launches of one call hand on.
@@ -50,8 +50,8 @@ struct Totals {
 
 template <class F>
 struct Table {
-  int terms, operands, centres;
-  unsigned units, mean_units;
+  int terms, operands, mean_operands;
+  unsigned chunks, mean_chunks;
   bool first, last;  // launch of the call
   bool reduced, mean, means_here, sums, write;
   signed char slot[sum_count];  // where the partial sums of a kind lie; -1: not taken
@@ -65,7 +65,7 @@ struct Table {
   DType weights_dtype;
   const F* scalar_upstream;
   F* result;
-  signed char centre[most_operands];  // operands of the table whose mean is taken here
+  signed char mean_operand[most_operands];  // operands of the table whose mean is taken here
   OperandEntry operand[most_operands];
   TermEntry<F> term[most_terms];
   Strides strided[most_strided];
@@ -82,15 +82,15 @@ template <class F>
 struct Tables {
   const Call& call;
   std::vector<std::unique_ptr<Table<F>>> all;
-  std::vector<int> terms_of_centre;  // that are still to come
-  std::vector<bool> seen_centre;
+  std::vector<int> terms_of_mean;  // that are still to come
+  std::vector<bool> seen_mean;
   int strided = 0;
 
   explicit Tables(const Call& call) : call(call) {
-    terms_of_centre.resize(call.operands.size());
-    seen_centre.resize(call.operands.size());
+    terms_of_mean.resize(call.operands.size());
+    seen_mean.resize(call.operands.size());
     for (const Term& t : call.spec->terms)
-      if (t.centre >= 0) ++terms_of_centre[t.centre];
+      if (t.mean_operand >= 0) ++terms_of_mean[t.mean_operand];
   }
 
   Table<F>& table() {
@@ -136,15 +136,15 @@ struct Tables {
     e.v_strides = strides(a.v);
     e.dtype = static_cast<unsigned char>(a.dtype);
     e.role = static_cast<unsigned char>(call.spec->roles[j]);
-    e.is_centre = call.spec->is_centre[j];
+    e.is_mean_operand = call.spec->is_mean_operand[j];
     return static_cast<signed char>(t.operands++);
   }
 
   // How many chunks and partial sums an operand has; adds them to the counts.
-  static void count(const Operand& a, unsigned* units, unsigned* partials) {
-    int64_t chunks = chunk_count(a.n), u = *units + chunks, p = *partials + level_space(chunks);
+  static void count(const Operand& a, unsigned* chunks, unsigned* partials) {
+    int64_t its = chunk_count(a.n), u = *chunks + its, p = *partials + level_space(its);
     if (u > 0x7fffffff || p > 0x7fffffff) throw std::invalid_argument("too many elements");
-    *units = unsigned(u);
+    *chunks = unsigned(u);
     *partials = unsigned(p);
   }
 
@@ -172,7 +172,7 @@ struct Tables {
     e.out = out ? out->data : nullptr;
     e.upstream = up ? up->data : nullptr;
     e.number = number;
-    e.centre = t.centre;
+    e.mean_operand = t.mean_operand;
     e.member = t.member;
     e.x = operand(t.x);
     e.y = t.y >= 0 ? operand(t.y) : -1;
@@ -181,29 +181,29 @@ struct Tables {
     e.upstream_strides = up ? strides(*up) : -1;
     e.phi = static_cast<unsigned char>(t.phi);
     e.role = static_cast<unsigned char>(t.role);
-    if (t.centre >= 0) {
-      e.centre_n = call.operands[t.centre].n;
-      e.first_of_centre = !seen_centre[t.centre];
-      e.last_of_centre = --terms_of_centre[t.centre] == 0;
-      seen_centre[t.centre] = true;
+    if (t.mean_operand >= 0) {
+      e.mean_operand_n = call.operands[t.mean_operand].n;
+      e.first_of_mean = !seen_mean[t.mean_operand];
+      e.last_of_mean = --terms_of_mean[t.mean_operand] == 0;
+      seen_mean[t.mean_operand] = true;
     }
-    e.first_unit = to.units;
+    e.first_chunk = to.chunks;
     e.first_partial = to.partials;
-    count(a, &to.units, &to.partials);
+    count(a, &to.chunks, &to.partials);
   }
 
-  // The gradient of an operand that is a centre only.
+  // The gradient of an operand that is a mean operand only.
   void fill(int j) {
     const Operand& a = call.operands[j];
     reserve(1, {&a.x, &a.g, &a.v});
     Table<F>& to = table();
     TermEntry<F>& e = to.term[to.terms++];
     e.fill = true;
-    e.centre = e.y = -1;
+    e.mean_operand = e.y = -1;
     e.x = operand(j);
-    e.first_unit = to.units;
+    e.first_chunk = to.chunks;
     e.first_partial = to.partials;
-    count(a, &to.units, &to.partials);
+    count(a, &to.chunks, &to.partials);
   }
 
   void add_terms() {
@@ -221,19 +221,19 @@ struct Tables {
   }
 
   // An operand whose mean is to be taken.
-  void centre(int j, View Operand::* values) {
+  void add_mean(int j, View Operand::* values) {
     Table<F>& t = table();
     signed char k = operand(j, values);
-    t.centre[t.centres++] = k;
-    t.operand[k].first_unit = t.mean_units;
+    t.mean_operand[t.mean_operands++] = k;
+    t.operand[k].first_chunk = t.mean_chunks;
     t.operand[k].first_partial = t.partials;
-    if (t.operand[k].x) count(call.operands[j], &t.mean_units, &t.partials);
+    if (t.operand[k].x) count(call.operands[j], &t.mean_chunks, &t.partials);
   }
 
-  std::vector<int> centres() const {
+  std::vector<int> mean_operands() const {
     std::vector<int> list;
     for (size_t j = 0; j < call.operands.size(); ++j)
-      if (call.spec->is_centre[j]) list.push_back(int(j));
+      if (call.spec->is_mean_operand[j]) list.push_back(int(j));
     return list;
   }
 
@@ -247,8 +247,8 @@ struct Tables {
       t->last = t == all.back();
       t->reduced = call.out.empty();
       t->mean = call.reduction == Reduction::mean;
-      t->means = call.aux ? call.means() : nullptr;
-      t->constants = call.aux ? call.constants() : nullptr;
+      t->means = call.buffers ? call.means() : nullptr;
+      t->constants = call.buffers ? call.constants() : nullptr;
       t->weights = call.device_weights;
       t->weights_dtype = call.device_weights_dtype;
       t->scalar_upstream = static_cast<const F*>(call.scalar_upstream);

@@ -1,49 +1,50 @@
 // The CUDA kernels of norms and penalties, with the roundings of ../common/penalty.h.
 //
-// Forward is one launch: the last block at a row makes its norm and psi of it, the last block of
-// all adds up the rows. Backward is one launch that works out a row's factor wherever it is needed.
-#include "rows.h"
+// Forward is one launch: the last block at a group makes its norm and psi of it, the last block of
+// all adds up the groups. Backward is one launch that works out a group's factor wherever it is
+// needed.
+#include "groups.h"
 
 namespace fastgan {
 namespace {
 
-// Past so many rows their values are added up by a launch of its own.
-constexpr int64_t rows_at_once = 4096;
+// Past so many groups their values are added up by a launch of its own.
+constexpr int64_t groups_at_once = 4096;
 
 template <class F>
 struct PenaltyTable {
-  RowSums sums;
+  GroupSums sums;
   Psi psi;
   int power;
   double target, scale;
   const double* weights;
-  int64_t rows_per_weight;
+  int64_t groups_per_weight;
   double* norms;
-  double* value;      // a row: what the result is the sum of; null where it is not reduced
+  double* value;      // a group: what the result is the sum of; null where it is not reduced
   double* statistic;  // memory for the trees of the statistics; null: none
   F* values;          // unreduced
   F* result;
   NormStatistics* statistics;
   const F* upstream;
-  double* most;    // rescue over several tables: the greatest element of each row
+  double* most;    // rescue over several tables: the greatest element of each group
   double* scaled;  // and its sum, scaled
   bool elementwise, by_thread, last, finish_here, second, rescue_later;
 };
 
 template <class F>
-FASTGAN_DEVICE double coefficient(const PenaltyTable<F>& t, int64_t row) {
-  return t.weights ? t.scale * t.weights[row / t.rows_per_weight] : t.scale;
+FASTGAN_DEVICE double coefficient(const PenaltyTable<F>& t, int64_t group) {
+  return t.weights ? t.scale * t.weights[group / t.groups_per_weight] : t.scale;
 }
 
 template <class F>
-FASTGAN_DEVICE RowFactors factors_of(const PenaltyTable<F>& t, int64_t row) {
-  return row_factors(t.psi, t.norms[row], t.target, t.power);
+FASTGAN_DEVICE GroupFactors factors_of(const PenaltyTable<F>& t, int64_t group) {
+  return group_factors(t.psi, t.norms[group], t.target, t.power);
 }
 
-// ---------------------------------------------------------------------------------- rows
+// ---------------------------------------------------------------------------------- groups
 
-// The norm of a row of doubles whose sum of squares overflowed or lost its smaller part: once more,
-// scaled by a power of two. `most` is its greatest element.
+// The norm of a group of doubles whose sum of squares overflowed or lost its smaller summands: once
+// more, scaled by a power of two. `most` is its greatest element.
 struct Rescue {
   double scale;
   bool done;
@@ -58,13 +59,13 @@ FASTGAN_DEVICE bool extreme(double square) {
   return square < 0x1p-900 || square > 0x1.fffffffffffffp1023;
 }
 
-FASTGAN_DEVICE double greatest(const RowSums& table, int64_t row, int first, int step) {
+FASTGAN_DEVICE double greatest(const GroupSums& table, int64_t group, int first, int step) {
   double most = 0;
-  for (int k = 0; k < table.parts; ++k) {
-    const PartEntry& part = table.part[k];
-    for (int64_t at = first; at < part.length; at += step) {
-      double h = read_one<double>(part.x, row, at);
-      if (part.mask.data) h = h * read_one<double>(part.mask, row, at);
+  for (int k = 0; k < table.tensors; ++k) {
+    const TensorEntry& tensor = table.tensor[k];
+    for (int64_t at = first; at < tensor.length; at += step) {
+      double h = read_one<double>(tensor.x, group, at);
+      if (tensor.mask.data) h = h * read_one<double>(tensor.mask, group, at);
       most = absolute(h) > most ? absolute(h) : most;
     }
   }
@@ -85,44 +86,45 @@ FASTGAN_DEVICE double block_maximum(double x) {
   return x;
 }
 
-// By a block; `partial` has room for the row's sums.
-FASTGAN_DEVICE double rescued_norm(const RowSums& table, int64_t row, double* partial) {
-  double most = block_maximum(greatest(table, row, int(threadIdx.x), int(blockDim.x)));
+// By a block; `partial` has room for the group's sums.
+FASTGAN_DEVICE double rescued_norm(const GroupSums& table, int64_t group, double* partial) {
+  double most = block_maximum(greatest(table, group, int(threadIdx.x), int(blockDim.x)));
   Rescue r(most);
   if (r.done) return most;
-  sum_chunks<squares, double>(table, row, r.scale, partial, 0, 1);
+  sum_chunks<squares, double>(table, group, r.scale, partial, 0, 1);
   __syncthreads();
-  return root(sum_row(table, partial, true, 0)) / r.scale;
+  return root(sum_group(table, partial, true, 0)) / r.scale;
 }
 
-FASTGAN_DEVICE double rescued_norm_by_thread(const RowSums& table, int64_t row) {
-  double most = greatest(table, row, 0, 1), total = 0;
+FASTGAN_DEVICE double rescued_norm_by_thread(const GroupSums& table, int64_t group) {
+  double most = greatest(table, group, 0, 1), total = 0;
   Rescue r(most);
   if (r.done) return most;
-  for (int k = 0; k < table.parts; ++k)
-    total += sum_of_short_row<squares, double>(table.part[k], row, r.scale);
+  for (int k = 0; k < table.tensors; ++k)
+    total += sum_of_short_group<squares, double>(table.tensor[k], group, r.scale);
   return root(total) / r.scale;
 }
 
-// Forward, from a row's square; `norm` as rescued where that was needed.
+// Forward, from a group's square; `norm` as rescued where that was needed.
 template <class F>
-FASTGAN_DEVICE void finish_row(const PenaltyTable<F>& t, int64_t row, double norm, double square) {
-  t.norms[row] = norm;
-  if (t.statistic) t.statistic[row] = norm;
+FASTGAN_DEVICE void finish_group(const PenaltyTable<F>& t, int64_t group, double norm,
+                                 double square) {
+  t.norms[group] = norm;
+  if (t.statistic) t.statistic[group] = norm;
   double value = psi_value(t.psi, norm, square, t.target, t.power);
-  if (t.values) t.values[row] = F(coefficient(t, row) * value);
-  if (t.value) t.value[row] = t.weights ? t.weights[row / t.rows_per_weight] * value : value;
+  if (t.values) t.values[group] = F(coefficient(t, group) * value);
+  if (t.value) t.value[group] = t.weights ? t.weights[group / t.groups_per_weight] * value : value;
 }
 
 // Second order, from <v, h * scale>.
 template <class F>
-FASTGAN_DEVICE void finish_dot(const PenaltyTable<F>& t, int64_t row, double dot) {
-  double value = coefficient(t, row) * (factors_of(t, row).slope * dot);
-  if (t.values) t.values[row] = F(value);
-  if (t.value) t.value[row] = value;
+FASTGAN_DEVICE void finish_dot(const PenaltyTable<F>& t, int64_t group, double dot) {
+  double value = coefficient(t, group) * (factors_of(t, group).slope * dot);
+  if (t.values) t.values[group] = F(value);
+  if (t.value) t.value[group] = value;
 }
 
-// ---------------------------------------------------------------------------------- all rows
+// ---------------------------------------------------------------------------------- all groups
 
 // The sum of `n` doubles at v, by a block; v has room for the levels above. In all threads.
 FASTGAN_DEVICE double block_tree_sum(double* v, int64_t n) {
@@ -149,10 +151,10 @@ FASTGAN_DEVICE double block_extreme(double x, bool least) {
 
 template <class F>
 FASTGAN_DEVICE void take_statistics(const PenaltyTable<F>& t) {
-  int64_t rows = t.sums.rows;
-  double n = double(rows), mean = block_tree_sum(t.statistic, rows) / n;
+  int64_t groups = t.sums.groups;
+  double n = double(groups), mean = block_tree_sum(t.statistic, groups) / n;
   double least = written(t.norms), most = least, above = 0;
-  for (int64_t i = threadIdx.x; i < rows; i += blockDim.x) {
+  for (int64_t i = threadIdx.x; i < groups; i += blockDim.x) {
     double x = written(t.norms + i), d = x - mean;
     least = x < least || x != x ? x : least;
     most = x > most || x != x ? x : most;
@@ -167,7 +169,7 @@ FASTGAN_DEVICE void take_statistics(const PenaltyTable<F>& t) {
     above = above + __shfl_xor_sync(~0u, above, distance);
   if (threadIdx.x % warp == 0) count[warp_number()] = above;
   __syncthreads();
-  double variance = block_tree_sum(t.statistic, rows) / n;
+  double variance = block_tree_sum(t.statistic, groups) / n;
   if (threadIdx.x > 0) return;
   above = 0;
   for (int w = 0; w < warps_here(); ++w) above += count[w];
@@ -177,8 +179,8 @@ FASTGAN_DEVICE void take_statistics(const PenaltyTable<F>& t) {
 template <class F>
 FASTGAN_DEVICE void finish_all(const PenaltyTable<F>& t) {
   if (t.value) {
-    double sum = block_tree_sum(t.value, t.sums.rows);
-    if (t.sums.rows == 1) sum = sum + 0.;  // one value is a chunk all the same: never -0
+    double sum = block_tree_sum(t.value, t.sums.groups);
+    if (t.sums.groups == 1) sum = sum + 0.;  // one value is a chunk all the same: never -0
     if (threadIdx.x == 0) *t.result = F(t.second ? sum : t.scale * sum);
   }
   if (t.statistic) take_statistics(t);
@@ -192,60 +194,60 @@ __global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
 
 // ---------------------------------------------------------------------------------- sums
 
-// A row by a block, or by several.
+// A group by a block, or by several.
 template <Summand S, class F>
 FASTGAN_DEVICE void sum_by_blocks(const PenaltyTable<F>& t) {
   FASTGAN_SHARED(double, shared, [shared_sums]);
-  const RowSums& sums = t.sums;
-  unsigned b = sums.blocks_per_row, block = blockIdx.x % b;
+  const GroupSums& sums = t.sums;
+  unsigned b = sums.blocks_per_group, block = blockIdx.x % b;
   double* partial = sums.partial ? sums.partial + size_t(blockIdx.x / b) * sums.partials : shared;
-  for (int64_t row = blockIdx.x / b; row < sums.rows; row += gridDim.x / b) {
-    double scale = S == dots ? factors_of(t, row).scale : 1.;
-    sum_chunks<S, F>(sums, row, scale, partial, block, b);
-    if (!last_to_come(b > 1 ? sums.tickets + 1 + row : nullptr, b)) continue;
-    double before = sums.first ? 0. : sums.sums[row];
-    double sum = sum_row(sums, partial, sums.first, before), norm = 0;
+  for (int64_t group = blockIdx.x / b; group < sums.groups; group += gridDim.x / b) {
+    double scale = S == dots ? factors_of(t, group).scale : 1.;
+    sum_chunks<S, F>(sums, group, scale, partial, block, b);
+    if (!last_to_come(b > 1 ? sums.tickets + 1 + group : nullptr, b)) continue;
+    double before = sums.first ? 0. : sums.sums[group];
+    double sum = sum_group(sums, partial, sums.first, before), norm = 0;
     bool later = S == squares && sizeof(F) == 8 && t.rescue_later && extreme(sum);
     if (S == squares && t.last) {
       norm = root(sum);
       if (sizeof(F) == 8 && extreme(sum) && !later) {
-        norm = rescued_norm(sums, row, partial);
+        norm = rescued_norm(sums, group, partial);
         sum = norm * norm;
       }
     }
     if (threadIdx.x > 0) continue;
-    sums.sums[row] = sum;
+    sums.sums[group] = sum;
     if (!t.last || later) continue;
-    if (S == squares) finish_row(t, row, norm, sum);
-    else finish_dot(t, row, sum);
+    if (S == squares) finish_group(t, group, norm, sum);
+    else finish_dot(t, group, sum);
   }
 }
 
-// A row by a thread.
+// A group by a thread.
 template <Summand S, class F>
 FASTGAN_DEVICE void sum_by_threads(const PenaltyTable<F>& t) {
-  const RowSums& sums = t.sums;
-  for (int64_t row = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; row < sums.rows;
-       row += int64_t(gridDim.x) * blockDim.x) {
-    double scale = S == dots ? factors_of(t, row).scale : 1.,
-           sum = sums.first ? 0. : sums.sums[row];
-    for (int k = 0; k < sums.parts; ++k) {
-      double s = sum_of_short_row<S, F>(sums.part[k], row, scale);
+  const GroupSums& sums = t.sums;
+  for (int64_t group = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; group < sums.groups;
+       group += int64_t(gridDim.x) * blockDim.x) {
+    double scale = S == dots ? factors_of(t, group).scale : 1.,
+           sum = sums.first ? 0. : sums.sums[group];
+    for (int k = 0; k < sums.tensors; ++k) {
+      double s = sum_of_short_group<S, F>(sums.tensor[k], group, scale);
       sum = sums.first && k == 0 ? s : sum + s;
     }
-    sums.sums[row] = sum;
+    sums.sums[group] = sum;
     if (!t.last) continue;
     if (S == dots) {
-      finish_dot(t, row, sum);
+      finish_dot(t, group, sum);
       continue;
     }
     double norm = root(sum);
     if (sizeof(F) == 8 && extreme(sum)) {
       if (t.rescue_later) continue;
-      norm = rescued_norm_by_thread(sums, row);
+      norm = rescued_norm_by_thread(sums, group);
       sum = norm * norm;
     }
-    finish_row(t, row, norm, sum);
+    finish_group(t, group, norm, sum);
   }
 }
 
@@ -259,16 +261,16 @@ __global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
 
 // ---------------------------------------------------------------------------------- rescue, later
 
-// Rows of doubles over more tensors than a table holds, whose squares overflowed or underflowed:
+// Groups of doubles over more tensors than a table holds, whose squares overflowed or underflowed:
 // table after table for their greatest element, and table after table for their sums, a block a
-// row.
+// group.
 __global__ void __launch_bounds__(most_warps* warp, 1)
     penalty_greatest(FASTGAN_GRID_CONSTANT(PenaltyTable<double>) t) {
-  for (int64_t row = blockIdx.x; row < t.sums.rows; row += gridDim.x) {
-    if (!extreme(t.sums.sums[row])) continue;
-    double most = block_maximum(greatest(t.sums, row, int(threadIdx.x), int(blockDim.x)));
+  for (int64_t group = blockIdx.x; group < t.sums.groups; group += gridDim.x) {
+    if (!extreme(t.sums.sums[group])) continue;
+    double most = block_maximum(greatest(t.sums, group, int(threadIdx.x), int(blockDim.x)));
     if (threadIdx.x > 0) continue;
-    t.most[row] = !t.sums.first && t.most[row] > most ? t.most[row] : most;
+    t.most[group] = !t.sums.first && t.most[group] > most ? t.most[group] : most;
   }
 }
 
@@ -276,33 +278,33 @@ __global__ void __launch_bounds__(most_warps* warp, 1)
     penalty_rescue(FASTGAN_GRID_CONSTANT(PenaltyTable<double>) t) {
   FASTGAN_SHARED(double, shared, [shared_sums]);
   double* partial = t.sums.partial ? t.sums.partial + size_t(blockIdx.x) * t.sums.partials : shared;
-  for (int64_t row = blockIdx.x; row < t.sums.rows; row += gridDim.x) {
-    if (!extreme(t.sums.sums[row])) continue;
-    Rescue r(t.most[row]);
-    double norm = t.most[row];
+  for (int64_t group = blockIdx.x; group < t.sums.groups; group += gridDim.x) {
+    if (!extreme(t.sums.sums[group])) continue;
+    Rescue r(t.most[group]);
+    double norm = t.most[group];
     if (!r.done) {
-      sum_chunks<squares, double>(t.sums, row, r.scale, partial, 0, 1);
+      sum_chunks<squares, double>(t.sums, group, r.scale, partial, 0, 1);
       __syncthreads();
-      double sum = sum_row(t.sums, partial, t.sums.first, t.sums.first ? 0. : t.scaled[row]);
-      if (threadIdx.x == 0) t.scaled[row] = sum;
+      double sum = sum_group(t.sums, partial, t.sums.first, t.sums.first ? 0. : t.scaled[group]);
+      if (threadIdx.x == 0) t.scaled[group] = sum;
       norm = root(sum) / r.scale;
     }
-    if (threadIdx.x == 0 && t.last) finish_row(t, row, norm, norm * norm);
+    if (threadIdx.x == 0 && t.last) finish_group(t, group, norm, norm * norm);
   }
 }
 
 // ---------------------------------------------------------------------------------- gradients
 
-// To what a row's elements are multiplied; the scale is folded in, as it can be for all but
+// To what a group's elements are multiplied; the scale is folded in, as it can be for all but
 // doubles.
 template <class F>
 struct Gradient {
   double first, second, scale;
 
-  FASTGAN_DEVICE Gradient(const PenaltyTable<F>& t, int64_t row) {
-    RowFactors r = factors_of(t, row);
-    double up = double(t.upstream[t.elementwise ? row : 0]) * coefficient(t, row);
-    double bent = t.second ? up * (r.bend * t.sums.sums[row]) * r.scale : 0.;
+  FASTGAN_DEVICE Gradient(const PenaltyTable<F>& t, int64_t group) {
+    GroupFactors r = factors_of(t, group);
+    double up = double(t.upstream[t.elementwise ? group : 0]) * coefficient(t, group);
+    double bent = t.second ? up * (r.bend * t.sums.sums[group]) * r.scale : 0.;
     first = up * r.slope;
     second = bent;
     scale = r.scale;
@@ -328,13 +330,14 @@ struct Gradient {
 };
 
 template <class F>
-FASTGAN_DEVICE void write_chunk(const PenaltyTable<F>& t, const PartEntry& part, int64_t row,
+FASTGAN_DEVICE void write_chunk(const PenaltyTable<F>& t, const TensorEntry& tensor, int64_t group,
                                 const Eighth& e) {
-  Gradient<F> gradient(t, row);
-  bool masked = part.mask.data, odd = item_size(part.out.dtype) == 2;
-  Run x = along_row(part.x, row, e.start), out = along_row(part.out, row, e.start), mask = x, v = x;
-  if (masked) mask = along_row(part.mask, row, e.start);
-  if (t.second) v = along_row(part.v, row, e.start);
+  Gradient<F> gradient(t, group);
+  bool masked = tensor.mask.data, odd = item_size(tensor.out.dtype) == 2;
+  Run x = along_group(tensor.x, group, e.start), out = along_group(tensor.out, group, e.start),
+      mask = x, v = x;
+  if (masked) mask = along_group(tensor.mask, group, e.start);
+  if (t.second) v = along_group(tensor.v, group, e.start);
   const Run runs[3] = {x, mask, v};
   const bool there[3] = {true, masked, t.second};
   for_each_row<F, eight>(runs, there, e.lane0, e.n, [&](int at, const Raw<F, eight>(&raw)[3]) {
@@ -350,17 +353,17 @@ FASTGAN_DEVICE void write_chunk(const PenaltyTable<F>& t, const PartEntry& part,
 }
 
 template <class F>
-FASTGAN_DEVICE void write_short_row(const PenaltyTable<F>& t, int64_t row) {
-  Gradient<F> gradient(t, row);
-  for (int k = 0; k < t.sums.parts; ++k) {
-    const PartEntry& part = t.sums.part[k];
-    bool masked = part.mask.data, odd = item_size(part.out.dtype) == 2;
-    if (!part.out.data) continue;
-    for (int64_t at = 0; at < part.length; ++at) {
-      double h = double(read_one<F>(part.x, row, at));
-      double m = masked ? double(read_one<F>(part.mask, row, at)) : 0.;
-      double w = t.second ? double(read_one<F>(part.v, row, at)) : 0.;
-      write_one(part.out, row, at, gradient.of(h, w, m, masked, t.second, odd));
+FASTGAN_DEVICE void write_short_group(const PenaltyTable<F>& t, int64_t group) {
+  Gradient<F> gradient(t, group);
+  for (int k = 0; k < t.sums.tensors; ++k) {
+    const TensorEntry& tensor = t.sums.tensor[k];
+    bool masked = tensor.mask.data, odd = item_size(tensor.out.dtype) == 2;
+    if (!tensor.out.data) continue;
+    for (int64_t at = 0; at < tensor.length; ++at) {
+      double h = double(read_one<F>(tensor.x, group, at));
+      double m = masked ? double(read_one<F>(tensor.mask, group, at)) : 0.;
+      double w = t.second ? double(read_one<F>(tensor.v, group, at)) : 0.;
+      write_one(tensor.out, group, at, gradient.of(h, w, m, masked, t.second, odd));
     }
   }
 }
@@ -369,19 +372,19 @@ template <class F>
 __global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
     penalty_gradient(FASTGAN_GRID_CONSTANT(PenaltyTable<F>) t) {
   if (t.by_thread) {
-    for (int64_t row = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; row < t.sums.rows;
-         row += int64_t(gridDim.x) * blockDim.x)
-      write_short_row(t, row);
+    for (int64_t group = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; group < t.sums.groups;
+         group += int64_t(gridDim.x) * blockDim.x)
+      write_short_group(t, group);
     return;
   }
   int64_t first = int64_t(blockIdx.x) * warps_here() + warp_number(),
           step = int64_t(gridDim.x) * warps_here();
-  for (int k = 0; k < t.sums.parts; ++k) {
-    const PartEntry& part = t.sums.part[k];
-    if (!part.out.data) continue;
-    int64_t pairs = pair_count(part.length);
-    for (int64_t u = first; u < pairs * t.sums.rows; u += step)
-      write_chunk(t, part, u / pairs, Eighth(u % pairs, part.length));
+  for (int k = 0; k < t.sums.tensors; ++k) {
+    const TensorEntry& tensor = t.sums.tensor[k];
+    if (!tensor.out.data) continue;
+    int64_t pairs = pair_count(tensor.length);
+    for (int64_t u = first; u < pairs * t.sums.groups; u += step)
+      write_chunk(t, tensor, u / pairs, Eighth(u % pairs, tensor.length));
   }
 }
 
@@ -391,37 +394,38 @@ template <class F>
 PenaltyTable<F> table_of(const PenaltyCall& call, size_t begin) {
   PenaltyTable<F> t;
   memset(static_cast<void*>(&t), 0, sizeof t);
-  t.sums.rows = call.rows;
+  t.sums.groups = call.groups;
   t.sums.first = begin == 0;
-  set_parts(t.sums, call.parts, begin, [&](const Part& part, PartEntry& e) {
-    e.x = lie_of(part.g, part.dtype);
-    e.mask = lie_of(part.mask, native<F>);
-    e.v = lie_of(part.v, part.dtype);
-    e.out = lie_of(part.out, part.dtype);
+  set_tensors(t.sums, call.tensors, begin, [&](const NormTensor& tensor, TensorEntry& e) {
+    e.x = lie_of(tensor.g, tensor.dtype);
+    e.mask = lie_of(tensor.mask, native<F>);
+    e.v = lie_of(tensor.v, tensor.dtype);
+    e.out = lie_of(tensor.out, tensor.dtype);
   });
-  t.last = begin + size_t(t.sums.parts) == call.parts.size();
+  t.last = begin + size_t(t.sums.tensors) == call.tensors.size();
   t.psi = call.psi;
   t.power = call.power;
   t.target = call.target;
   t.scale = call.scale;
   t.weights = call.weights;
-  t.rows_per_weight = call.rows_per_weight;
+  t.groups_per_weight = call.groups_per_weight;
   t.norms = call.norms;
   t.values = reinterpret_cast<F*>(call.values);
   t.result = static_cast<F*>(call.result);
   t.statistics = call.statistics;
   t.upstream = reinterpret_cast<const F*>(call.upstream);
   t.elementwise = call.elementwise;
-  t.by_thread = call.across;
-  if (call.across) return t;
-  t.by_thread = call.rows > 1;  // so far; a long part wants a warp at least
-  for (const Part& part : call.parts) t.by_thread = t.by_thread && part.length <= short_length;
+  t.by_thread = call.transposed;
+  if (call.transposed) return t;
+  t.by_thread = call.groups > 1;  // so far; a long tensor wants a warp at least
+  for (const NormTensor& tensor : call.tensors)
+    t.by_thread = t.by_thread && tensor.length <= short_length;
   return t;
 }
 
-Shape by_thread(int64_t rows, const Place& place) {
+Shape by_thread(int64_t groups, const Place& place) {
   int threads = place.warps * warp;
-  int64_t blocks = (rows + threads - 1) / threads;
+  int64_t blocks = (groups + threads - 1) / threads;
   return {blocks < place.most_blocks() ? blocks : place.most_blocks(), threads};
 }
 
@@ -432,7 +436,7 @@ double* doubles(const Place& place, int64_t n) {
 // The tables of a call, with the memory that they share.
 template <class F, class Run>
 void for_each_table(const PenaltyCall& call, const PenaltyTable<F>& shared, const Run& run) {
-  for (size_t begin = 0; begin < call.parts.size(); begin += most_parts) {
+  for (size_t begin = 0; begin < call.tensors.size(); begin += most_tensors) {
     PenaltyTable<F> t = table_of<F>(call, begin);
     t.sums.sums = shared.sums.sums;
     t.value = shared.value;
@@ -444,9 +448,9 @@ void for_each_table(const PenaltyCall& call, const PenaltyTable<F>& shared, cons
 }
 
 void rescue(const PenaltyCall& call, PenaltyTable<double> shared, const Place& place) {
-  shared.most = doubles(place, call.rows);
-  shared.scaled = doubles(place, call.rows);
-  int64_t blocks = call.rows < place.most_blocks() ? call.rows : place.most_blocks();
+  shared.most = doubles(place, call.groups);
+  shared.scaled = doubles(place, call.groups);
+  int64_t blocks = call.groups < place.most_blocks() ? call.groups : place.most_blocks();
   int threads = place.warps * warp;
   for_each_table(call, shared, [&](PenaltyTable<double>& t) {
     launch("penalty_greatest", penalty_greatest, blocks, threads, place, t);
@@ -457,19 +461,19 @@ void rescue(const PenaltyCall& call, PenaltyTable<double> shared, const Place& p
   });
 }
 
-// Sums over all rows, and what is made of them. The sums stay behind at the address returned.
+// Sums over all groups, and what is made of them. The sums stay behind at the address returned.
 template <Summand S, class F>
 double* sum_rows(const char* name, const PenaltyCall& call, const Place& place) {
   PenaltyTable<F> shared{};
-  shared.sums.sums = doubles(place, call.rows);
-  if (call.result) shared.value = doubles(place, level_space(call.rows));
-  if (call.statistics) shared.statistic = doubles(place, level_space(call.rows));
-  bool later = S == squares && call.wide && call.parts.size() > most_parts;
+  shared.sums.sums = doubles(place, call.groups);
+  if (call.result) shared.value = doubles(place, level_space(call.groups));
+  if (call.statistics) shared.statistic = doubles(place, level_space(call.groups));
+  bool later = S == squares && call.is_float64 && call.tensors.size() > most_tensors;
   for_each_table(call, shared, [&](PenaltyTable<F>& t) {
     t.second = S == dots;
     t.rescue_later = later;
-    t.finish_here = call.rows <= rows_at_once && !later;
-    Shape shape = t.by_thread ? by_thread(call.rows, place) : shape_for(t.sums, place, 1);
+    t.finish_here = call.groups <= groups_at_once && !later;
+    Shape shape = t.by_thread ? by_thread(call.groups, place) : shape_for(t.sums, place, 1);
     if (shape.blocks > 1) t.sums.tickets = place.tickets();
     launch(name, penalty_sums<S, F>, shape.blocks, shape.threads, place, t);
     if (!t.last || t.finish_here) return;
@@ -483,19 +487,20 @@ double* sum_rows(const char* name, const PenaltyCall& call, const Place& place) 
 
 template <class F>
 void write_gradients(const PenaltyCall& call, double* dots, const Place& place) {
-  for (size_t begin = 0; begin < call.parts.size(); begin += most_parts) {
+  for (size_t begin = 0; begin < call.tensors.size(); begin += most_tensors) {
     PenaltyTable<F> t = table_of<F>(call, begin);
     t.second = dots;
     t.sums.sums = dots;
-    for (int k = 0; k < t.sums.parts; ++k) {
-      PartEntry& part = t.sums.part[k];
-      straighten({&part.x, &part.mask, &part.v, &part.out});
+    for (int k = 0; k < t.sums.tensors; ++k) {
+      TensorEntry& tensor = t.sums.tensor[k];
+      straighten({&tensor.x, &tensor.mask, &tensor.v, &tensor.out});
     }
-    Shape shape = by_thread(call.rows, place);
+    Shape shape = by_thread(call.groups, place);
     if (!t.by_thread) {
-      int64_t units = 0;
-      for (int k = 0; k < t.sums.parts; ++k) units += call.rows * pair_count(t.sums.part[k].length);
-      shape = by_thread(units * warp, place);
+      int64_t pairs = 0;
+      for (int k = 0; k < t.sums.tensors; ++k)
+        pairs += call.groups * pair_count(t.sums.tensor[k].length);
+      shape = by_thread(pairs * warp, place);
     }
     launch("penalty_gradient", penalty_gradient<F>, shape.blocks, shape.threads, place, t);
   }
@@ -527,17 +532,17 @@ std::string penalty_unusable() {
 }
 
 void penalty_forward(PenaltyCall& call, const Place& place) {
-  if (call.wide) forward_in<double>(call, place);
+  if (call.is_float64) forward_in<double>(call, place);
   else forward_in<float>(call, place);
 }
 
 void penalty_backward(PenaltyCall& call, const Place& place) {
-  if (call.wide) write_gradients<double>(call, nullptr, place);
+  if (call.is_float64) write_gradients<double>(call, nullptr, place);
   else write_gradients<float>(call, nullptr, place);
 }
 
 void penalty_second(PenaltyCall& call, const Place& place) {
-  if (call.wide) second_in<double>(call, place);
+  if (call.is_float64) second_in<double>(call, place);
   else second_in<float>(call, place);
 }
 

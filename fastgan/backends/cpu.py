@@ -47,7 +47,7 @@ class Cpu(Extension):
         if upstream.item() == 1.0 and not call.spec.subtracts_mean:
             return True
         memory = None if call.buffers is None else call.buffers.memory
-        return native.finish(
+        return native.rescale(
             self._loss(call.spec),
             unit_gradients,
             (upstream,),

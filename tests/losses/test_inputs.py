@@ -154,7 +154,7 @@ def test_the_binding_checks_what_it_is_given():
         (lambda: native.Spec([(9, *term[1:])], [0]), "unknown phi code 9"),
         (lambda: native.Spec([(1, 5, *term[2:])], [0]), "an operand that is not there"),
         (lambda: native.Spec([term, term], [0]), "x or y of one term only"),
-        (lambda: native.Spec([(1, 0, 1, 0, *term[4:])], [0, 0]), "paired or centred, not both"),
+        (lambda: native.Spec([(1, 0, 1, 0, *term[4:])], [0, 0]), "paired or subtracts a mean, not both"),
         (lambda: native.Spec([term], [5]), "unknown role code 5"),
         (lambda: native.learn(1, 2, 3, (4,)), "four dtypes"),
     ]

@@ -291,7 +291,7 @@ class Triton(Kernels):
         call.psi, call.power, call.masked = psi, power if PSIS[psi] == "power" else 2, masks is not None
         call.set(norms=address(norms), target=bits(target), scale=bits(scale))
         if weights is not None:
-            call.set(weights=address(weights), rows_per_weight=rows_in_all // weights.numel())
+            call.set(weights=address(weights), groups_per_weight=rows_in_all // weights.numel())
         return call
 
     def _penalty_forward(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from . import Triton
 
 TERMS = 16  # in one launch; a longer list takes several
-SLOTS = 8  # kinds of sums
+SLOTS = 8  # slots of sums
 ONE_TERM, ONE_CALL = 16, 32  # chunks of a term, and of a call, that a single program takes
 FORWARD, BACKWARD, SECOND, MEAN = range(4)
 
@@ -35,15 +35,15 @@ class Table(NamedTuple):
     """What a launch over some terms is told that does not change from call to call.
 
     Attributes:
-        bound: of each row, the term's number (None where there is none), x, y and the centre.
+        bound: of each row, the term's number (None where there is none), x, y and the mean operand.
         constants: the rows; triton_kernels/loss.py says what is in them.
-        kinds: a bit for each kind of phi.
+        phi_codes: a bit for each code of triton_kernels/phi.py.
         programs, partials: how many units and chunks there are.
     """
 
     bound: list[tuple[int | None, int, int, int]]
     constants: tuple[int, ...]
-    kinds: int
+    phi_codes: int
     programs: int
     partials: int
 
@@ -59,21 +59,21 @@ def _term_rows(
     spec: LossSpec, n: Sequence[int], codes: Sequence[int], weights: tuple[float, ...], mean: bool, on_device: bool
 ) -> Iterator[tuple[tuple[int | None, int, int, int], list[int]]]:
     """Of each term, its operands and its constants but for where its programs begin."""
-    centres = [b.mean_operand for b in spec.terms]
+    means = [b.mean_operand for b in spec.terms]
     for number, b in enumerate(spec.terms):
         name, scale, shift, linear, weight = b.term
         if not on_device:
             weight = weight * weights[b.member] if weights else weight
             weight = weight / float(n[b.x]) if mean else weight
-        centre = b.mean_operand
+        m = b.mean_operand
         yield (
-            (number, b.x, b.y, centre),
+            (number, b.x, b.y, m),
             _row(
-                n=n[b.x], kind=2 * phi.PHIS.index(name) + (linear != 0), dtype=codes[b.x], scale=bits(scale),
-                shift=bits(shift), linear=bits(linear), weight=bits(weight), member=b.member, centre=centre,
-                centre_n=n[centre] if centre >= 0 else 1, centre_dtype=codes[centre] if centre >= 0 else 0,
-                last_of_centre=int(centre >= 0 and centre not in centres[number + 1 :]), number_x=b.x, number_y=b.y,
-                is_centre_x=int(b.x in centres), is_centre_y=int(b.y in centres), side=b.side,
+                n=n[b.x], phi_code=2 * phi.PHIS.index(name) + (linear != 0), dtype=codes[b.x], scale=bits(scale),
+                shift=bits(shift), linear=bits(linear), weight=bits(weight), member=b.member, mean_operand=m,
+                mean_operand_n=n[m] if m >= 0 else 1, mean_operand_dtype=codes[m] if m >= 0 else 0,
+                last_of_mean=int(m >= 0 and m not in means[number + 1 :]), number_x=b.x, number_y=b.y,
+                is_mean_operand_x=int(b.x in means), is_mean_operand_y=int(b.y in means), side=b.side,
                 threshold=bits(b.threshold), role=b.role, role_x=spec.roles[b.x],
                 role_y=spec.roles[b.y] if b.y >= 0 else 0, number=number,
             ),
@@ -83,22 +83,23 @@ def _term_rows(
 def _fill_rows(
     spec: LossSpec, n: Sequence[int], codes: Sequence[int]
 ) -> Iterator[tuple[tuple[int | None, int, int, int], list[int]]]:
-    """Operands that are centres and nothing else."""
+    """Mean operands without a term of their own."""
     used = {b.x for b in spec.terms} | {b.y for b in spec.terms}
     for j in range(len(spec.roles)):
         if j not in used:
             row = _row(
-                n=n[j], kind=loss.FILL.value, dtype=codes[j], centre=-1, number_x=j, number_y=-1, is_centre_x=1
-            )
+                n=n[j], phi_code=loss.FILL.value, dtype=codes[j], mean_operand=-1, number_x=j, number_y=-1,
+                is_mean_operand_x=1,
+            )  # fmt: skip
             yield (None, j, -1, -1), row
 
 
-def _centre_rows(
+def _mean_operand_rows(
     spec: LossSpec, n: Sequence[int], codes: Sequence[int], there: Sequence[bool]
 ) -> Iterator[tuple[tuple[int | None, int, int, int], list[int]]]:
     """Operands whose means are taken."""
     for j in sorted({b.mean_operand for b in spec.terms if b.mean_operand >= 0}):
-        yield (None, j, -1, -1), _row(n=n[j], dtype=codes[j], centre=j, number=int(there[j]), number_y=-1)
+        yield (None, j, -1, -1), _row(n=n[j], dtype=codes[j], mean_operand=j, number=int(there[j]), number_y=-1)
 
 
 def _tables(
@@ -108,18 +109,18 @@ def _tables(
     found = list(rows_of)
     tables = []
     for begin in range(0, len(found), most):
-        bound, constants, kinds, programs, partials = [], [], 0, 0, 0
+        bound, constants, phi_codes, programs, partials = [], [], 0, 0, 0
         earlier = {operands[3] for operands, _ in found[:begin]}
         for operands, row in found[begin : begin + most]:
-            row[loss.CENTRE_X.value] = operands[3] if operands[3] in earlier else -1
-            row[loss.UNIT.value], row[loss.CHUNKS.value] = programs, partials
+            row[loss.MEAN_OPERAND_X.value] = operands[3] if operands[3] in earlier else -1
+            row[loss.FIRST_PROGRAM.value], row[loss.CHUNKS.value] = programs, partials
             n = row[loss.N.value]
             programs += cdiv(n, unit)
             partials += level_space(cdiv(n, CHUNK))
-            kinds |= 1 << row[loss.KIND.value]
+            phi_codes |= 1 << row[loss.PHI_CODE.value]
             bound.append(operands)
             constants += row
-        tables.append(Table(bound, tuple(constants), kinds, programs, partials))
+        tables.append(Table(bound, tuple(constants), phi_codes, programs, partials))
     return tables
 
 
@@ -174,7 +175,7 @@ class LossLaunches:
         return self.held[-1].data_ptr()
 
     def tables(self, what: str, unit: int, there: tuple[bool, ...] = ()) -> list[Table]:
-        """The tables of all terms ("terms"; "all": and of centres that are nothing else) or of the "means"."""
+        """The tables of all terms ("terms"; "all": and of mean operands without a term) or of the "means"."""
         weights = tuple([bits(w) for w in self.weights])  # 0.0 and -0.0 are one key, but not one weight
         sizes = (unit, self.most, tuple(self.n), tuple(self.codes))
         key = (what, sizes, weights, self.weighted >= 0, self.mean, there)
@@ -186,14 +187,14 @@ class LossLaunches:
 
     def _make(self, what: str, unit: int, there: tuple[bool, ...]) -> list[Table]:
         if what == "means":
-            return _tables(_centre_rows(self.spec, self.n, self.codes, there), unit, self.most)
+            return _tables(_mean_operand_rows(self.spec, self.n, self.codes, there), unit, self.most)
         made = list(_term_rows(self.spec, self.n, self.codes, self.weights, self.mean, self.weighted >= 0))
         if what == "all":
             made += _fill_rows(self.spec, self.n, self.codes)
         return _tables(iter(made), unit, self.most)
 
     def addresses(
-        self, table: Table, x: Gradients, g: Gradients, v: Gradients, out: Gradients, up: Gradients, centres: bool
+        self, table: Table, x: Gradients, g: Gradients, v: Gradients, out: Gradients, up: Gradients, means: bool
     ) -> tuple[int, ...]:
         """The rows of addresses of a table."""
         found: list[int] = []
@@ -201,7 +202,7 @@ class LossLaunches:
             for list_of in (x, g, v):
                 found.append(address(list_of[i]) if list_of else 0)
                 found.append(address(list_of[j]) if list_of and j >= 0 else 0)
-            if centres:
+            if means:
                 found.append(address(self.tensors[c]) if c >= 0 else 0)
             else:
                 found.append(address(out[number]) if out and number is not None else 0)
@@ -212,12 +213,12 @@ class LossLaunches:
         """How many chunks a program has: few where there are few."""
         return 1 if sum([t.partials for t in tables]) < 2048 else 4
 
-    def one(self, tables: list[Table], centres: bool) -> int:
+    def one(self, tables: list[Table], means: bool) -> int:
         """The chunks that a single program would take at a time, or 0 where it would take too long."""
         if len(tables) > 1:
             return 0
         chunks = [cdiv(self.n[i], CHUNK) for _, i, _, _ in tables[0].bound]
-        if centres:
+        if means:
             chunks += [cdiv(self.n[c], CHUNK) for _, _, _, c in tables[0].bound if c >= 0]
         return up(max(chunks)) if max(chunks) <= ONE_TERM and sum(chunks) <= ONE_CALL else 0
 
@@ -226,10 +227,10 @@ class LossLaunches:
     ) -> None:
         """The sums of a call and what is made of them: one launch where one program can do it, else two a table."""
         tables = self.tables("terms", CHUNK)
-        centred = self.spec.subtracts_mean
-        t = self.one(tables, centred and what == FORWARD)
+        subtracts_mean = self.spec.subtracts_mean
+        t = self.one(tables, subtracts_mean and what == FORWARD)
         one = t > 0
-        if centred and what == FORWARD and not one:
+        if subtracts_mean and what == FORWARD and not one:
             self.means(self.tensors, "means")
         if not one:
             t = self.chunks_at_once(tables)
@@ -242,7 +243,9 @@ class LossLaunches:
             self.set(carry=self.scratch(13))
         rows_at_once = self.kernels.rows_at_once(slopes or stats or what == SECOND or self.wide)
         for k, table in enumerate(tables):
-            addresses = self.addresses(table, self.tensors, (), v, (), up, one and centred and what == FORWARD)
+            addresses = self.addresses(
+                table, self.tensors, (), v, (), up, one and subtracts_mean and what == FORWARD
+            )
             memory, first, last = tuple(self.memory), k == 0, k == len(tables) - 1
             count = len(table.bound)
             shared = (self.weighted, self.mean, first, last, self.operands)
@@ -251,8 +254,8 @@ class LossLaunches:
                 1 if one else table.programs,
                 (addresses, table.constants, memory),
                 (
-                    count, table.kinds, self.dtypes, aligned(addresses), what, self.paired, centred, slopes, stats,
-                    self.keep, bool(up), *shared, one, t, rows_at_once,
+                    count, table.phi_codes, self.dtypes, aligned(addresses), what, self.paired, subtracts_mean, slopes,
+                    stats, self.keep, bool(up), *shared, one, t, rows_at_once,
                 ),
                 min(2 * t if one and rows_at_once == 1 else t, 8),
             )  # fmt: skip
@@ -282,7 +285,7 @@ class LossLaunches:
         )
 
     def means(self, operands: Gradients, where: str) -> None:
-        """Means of the operands that are centres, or of their cotangents: two launches a table."""
+        """Means of the mean operands, or of their cotangents: two launches a table."""
         there = tuple([o is not None for o in operands])
         place = self.memory[loss.MEANS.value if where == "means" else loss.V_MEANS.value]
         t = self.chunks_at_once(self.tables("means", CHUNK, there))
@@ -318,7 +321,7 @@ class LossLaunches:
                 table.programs,
                 (addresses, table.constants, tuple(self.memory)),
                 (
-                    len(table.bound), table.kinds, self.dtypes, aligned(addresses), what, self.paired,
+                    len(table.bound), table.phi_codes, self.dtypes, aligned(addresses), what, self.paired,
                     self.spec.subtracts_mean, bool(up), self.weighted, self.mean, block,
                 ),
                 4,

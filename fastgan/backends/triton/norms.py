@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...triton_kernels import launch, penalty, rows
+from ...triton_kernels import groups, launch, penalty
 from .arguments import CHUNK, CODES, address, aligned, cdiv, parameter_bytes, up
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ SQUARES, SCALED, DOTS, APART, GREATEST = range(5)
 
 
 class NormTensor(NamedTuple):
-    """A tensor as rows of elements, with what goes along with it: in the order of triton_kernels/rows.py."""
+    """A tensor as rows of elements, with what goes along with it: in the order of triton_kernels/groups.py."""
 
     dtype: torch.dtype
     length: int
@@ -117,14 +117,14 @@ class GroupLaunches:
         if self.dtypes & 2 and not self.wide:
             raise ValueError("float64 beside another dtype")
         self.psi, self.power, self.masked = 0, 2, False
-        self.memory = [0] * rows.MEMORY.value
+        self.memory = [0] * groups.MEMORY.value
         self.held: list[Tensor] = []
-        self.set(rows=rows_in_all, parts=len(parts), rows_per_weight=1)
+        self.set(groups=rows_in_all, tensors=len(parts), groups_per_weight=1)
 
     def set(self, **entries: int) -> None:
         """Entries of `memory`."""
         for name, value in entries.items():
-            self.memory[getattr(rows, name.upper()).value] = value
+            self.memory[getattr(groups, name.upper()).value] = value
 
     def scratch(self, doubles: int) -> int:
         """The address of so many float64, on the device."""
@@ -138,8 +138,8 @@ class GroupLaunches:
         lies = [(k, _layout(p, self.outer, any_order)) for k, p in enumerate(self.parts) if wanted[k]]
         dr = max([1, *[len(lie.row_sizes) for _, lie in lies]])
         de = max([0, *[len(lie.sizes) for _, lie in lies]])
-        a_part = 8 * (rows.ADDRESSES.value + rows.FIELDS.value + (dr + de) * (1 + rows.ADDRESSES.value))
-        room = parameter_bytes(self.device.type) - 8 * rows.MEMORY.value
+        a_part = 8 * (groups.ADDRESSES.value + groups.FIELDS.value + (dr + de) * (1 + groups.ADDRESSES.value))
+        room = parameter_bytes(self.device.type) - 8 * groups.MEMORY.value
         most = max(1, min(PARTS, room // a_part))
         for begin in range(0, len(lies), most):
             yield self._table(lies[begin : begin + most], (dr, de), units, sums)
@@ -170,9 +170,9 @@ class GroupLaunches:
             for row_stride, stride in zip(lie.row_strides, steps, strict=True):
                 layout += _padded(row_stride, dr, 0) + _padded(stride, de, 0)
                 in_step = in_step and not any([s % whole for s in row_stride])
-        access = rows.ALIGNED_ACCESS.value if in_step and aligned(addresses) else 0
+        access = groups.ALIGNED_ACCESS.value if in_step and aligned(addresses) else 0
         if max([self.parts[k].length for k, _ in lies]) >= LONG:
-            access = access or rows.LONG_ROWS.value
+            access = access or groups.LONG_GROUPS.value
         return RowTable(tuple(addresses), tuple(constants), tuple(layout), dims, access, programs, len(lies))
 
     def sums(self, what: int) -> int:
@@ -195,7 +195,7 @@ class GroupLaunches:
             lambda p: cdiv(self.rows * cdiv(p.length, CHUNK), t), targets, False, [True] * len(self.parts)
         ):
             launch.launch(
-                rows.row_sums,
+                groups.group_sums,
                 table.programs,
                 (table.addresses, table.constants, table.layout, tuple(self.memory)),
                 (
@@ -214,7 +214,7 @@ class GroupLaunches:
             place = target if left == 1 else self.scratch(self.rows * left)
             t = 4 if self.rows * left >= 4 else 1
             launch.launch(
-                rows.shrink, cdiv(self.rows * left, t), (source, place, self.rows, n, 0), (greatest, False, t), t
+                groups.shrink, cdiv(self.rows * left, t), (source, place, self.rows, n, 0), (greatest, False, t), t
             )
             source, n = place, left
 
@@ -227,7 +227,7 @@ class GroupLaunches:
             partial = self.scratch(cdiv(self.rows, CHUNK))
             self.set(partial=partial)
         launch.launch(
-            penalty.penalty_rows,
+            penalty.penalty_groups,
             1 if one else cdiv(self.rows, t * CHUNK),
             (tuple(self.memory),),
             (what, self.psi, self.power, self.wide, weighted, unreduced, one, t, self.kernels.rows_at_once(True)),
@@ -256,7 +256,7 @@ class GroupLaunches:
         while n > CHUNK:
             place = self.scratch(cdiv(n, CHUNK))
             launch.launch(
-                rows.shrink, cdiv(cdiv(n, CHUNK), 4), (source, place, 1, n, mean), (False, mean != 0, 4), 4
+                groups.shrink, cdiv(cdiv(n, CHUNK), 4), (source, place, 1, n, mean), (False, mean != 0, 4), 4
             )
             source, n, mean = place, cdiv(n, CHUNK), 0
         return source, n
@@ -271,7 +271,7 @@ class GroupLaunches:
     def gradients(self, kernel: Any, constants: Callable[[RowTable, int, int], tuple[Any, ...]]) -> None:
         """Whatever there is one of an element, of the parts where something is wanted."""
         wanted = [
-            p.tensors[rows.OUT.value] is not None or p.tensors[rows.OUT_2.value] is not None for p in self.parts
+            p.tensors[groups.OUT.value] is not None or p.tensors[groups.OUT_2.value] is not None for p in self.parts
         ]
         t, elements = self.items()
 

@@ -56,12 +56,12 @@ View view_of(const Block& b) {
   return w;
 }
 
-Grid grid_of(const Block& b, int64_t rows, int64_t length) {
+Grid grid_of(const Block& b, int64_t groups, int64_t length) {
   Grid g;
-  g.rows.data = b.as<char>();
-  g.rows.dims = 1;
-  g.rows.size[0] = rows;
-  g.rows.stride[0] = length;
+  g.groups.data = b.as<char>();
+  g.groups.dims = 1;
+  g.groups.size[0] = groups;
+  g.groups.stride[0] = length;
   return g;
 }
 
@@ -101,26 +101,26 @@ void compare(const std::string& what, const Block& got, const Block& want) {
 struct LossCase {
   DType dtype;
   int64_t n, fake_n;
-  bool paired, centred, stats;
+  bool paired, subtracts_mean, stats;
 };
 
 // Everything that one call of each kernel writes.
 std::vector<Block> loss_results(const LossCase& c, const Place* place) {
   Spec spec;
   spec.roles = {Role::real, Role::fake};
-  spec.is_centre = {c.centred, c.centred};
-  spec.centred = c.centred;
+  spec.is_mean_operand = {c.subtracts_mean, c.subtracts_mean};
+  spec.subtracts_mean = c.subtracts_mean;
   Phi phi = Phi::softplus;
-  auto term = [&](int x, int y, int centre, double scale) {
+  auto term = [&](int x, int y, int mean_operand, double scale) {
     spec.terms.push_back(
-        {phi, x, y, centre, scale, 0.25, 0., 1., 0., 1, 0, x ? Role::fake : Role::real});
+        {phi, x, y, mean_operand, scale, 0.25, 0., 1., 0., 1, 0, x ? Role::fake : Role::real});
   };
-  term(0, c.paired ? 1 : -1, c.centred ? 1 : -1, -1.);
-  if (!c.paired) term(1, -1, c.centred ? 0 : -1, 1.);
+  term(0, c.paired ? 1 : -1, c.subtracts_mean ? 1 : -1, -1.);
+  if (!c.paired) term(1, -1, c.subtracts_mean ? 0 : -1, 1.);
   Block real = random(c.n, c.dtype, 1), fake = random(c.fake_n, c.dtype, 2),
         v = random(c.n, c.dtype, 3), w = random(c.fake_n, c.dtype, 4);
-  bool wide = c.dtype == DType::float64;
-  int64_t size = wide ? 8 : 4;
+  bool is_float64 = c.dtype == DType::float64;
+  int64_t size = is_float64 ? 8 : 4;
   std::vector<Block> out;
   for (int pass = 0; pass < 3; ++pass)  // forward; gradients of backward; and of second order
     for (int k = 0; k < 2; ++k)
@@ -128,15 +128,15 @@ std::vector<Block> loss_results(const LossCase& c, const Place* place) {
   out.emplace_back(size);
   memset(out[1].memory.get(), 0, 8 * 14);
   Block upstream(size);
-  if (wide) *upstream.as<double>() = 1.5;
+  if (is_float64) *upstream.as<double>() = 1.5;
   else *upstream.as<float>() = 1.5f;
   Call call;
   call.spec = &spec;
   call.operands = {{c.dtype, c.n, view_of(real), {}, {}},
                    {c.dtype, c.fake_n, view_of(fake), {}, {}}};
   call.reduction = Reduction::mean;
-  call.wide = wide;
-  call.aux = out[1].as<double>();
+  call.is_float64 = is_float64;
+  call.buffers = out[1].as<double>();
   call.loss = out[0].memory.get();
   call.keep = true;
   call.stats = c.stats;
@@ -171,34 +171,35 @@ void losses() {
       }
 }
 
-// ---------------------------------------------------------------------------------- rows
+// ---------------------------------------------------------------------------------- groups
 
-std::vector<Block> penalty_results(DType dtype, int64_t rows, int64_t length, const Place* place) {
-  bool wide = dtype == DType::float64;
-  int64_t size = wide ? 8 : 4, n = rows * length;
+std::vector<Block> penalty_results(DType dtype, int64_t groups, int64_t length,
+                                   const Place* place) {
+  bool is_float64 = dtype == DType::float64;
+  int64_t size = is_float64 ? 8 : 4, n = groups * length;
   Block g = random(n, dtype, 5), v = random(n, dtype, 6), upstream(size);
-  if (wide) *upstream.as<double>() = 0.5;
+  if (is_float64) *upstream.as<double>() = 0.5;
   else *upstream.as<float>() = 0.5f;
   std::vector<Block> out;
-  out.emplace_back(rows * 8);  // norms
+  out.emplace_back(groups * 8);  // norms
   out.emplace_back(size);
   out.emplace_back(norm_stat_count * 8);
   out.emplace_back(n * item_size(dtype));
   out.emplace_back(n * item_size(dtype));
   out.emplace_back(size);
   PenaltyCall call;
-  Part part{};
-  part.dtype = dtype;
-  part.length = length;
-  part.g = grid_of(g, rows, length);
-  call.parts = {part};
-  call.rows = rows;
-  call.across = false;
+  NormTensor tensor{};
+  tensor.dtype = dtype;
+  tensor.length = length;
+  tensor.g = grid_of(g, groups, length);
+  call.tensors = {tensor};
+  call.groups = groups;
+  call.transposed = false;
   call.psi = Psi::two_sided;
   call.target = 1;
   call.power = 2;
-  call.scale = 1. / double(rows);
-  call.wide = wide;
+  call.scale = 1. / double(groups);
+  call.is_float64 = is_float64;
   call.norms = out[0].as<double>();
   call.result = out[1].memory.get();
   call.statistics = out[2].as<NormStatistics>();
@@ -207,41 +208,41 @@ std::vector<Block> penalty_results(DType dtype, int64_t rows, int64_t length, co
   call.result = nullptr;
   call.statistics = nullptr;
   call.upstream = upstream.memory.get();
-  call.parts[0].out = grid_of(out[3], rows, length);
+  call.tensors[0].out = grid_of(out[3], groups, length);
   if (place) cuda::penalty_backward(call, *place);
   else penalty_generic.backward(call);
   call.result = out[5].memory.get();
-  call.parts[0].v = grid_of(v, rows, length);
-  call.parts[0].out = grid_of(out[4], rows, length);
+  call.tensors[0].v = grid_of(v, groups, length);
+  call.tensors[0].out = grid_of(out[4], groups, length);
   if (place) cuda::penalty_second(call, *place);
   else penalty_generic.second(call);
   return out;
 }
 
-std::vector<Block> point_results(DType dtype, int64_t rows, int64_t length, const Place* place) {
-  bool wide = dtype == DType::float64;
-  int64_t n = rows * length;
+std::vector<Block> point_results(DType dtype, int64_t groups, int64_t length, const Place* place) {
+  bool is_float64 = dtype == DType::float64;
+  int64_t n = groups * length;
   Block real = random(n, dtype, 7), fake = random(n, dtype, 8), upstream = random(n, dtype, 9),
-        eps = random(rows, wide ? DType::float64 : DType::float32, 10);
+        eps = random(groups, is_float64 ? DType::float64 : DType::float32, 10);
   std::vector<Block> out;
   for (int k = 0; k < 3; ++k) out.emplace_back(n * item_size(dtype));
-  out.emplace_back(rows * (wide ? 8 : 4));
+  out.emplace_back(groups * (is_float64 ? 8 : 4));
   InterpolateCall call;
-  Between part{};
-  part.dtype = dtype;
-  part.length = length;
-  part.real = grid_of(real, rows, length);
-  part.fake = grid_of(fake, rows, length);
-  part.out = grid_of(out[0], rows, length);
-  call.parts = {part};
-  call.rows = rows;
+  TensorPair tensor{};
+  tensor.dtype = dtype;
+  tensor.length = length;
+  tensor.real = grid_of(real, groups, length);
+  tensor.fake = grid_of(fake, groups, length);
+  tensor.out = grid_of(out[0], groups, length);
+  call.tensors = {tensor};
+  call.groups = groups;
   call.eps = eps.memory.get();
-  call.wide = wide;
+  call.is_float64 = is_float64;
   if (place) cuda::interpolate_forward(call, *place);
   else interpolate_generic.forward(call);
-  call.parts[0].out = grid_of(upstream, rows, length);
-  call.parts[0].real_grad = grid_of(out[1], rows, length);
-  call.parts[0].fake_grad = grid_of(out[2], rows, length);
+  call.tensors[0].out = grid_of(upstream, groups, length);
+  call.tensors[0].real_grad = grid_of(out[1], groups, length);
+  call.tensors[0].fake_grad = grid_of(out[2], groups, length);
   call.eps_grad = out[3].memory.get();
   if (place) cuda::interpolate_backward(call, *place);
   else interpolate_generic.backward(call);
@@ -249,16 +250,17 @@ std::vector<Block> point_results(DType dtype, int64_t rows, int64_t length, cons
 }
 
 template <class Results>
-void rows(const std::string& family, Results results) {
+void groups(const std::string& family, Results results) {
   for (DType dtype : {DType::float32, DType::float64, DType::float16, DType::bfloat16})
-    for (auto [rows, length] : {std::pair<int64_t, int64_t>{1, 1}, {40, 3}, {5, 1031}, {2, 20001}})
+    for (auto [groups, length] :
+         {std::pair<int64_t, int64_t>{1, 1}, {40, 3}, {5, 1031}, {2, 20001}})
       for (int warps : {1, 3, 8}) {
         Device device(warps);
-        std::vector<Block> want = results(dtype, rows, length, nullptr),
-                           got = results(dtype, rows, length, &device.place);
+        std::vector<Block> want = results(dtype, groups, length, nullptr),
+                           got = results(dtype, groups, length, &device.place);
         for (size_t k = 0; k < want.size(); ++k)
-          compare(family + ", dtype " + std::to_string(int(dtype)) + ", " + std::to_string(rows) +
-                      " rows of " + std::to_string(length) + ", result " + std::to_string(k),
+          compare(family + ", dtype " + std::to_string(int(dtype)) + ", " + std::to_string(groups) +
+                      " groups of " + std::to_string(length) + ", result " + std::to_string(k),
                   got[k], want[k]);
       }
 }
@@ -270,8 +272,8 @@ int main(int count, char** arguments) {
   std::string family = count > 1 ? arguments[1] : "";
   try {
     if (family == "loss") fastgan::losses();
-    if (family == "penalty") fastgan::rows(family, fastgan::penalty_results);
-    if (family == "interpolate") fastgan::rows(family, fastgan::point_results);
+    if (family == "penalty") fastgan::groups(family, fastgan::penalty_results);
+    if (family == "interpolate") fastgan::groups(family, fastgan::point_results);
   } catch (const std::exception& error) {
     printf("%s\n", error.what());
     return 2;

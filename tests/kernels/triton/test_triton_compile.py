@@ -83,10 +83,10 @@ def name_of(fn, arguments, constants):
     """A kernel's name, and which of it: the constants that say so."""
     named = dict(zip(fn.arg_names[len(arguments) :], constants, strict=True))
     words = {
-        "WHAT": {
+        "PASS": {
             "loss_sums": ["value", "slopes", "second order", "mean"],
             "loss_finish": ["value", "slopes", "second order", "mean"],
-            "penalty_rows": ["norms", "", "products", "eps"],
+            "penalty_groups": ["norms", "", "products", "eps"],
             "penalty_gradient": ["first", "", "second order"],
             "loss_elements": ["value", "gradient", "second order"],
         }.get(fn.__name__, ["squares", "scaled", "products", "eps", "greatest"]),
@@ -96,10 +96,10 @@ def name_of(fn, arguments, constants):
         "ONE": {True: "one program", False: ""},
         "BACKWARD": {True: "backward", False: ""},
     }
-    for flag in ("CENTRED", "PAIRED", "SLOPES", "STATS", "MASKED", "ACROSS", "ELEMENTWISE", "UNREDUCED"):
-        words[flag] = {True: flag.lower(), False: ""}
+    for flag in ("SUBTRACTS_MEAN", "PAIRED", "SLOPES", "STATS", "MASKED", "TRANSPOSED", "ELEMENTWISE", "UNREDUCED"):
+        words[flag] = {True: flag.lower().replace("_", " "), False: ""}
     said = [words[k][v] for k, v in named.items() if k in words]
-    if named.get("WIDE"):
+    if named.get("IS_FLOAT64"):
         said.append("float64")
     if named.get("DE", 0):
         said.append("strided")
@@ -144,7 +144,7 @@ def everything():
     launches, purposes = recorded(), {}
     for fn, arguments, constants, warps in launches:
         named = dict(zip(fn.arg_names[len(arguments) :], constants, strict=True))
-        purposes.setdefault((fn.__name__, named.get("WHAT")), (fn, arguments, constants, warps))
+        purposes.setdefault((fn.__name__, named.get("PASS")), (fn, arguments, constants, warps))
     _jobs[:] = [(job, MOST) for job in launches]
     _jobs.extend((job, target) for target in TARGETS if target != MOST for job in purposes.values())
     with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("fork")) as pool:
@@ -162,7 +162,7 @@ def test_every_kernel_for_every_target(made):
     """Spills nothing, and needs no more of a device than the least of them has."""
     kernels = {name.split(":")[0] for name, *_ in made}
     assert kernels == {
-        "loss_sums", "loss_shrink", "loss_finish", "loss_elements", "row_sums", "shrink", "penalty_rows", "penalty_total",
+        "loss_sums", "loss_shrink", "loss_finish", "loss_elements", "group_sums", "shrink", "penalty_groups", "penalty_total",
         "penalty_mean", "penalty_statistics", "penalty_gradient", "interpolate",
     }  # fmt: skip
     for name, arch, numbers, code in made:
@@ -191,7 +191,7 @@ def test_nothing_approximate(made):
 def test_ptx_is_exact():
     """No approximate, flushing or contracted instruction is asked for."""
     for fn, arguments, constants, warps in recorded():
-        if fn.__name__ not in ("loss_elements", "penalty_gradient", "penalty_rows"):
+        if fn.__name__ not in ("loss_elements", "penalty_gradient", "penalty_groups"):
             continue
         target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
         ptx = launch.compiled(fn, arguments, constants, warps, target).asm["ptx"]
@@ -205,12 +205,12 @@ def test_128_bits_at_a_time(made):
     seen = collections.Counter()
     for name, arch, _, code in made:
         # Not of small calls either, of which a thread has few elements.
-        others = ("any address", "strided", "across", "one program")
+        others = ("any address", "strided", "transposed", "one program")
         streams = "float32" in name and not any(o in name for o in others)
         if not isinstance(arch, int) or not streams:
             continue
         kernel = name.split(":")[0]
-        if kernel in ("loss_sums", "loss_elements", "row_sums", "penalty_gradient", "interpolate"):
+        if kernel in ("loss_sums", "loss_elements", "group_sums", "penalty_gradient", "interpolate"):
             assert re.search(r"\bLDG\.E\.128", code), (name, arch)
             seen[kernel] += 1
         if kernel in ("loss_elements", "penalty_gradient", "interpolate"):

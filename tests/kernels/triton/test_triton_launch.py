@@ -21,7 +21,7 @@ triton = pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("launches nothing under TRITON_INTERPRET=1", allow_module_level=True)
 
-from fastgan.triton_kernels import launch, loss, rows  # noqa: E402
+from fastgan.triton_kernels import groups, launch, loss  # noqa: E402
 
 from fastgan.backends import triton as ft  # noqa: E402
 
@@ -75,12 +75,12 @@ def driver(monkeypatch):
     from triton.runtime import driver as config
 
     made = Driver()
-    monkeypatch.setattr(launch, "_kept", {})
+    monkeypatch.setattr(launch, "_handles", {})
     monkeypatch.setattr(launch, "_by_handle", True)
     monkeypatch.setattr(config, "_active", made)
     monkeypatch.setattr(backends, "get", lambda tensors, scanned=-1: ft.BACKEND)
     yield made
-    launch._kept.clear()
+    launch._handles.clear()
 
 
 def test_a_loss_is_one_launch_and_its_backward_another(driver):
@@ -138,14 +138,14 @@ def test_kernels_are_kept_by_what_they_were_compiled_for(driver):
     base = torch.zeros(2048)
     for x in (base[:64], base[4:1000], base[:1]):
         fastgan.generator_loss(x)
-    assert len(launch._kept) == 1
+    assert len(launch._handles) == 1
     fastgan.generator_loss(base[1:65])  # not at 16 bytes
-    assert len(launch._kept) == 2
+    assert len(launch._handles) == 2
     fastgan.generator_loss(base[:64].bfloat16())
-    assert len(launch._kept) == 3
+    assert len(launch._handles) == 3
     driver.device = 1
     fastgan.generator_loss(base[:64])
-    assert len(launch._kept) == 4
+    assert len(launch._handles) == 4
     assert driver.launches[-1].stream == 78
 
 
@@ -226,7 +226,7 @@ def test_other_errors_of_a_launch_are_raised(driver, ordinary):
 
 def test_no_specialisation_in_an_ordinary_launch():
     """1 and multiples of 16 are numbers like others there too."""
-    for parameter in rows.shrink.params[:4]:
+    for parameter in groups.shrink.params[:4]:
         assert parameter.do_not_specialize, parameter.name
 
 
@@ -293,7 +293,7 @@ def test_wrong_results_are_a_verdict(driver, machine, run):
     assert why.startswith("Triton cannot run: a small loss and its gradient came out as (")
     assert "not as (0.41003" in why
     driver.answered_by(lambda *given: compute(given[9:]))
-    launch._kept.clear()
+    launch._handles.clear()
     assert machine.unusable("cuda", 0) == why
 
 

@@ -1,8 +1,9 @@
-// Tensors as rows of elements on the device: norms, penalties and points between samples.
+// Tensors as groups of elements on the device: norms, penalties and points between samples.
 //
-// The sum over a row goes chunk by chunk as in sums.h, with 16 threads of 8 lanes a chunk, so that
-// a thread reads 16 bytes of a 16-bit row at once and a warp has two chunks. Rows that are short,
-// or whose elements lie apart while those of neighbouring rows do not, have a thread each instead.
+// The sum over a group goes chunk by chunk as in sums.h, with 16 threads of 8 lanes a chunk, so
+// that a thread reads 16 bytes of a 16-bit group at once and a warp has two chunks. Groups that are
+// short, or whose elements lie apart while those of neighbouring groups do not, have a thread each
+// instead.
 #pragma once
 #include <cstring>
 #include <initializer_list>
@@ -13,25 +14,25 @@
 namespace fastgan {
 namespace {
 
-constexpr int most_parts = 4, eight = 8, team = lanes / eight, teams = warp / team;
+constexpr int most_tensors = 4, eight = 8, team = lanes / eight, teams = warp / team;
 
 struct Lie {  // a Grid; data null: not there
   char* data;
   DType dtype;
-  Strides rows, elements;  // no dimensions: without gaps
+  Strides groups, elements;  // no dimensions: without gaps
 };
 
-struct PartEntry {
+struct TensorEntry {
   int64_t length;
-  unsigned partials;    // partial sums of a row before this part's
-  Lie x, mask, v, out;  // as Part in ../common/penalty.h
+  unsigned partials;    // partial sums of a group before this tensor's
+  Lie x, mask, v, out;  // as NormTensor in ../common/penalty.h
 };
 
 inline Lie lie_of(const Grid& grid, DType dtype) {
   Lie lie;
-  lie.data = grid.rows.data;
+  lie.data = grid.groups.data;
   lie.dtype = dtype;
-  lie.rows = strides_of(grid.rows);
+  lie.groups = strides_of(grid.groups);
   lie.elements = strides_of(grid.elements);
   return lie;
 }
@@ -59,16 +60,16 @@ inline void straighten(std::initializer_list<Lie*> lies) {
   for (Lie* lie : lies) lie->elements.dims = 0;
 }
 
-// A run of a row's elements from `start` on, and one of the same element of neighbouring rows.
-FASTGAN_DEVICE Run along_row(const Lie& lie, int64_t row, int64_t start) {
-  int64_t offset = lie.rows.dims ? offset_of(lie.rows, row) : row;
+// A run of a group's elements from `start` on, and one of the same element of neighbouring groups.
+FASTGAN_DEVICE Run along_group(const Lie& lie, int64_t group, int64_t start) {
+  int64_t offset = lie.groups.dims ? offset_of(lie.groups, group) : group;
   return run_of(lie.data + offset * item_size(lie.dtype), lie.dtype,
                 lie.elements.dims ? &lie.elements : nullptr, start);
 }
 
 template <class F>
-FASTGAN_DEVICE F read_one(const Lie& lie, int64_t row, int64_t at) {
-  int64_t k = (lie.rows.dims ? offset_of(lie.rows, row) : row) +
+FASTGAN_DEVICE F read_one(const Lie& lie, int64_t group, int64_t at) {
+  int64_t k = (lie.groups.dims ? offset_of(lie.groups, group) : group) +
               (lie.elements.dims ? offset_of(lie.elements, at) : at);
   if constexpr (sizeof(F) == 8) return reinterpret_cast<const double*>(lie.data)[k];
   else if (lie.dtype == DType::float32) return reinterpret_cast<const float*>(lie.data)[k];
@@ -77,8 +78,8 @@ FASTGAN_DEVICE F read_one(const Lie& lie, int64_t row, int64_t at) {
 }
 
 template <class F>
-FASTGAN_DEVICE void write_one(const Lie& lie, int64_t row, int64_t at, F x) {
-  int64_t k = (lie.rows.dims ? offset_of(lie.rows, row) : row) +
+FASTGAN_DEVICE void write_one(const Lie& lie, int64_t group, int64_t at, F x) {
+  int64_t k = (lie.groups.dims ? offset_of(lie.groups, group) : group) +
               (lie.elements.dims ? offset_of(lie.elements, at) : at);
   if constexpr (sizeof(F) == 8) reinterpret_cast<double*>(lie.data)[k] = x;
   else if (lie.dtype == DType::float32) reinterpret_cast<float*>(lie.data)[k] = x;
@@ -114,8 +115,8 @@ FASTGAN_HD int64_t pair_count(int64_t length) {
   return (length + chunk * teams - 1) / (chunk * teams);
 }
 
-// What sums over rows are of: squares of mask * x, products of v with mask * x * scale, or products
-// of `mask` with x - v, which is the gradient of an interpolation's eps.
+// What sums over groups are of: squares of mask * x, products of v with mask * x * scale, or
+// products of `mask` with x - v, which is the gradient of an interpolation's eps.
 enum Summand { squares, dots, apart };
 
 template <Summand S>
@@ -136,12 +137,12 @@ FASTGAN_DEVICE double no_sum(int n) {
 }
 
 template <Summand S, class F>
-FASTGAN_DEVICE double sum_of_chunk(const PartEntry& part, int64_t row, const Eighth& e,
+FASTGAN_DEVICE double sum_of_chunk(const TensorEntry& tensor, int64_t group, const Eighth& e,
                                    double scale) {
-  bool masked = part.mask.data;
-  Run x = along_row(part.x, row, e.start), mask = x, v = x;
-  if (masked) mask = along_row(part.mask, row, e.start);
-  if (S != squares) v = along_row(part.v, row, e.start);
+  bool masked = tensor.mask.data;
+  Run x = along_group(tensor.x, group, e.start), mask = x, v = x;
+  if (masked) mask = along_group(tensor.mask, group, e.start);
+  if (S != squares) v = along_group(tensor.v, group, e.start);
   double lane[eight];
 #pragma unroll
   for (int i = 0; i < eight; ++i) lane[i] = no_sum<S>(e.n);
@@ -161,21 +162,21 @@ FASTGAN_DEVICE double sum_of_chunk(const PartEntry& part, int64_t row, const Eig
   return S == apart || e.n == chunk ? sum : sum + 0.;
 }
 
-// The same tree over a row of at most a chunk, by one thread: lanes in order, each joined to its
+// The same tree over a group of at most a chunk, by one thread: lanes in order, each joined to its
 // neighbours as soon as these are complete.
 template <Summand S, class F>
-FASTGAN_DEVICE double sum_of_short_row(const PartEntry& part, int64_t row, double scale) {
+FASTGAN_DEVICE double sum_of_short_group(const TensorEntry& tensor, int64_t group, double scale) {
   double level[7] = {}, sum = 0;
-  int used = part.length < lanes ? int(part.length) : lanes;
-  bool masked = part.mask.data;
+  int used = tensor.length < lanes ? int(tensor.length) : lanes;
+  bool masked = tensor.mask.data;
 #pragma unroll 1
   for (int lane = 0; lane < used; ++lane) {
-    sum = no_sum<S>(int(part.length));
+    sum = no_sum<S>(int(tensor.length));
 #pragma unroll 1
-    for (int64_t at = lane; at < part.length; at += lanes) {
-      double x = double(read_one<F>(part.x, row, at));
-      double m = masked ? double(read_one<F>(part.mask, row, at)) : 0.;
-      double v = S == squares ? 0. : double(read_one<F>(part.v, row, at));
+    for (int64_t at = lane; at < tensor.length; at += lanes) {
+      double x = double(read_one<F>(tensor.x, group, at));
+      double m = masked ? double(read_one<F>(tensor.mask, group, at)) : 0.;
+      double v = S == squares ? 0. : double(read_one<F>(tensor.v, group, at));
       sum = added<S>(sum, x, m, v, masked, scale);
     }
     bool open = true;
@@ -188,7 +189,7 @@ FASTGAN_DEVICE double sum_of_short_row(const PartEntry& part, int64_t row, doubl
       }
     }
   }
-  if (used == lanes) return S == apart || part.length == chunk ? sum : sum + 0.;
+  if (used == lanes) return S == apart || tensor.length == chunk ? sum : sum + 0.;
   // Levels that wait, smallest first: what they wait for is 0.
   bool any = false;
 #pragma unroll
@@ -200,45 +201,46 @@ FASTGAN_DEVICE double sum_of_short_row(const PartEntry& part, int64_t row, doubl
   return S == apart ? sum : sum + 0.;
 }
 
-// ---------------------------------------------------------------------------------- a row's sum
+// ---------------------------------------------------------------------------------- a group's sum
 
-struct RowSums {  // what a kernel that sums over rows is told
-  int parts;
-  int64_t rows;
-  unsigned blocks_per_row;
-  unsigned partials;  // of a row
-  bool first;         // these are the call's first parts
+struct GroupSums {  // what a kernel that sums over groups is told
+  int tensors;
+  int64_t groups;
+  unsigned blocks_per_group;
+  unsigned partials;  // of a group
+  bool first;         // these are the call's first tensors
   double* partial;    // null: in shared memory
-  double* sums;       // one a row, over the parts so far
-  unsigned* tickets;  // the grid's, then one a row
-  PartEntry part[most_parts];
+  double* sums;       // one per group, over the tensors so far
+  unsigned* tickets;  // the grid's, then one per group
+  TensorEntry tensor[most_tensors];
 };
 
 constexpr int shared_sums = 256;
 
-// The sums of a row's chunks, by `blocks` blocks of which this is number `block`.
+// The sums of a group's chunks, by `blocks` blocks of which this is number `block`.
 template <Summand S, class F>
-FASTGAN_DEVICE void sum_chunks(const RowSums& table, int64_t row, double scale, double* partial,
+FASTGAN_DEVICE void sum_chunks(const GroupSums& table, int64_t group, double scale, double* partial,
                                unsigned block, unsigned blocks) {
-  for (int k = 0; k < table.parts; ++k) {
-    const PartEntry& part = table.part[k];
-    int64_t pairs = pair_count(part.length);
+  for (int k = 0; k < table.tensors; ++k) {
+    const TensorEntry& tensor = table.tensor[k];
+    int64_t pairs = pair_count(tensor.length);
     for (int64_t pair = int64_t(block) * warps_here() + warp_number(); pair < pairs;
          pair += int64_t(blocks) * warps_here()) {
-      Eighth e(pair, part.length);
-      double sum = sum_of_chunk<S, F>(part, row, e, scale);
-      if (e.lane0 == 0 && e.n > 0) partial[part.partials + e.chunk_number] = sum;
+      Eighth e(pair, tensor.length);
+      double sum = sum_of_chunk<S, F>(tensor, group, e, scale);
+      if (e.lane0 == 0 && e.n > 0) partial[tensor.partials + e.chunk_number] = sum;
     }
   }
 }
 
-// The row's sum from those of its chunks; `before` is that of earlier parts. In all threads.
-FASTGAN_DEVICE double sum_row(const RowSums& table, double* partial, bool first, double before) {
+// The group's sum from those of its chunks; `before` is that of earlier tensors. In all threads.
+FASTGAN_DEVICE double sum_group(const GroupSums& table, double* partial, bool first,
+                                double before) {
   FASTGAN_SHARED(double, result, );
   double total = before;
-  for (int k = 0; k < table.parts; ++k) {
-    int64_t n = chunk_count(table.part[k].length);
-    double* v = shrink(partial + table.part[k].partials, &n);
+  for (int k = 0; k < table.tensors; ++k) {
+    int64_t n = chunk_count(table.tensor[k].length);
+    double* v = shrink(partial + table.tensor[k].partials, &n);
     double sum = warp_tree_sum(v, int(n));
     total = first && k == 0 ? sum : total + sum;
   }
@@ -249,18 +251,19 @@ FASTGAN_DEVICE double sum_row(const RowSums& table, double* partial, bool first,
   return all;
 }
 
-// Fills in the parts; whether a thread or a team of warps should have a row.
-template <class Part, class Fill>
-void set_parts(RowSums& table, const std::vector<Part>& parts, size_t begin, const Fill& fill) {
-  for (size_t k = begin; k < parts.size() && table.parts < most_parts; ++k) {
-    PartEntry& e = table.part[table.parts++];
-    e.length = parts[k].length;
+// Fills in the tensors; whether a thread or a team of warps should have a group.
+template <class Tensor, class Fill>
+void set_tensors(GroupSums& table, const std::vector<Tensor>& tensors, size_t begin,
+                 const Fill& fill) {
+  for (size_t k = begin; k < tensors.size() && table.tensors < most_tensors; ++k) {
+    TensorEntry& e = table.tensor[table.tensors++];
+    e.length = tensors[k].length;
     int64_t p = table.partials;
     e.partials = unsigned(p);
     p += level_space(chunk_count(e.length));
     if (p > 0x7fffffff) throw std::invalid_argument("too many elements");
     table.partials = unsigned(p);
-    fill(parts[k], e);
+    fill(tensors[k], e);
   }
 }
 
@@ -269,30 +272,31 @@ struct Shape {
   int threads;
 };
 
-// Blocks for sums over rows: several for each of few long rows, else whole rows for each block.
-inline Shape shape_for(RowSums& table, const Place& place, int extra_tickets) {
+// Blocks for sums over groups: several for each of few long groups, else whole groups for each
+// block.
+inline Shape shape_for(GroupSums& table, const Place& place, int extra_tickets) {
   int64_t pairs = 0;
-  for (int k = 0; k < table.parts; ++k) pairs += pair_count(table.part[k].length);
-  int64_t warps = pairs < place.warps ? pairs : place.warps, per_row = 1;
-  if (table.rows < place.most_blocks() && table.rows + extra_tickets <= ticket_count) {
-    int64_t most = (place.most_blocks() + table.rows - 1) / table.rows;
-    per_row = (pairs + warps - 1) / warps;
-    if (per_row > most) per_row = most;
+  for (int k = 0; k < table.tensors; ++k) pairs += pair_count(table.tensor[k].length);
+  int64_t warps = pairs < place.warps ? pairs : place.warps, per_group = 1;
+  if (table.groups < place.most_blocks() && table.groups + extra_tickets <= ticket_count) {
+    int64_t most = (place.most_blocks() + table.groups - 1) / table.groups;
+    per_group = (pairs + warps - 1) / warps;
+    if (per_group > most) per_group = most;
   }
-  int64_t rows = table.rows;
-  if (per_row == 1) {
+  int64_t groups = table.groups;
+  if (per_group == 1) {
     int64_t fill = place.most_blocks() * (place.warps / warps);
-    if (rows > fill) rows = fill;
+    if (groups > fill) groups = fill;
   }
-  table.blocks_per_row = unsigned(per_row);
-  int64_t regions = rows;
-  if (per_row > 1 || table.partials > shared_sums)
+  table.blocks_per_group = unsigned(per_group);
+  int64_t regions = groups;
+  if (per_group > 1 || table.partials > shared_sums)
     table.partial = reinterpret_cast<double*>(
         place.scratch(regions * table.partials * int64_t(sizeof(double))));
-  return {rows * per_row, int(warps) * warp};
+  return {groups * per_group, int(warps) * warp};
 }
 
-constexpr int64_t short_length = 32;  // of a row that a thread has to itself
+constexpr int64_t short_length = 32;  // of a group that a thread has to itself
 
 }  // namespace
 }  // namespace fastgan

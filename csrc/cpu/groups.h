@@ -1,8 +1,8 @@
-// Tensors as rows of elements: lines of them in L1, and work shared out over lines.
+// Tensors as groups of elements: lines of them in L1, and work shared out over lines.
 //
-// A line is up to a chunk of elements of one row, or, across, the same element of up to a tile of
-// neighbouring rows. Across is how rows of few elements far apart are read, as the channels of a
-// pixel.
+// A line is up to a chunk of elements of one group, or, transposed, the same element of up to a
+// tile of neighbouring groups. Transposed lines suit groups of few elements far apart, such as the
+// channels of a pixel.
 #pragma once
 #include <vector>
 
@@ -27,20 +27,20 @@ inline int64_t offset(const View& w, int64_t index) {
 }
 
 struct Line {
-  int64_t row, element;
+  int64_t group, element;
   int n;
-  bool across;
+  bool transposed;
 
   // Of a grid, the view along which this line runs, and where in it the line starts.
   const View& along(const Grid& grid) const {
-    return across ? grid.rows : grid.elements;
+    return transposed ? grid.groups : grid.elements;
   }
   int64_t start() const {
-    return across ? row : element;
+    return transposed ? group : element;
   }
   char* data(const Grid& grid, DType dtype) const {
-    int64_t from = across ? offset(grid.elements, element) : offset(grid.rows, row);
-    return grid.rows.data + from * item_size(dtype);
+    int64_t from = transposed ? offset(grid.elements, element) : offset(grid.groups, group);
+    return grid.groups.data + from * item_size(dtype);
   }
 };
 
@@ -64,49 +64,51 @@ inline int threads_for(int64_t elements, int threads) {
   return int(most < 1 ? 1 : most < threads ? most : threads);
 }
 
-// body(part number, line) over all elements, by rows.
-template <class Part, class Body>
-void for_each_line(const std::vector<Part>& parts, int64_t rows, int threads, const Body& body) {
+// body(tensor number, line) over all elements, by groups.
+template <class Tensor, class Body>
+void for_each_line(const std::vector<Tensor>& tensors, int64_t groups, int threads,
+                   const Body& body) {
   std::vector<int64_t> first{0};
   int64_t elements = 0;
-  for (const Part& p : parts) {
-    first.push_back(first.back() + rows * chunk_count(p.length));
-    elements += rows * p.length;
+  for (const Tensor& p : tensors) {
+    first.push_back(first.back() + groups * chunk_count(p.length));
+    elements += groups * p.length;
   }
   parallel_for(first.back(), threads_for(elements, threads), [&](int64_t begin, int64_t end) {
     size_t k = 0;
     for (int64_t c = begin; c < end; ++c) {
       while (c >= first[k + 1]) ++k;
-      int64_t chunks = chunk_count(parts[k].length), row = (c - first[k]) / chunks;
-      int64_t element = (c - first[k]) % chunks * chunk, left = parts[k].length - element;
-      body(k, Line{row, element, int(left < chunk ? left : chunk), false}, c);
+      int64_t chunks = chunk_count(tensors[k].length), group = (c - first[k]) / chunks;
+      int64_t element = (c - first[k]) % chunks * chunk, left = tensors[k].length - element;
+      body(k, Line{group, element, int(left < chunk ? left : chunk), false}, c);
     }
   });
 }
 
-// Sum over a row's elements, in the order of the tree, of squares or products: sum(part, line) of
-// each chunk, then the chunks of a tensor, then the tensors.
-template <class Part, class Sum>
-void row_sums(const std::vector<Part>& parts, int64_t rows, int threads, double* result,
-              const Sum& sum) {
+// Sum over a group's elements, in the order of the tree, of squares or products: sum(tensor, line)
+// of each chunk, then the chunks of a tensor, then the tensors.
+template <class Tensor, class Sum>
+void group_sums(const std::vector<Tensor>& tensors, int64_t groups, int threads, double* result,
+                const Sum& sum) {
   int64_t lines = 0;
-  for (const Part& p : parts) lines += rows * chunk_count(p.length);
+  for (const Tensor& p : tensors) lines += groups * chunk_count(p.length);
   std::vector<double> partial(lines);
-  for_each_line(parts, rows, threads, [&](size_t k, const Line& line, int64_t number) {
-    partial[number] = sum(parts[k], line);
+  for_each_line(tensors, groups, threads, [&](size_t k, const Line& line, int64_t number) {
+    partial[number] = sum(tensors[k], line);
   });
   double* next = partial.data();
-  for (size_t k = 0; k < parts.size(); ++k) {
-    int64_t chunks = chunk_count(parts[k].length);
-    for (int64_t row = 0; row < rows; ++row, next += chunks) {
+  for (size_t k = 0; k < tensors.size(); ++k) {
+    int64_t chunks = chunk_count(tensors[k].length);
+    for (int64_t group = 0; group < groups; ++group, next += chunks) {
       double s = tree_sum(next, chunks);
-      result[row] = k == 0 ? s : result[row] + s;
+      result[group] = k == 0 ? s : result[group] + s;
     }
   }
 }
 
-// The lanes of rows side by side: add(element, sum, first) adds an element's products to the sums
-// of a tile, in the order in which fold() and chunk_sum() would. At most a chunk of elements a row.
+// The lanes of groups side by side: add(element, sum, first) adds an element's products to the sums
+// of a tile, in the order in which fold() and chunk_sum() would. At most a chunk of elements per
+// group.
 template <class Add>
 void tile_sums(int64_t length, int n, double* result, const Add& add) {
   double level[8][tile];
