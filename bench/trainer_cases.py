@@ -2,16 +2,14 @@
 
 A case builds logits and feature maps as the trainer's discriminators return them, and runs all losses of one
 step of discriminator and generator, forward and backward, to the gradients of those tensors. The trainers' own
-losses are those of examples/peers; the only thing that differs between the contenders is the module they come
+losses are those of bench/baselines; the only thing that differs between the contenders is the module they come
 from.
 """
 
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -20,17 +18,15 @@ from torch.nn import functional as F
 
 import fastgan
 
-sys.path.append(str(Path(__file__).parents[1] / "examples"))
-
 Made = dict[str, Any]
-PEERS = {"pix2pix": "cyclegan"}  # modules of another name
+BASELINES = {"pix2pix": "cyclegan"}  # modules of another name
 
 
 class Case(NamedTuple):
     """A trainer's step.
 
     Attributes:
-        trainer: the module in examples/peers and in fastgan.compat.
+        trainer: the module in bench/baselines and in fastgan.compat.
         what: the shapes, for the table.
         make: (device, a divisor of the batch) -> tensors.
         step: (module of losses, tensors) -> list of (loss, tensors to differentiate it by).
@@ -46,7 +42,7 @@ def module_of(case: Case, contender: str) -> Any:
     """The losses of a contender."""
     if contender == "fused":
         return importlib.import_module(f"fastgan.compat.{case.trainer}")
-    return importlib.import_module(f"peers.{PEERS.get(case.trainer, case.trainer)}")
+    return importlib.import_module(f"baselines.{BASELINES.get(case.trainer, case.trainer)}")
 
 
 def work(case: Case, contender: str, made: Made) -> Callable[[], list[Any]]:

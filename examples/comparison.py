@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 from tqdm import tqdm
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # for bench.baselines, the trainers' own losses
 Curves = list[dict[str, float]]
 RUNS = {"before": "trainer's own", "after": "fastgan's"}
 

@@ -19,7 +19,7 @@ from torch.nn.functional import avg_pool2d
 from tqdm import tqdm
 
 # before:
-from peers import cyclegan as own  # isort: skip
+from bench.baselines import cyclegan as own  # isort: skip
 
 # after:
 from fastgan.compat import cyclegan as fused  # isort: skip

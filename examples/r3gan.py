@@ -20,7 +20,7 @@ from torch.nn.functional import one_hot
 from tqdm import tqdm
 
 # before:
-from peers import r3gan as own  # isort: skip
+from bench.baselines import r3gan as own  # isort: skip
 
 # after:
 from fastgan.compat import r3gan as fused  # isort: skip

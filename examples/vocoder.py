@@ -25,7 +25,7 @@ from torch.nn.functional import avg_pool1d, l1_loss, pad, silu
 from tqdm import tqdm
 
 # before:
-from peers import hifigan as own  # isort: skip
+from bench.baselines import hifigan as own  # isort: skip
 
 # after:
 from fastgan.compat import hifigan as fused  # isort: skip

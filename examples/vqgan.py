@@ -24,7 +24,7 @@ from torch.nn.functional import embedding, interpolate, mse_loss
 from tqdm import tqdm
 
 # before:
-from peers import taming as own  # isort: skip
+from bench.baselines import taming as own  # isort: skip
 
 # after:
 from fastgan.compat import taming as fused  # isort: skip

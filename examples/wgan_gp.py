@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 # before:
-from peers import wgan_gp as own  # isort: skip
+from bench.baselines import wgan_gp as own  # isort: skip
 
 # after:
 from fastgan.compat import wgan_gp as fused  # isort: skip

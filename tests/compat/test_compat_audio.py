@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from examples.peers import audiocraft as peer_audiocraft
-from examples.peers import hifigan as peer_hifigan
-from examples.peers import parallelwavegan as peer_pwg
+from bench.baselines import audiocraft as peer_audiocraft
+from bench.baselines import hifigan as peer_hifigan
+from bench.baselines import parallelwavegan as peer_pwg
 from fastgan.compat import audiocraft, bigvgan, cut, cyclegan, hifigan, parallelwavegan, pix2pix
 from tests.helpers import adapters
 from tests.helpers.adapters import DTYPES

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from examples.peers import basicsr, biggan, cyclegan, mmagic, mmgen, studiogan
+from bench.baselines import basicsr, biggan, cyclegan, mmagic, mmgen, studiogan
 from tests.helpers.adapters import (
     DTYPES,
     LAYOUTS,

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from examples.peers import monai as peer_monai
-from examples.peers import taming as peer_taming
-from examples.peers import tfgan as peer_tfgan
+from bench.baselines import monai as peer_monai
+from bench.baselines import taming as peer_taming
+from bench.baselines import tfgan as peer_tfgan
 from fastgan.compat import monai, taming, tfgan
 from tests.helpers import adapters
 from tests.helpers.adapters import DTYPES, LAYOUTS, Critic, compare, images, same_penalty, sample, twice

@@ -6,13 +6,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from examples.peers import gigagan as peer_gigagan
-from examples.peers import magvit2 as peer_magvit2
-from examples.peers import r3gan as peer_r3gan
-from examples.peers import relativisticgan as peer_relativistic
-from examples.peers import stylegan2 as peer_stylegan2
-from examples.peers import stylegan3 as peer_stylegan3
-from examples.peers import wgan_gp as peer_wgan
+from bench.baselines import gigagan as peer_gigagan
+from bench.baselines import magvit2 as peer_magvit2
+from bench.baselines import r3gan as peer_r3gan
+from bench.baselines import relativisticgan as peer_relativistic
+from bench.baselines import stylegan2 as peer_stylegan2
+from bench.baselines import stylegan3 as peer_stylegan3
+from bench.baselines import wgan_gp as peer_wgan
 from fastgan.compat import gigagan, magvit2, r3gan, relativisticgan, stylegan2, stylegan3, wgan_gp
 from tests.helpers import adapters
 from tests.helpers.adapters import DTYPES, LAYOUTS, Critic, compare, images, same_penalty, sample

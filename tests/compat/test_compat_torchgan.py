@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.distributions import Categorical, Normal
 
-from examples.peers import torchgan as peer
+from bench.baselines import torchgan as peer
 from tests.helpers.adapters import (
     DTYPES,
     LAYOUTS,

@@ -1,4 +1,4 @@
-"""Comparing an adapter of fastgan.compat with the trainer's own formulas (examples/peers)."""
+"""Comparing an adapter of fastgan.compat with the trainer's own formulas (bench/baselines)."""
 
 import inspect
 from contextlib import contextmanager
