@@ -47,10 +47,10 @@ lint: $(VENV)/ready  ## ruff, clang-format, mypy and the direction of imports
 bench: $(VENV)/ready  ## fused against eager PyTorch and torch.compile, with a plot
 	$(BUILD)
 	$(BIN)/python -m pytest bench -q
-	$(BIN)/python bench/report.py
-	$(BIN)/python bench/penalties.py
-	$(BIN)/python bench/penalty_steps.py
-	$(BIN)/python bench/trainers.py
+	$(BIN)/python -m bench losses
+	$(BIN)/python -m bench penalties
+	$(BIN)/python -m bench steps
+	$(BIN)/python -m bench trainers
 
 exhaustive: $(VENV)/ready  ## all 2^32 float32 patterns, some minutes
 	$(BUILD)

@@ -1,4 +1,4 @@
-"""The measurement on a GPU: `python bench/gpu.py` writes gpu-<date>.json, .md and plots; `gpu.sh` does the rest.
+"""The measurement on a GPU: `python -m bench gpu` writes gpu-<date>.json, .md and plots; `gpu.sh` does the rest.
 
 One process; the contenders take turns round by round; nothing is measured of a case before its loss and
 gradients are found right. README.md beside this says how each number comes about.
@@ -20,13 +20,12 @@ from statistics import median
 from time import perf_counter
 from typing import Any, NamedTuple
 
-import gpu_cases
-import gpu_report
 import torch
-from gpu_cases import Arm, Cell
-from report import tell
 
 import fastgan
+from bench import gpu_cases, gpu_report
+from bench.gpu_cases import Arm, Cell
+from bench.harness import tell
 
 MOST_QUEUED = 600  # launches in a batch; past about 1,000 the driver makes the host wait
 Row = dict[str, Any]

@@ -1,6 +1,6 @@
 """What gpu.py measures: cases, their data on the device, and the check that comes before any number.
 
-The baselines are those of `cases.py` and `penalty_cases.py`.
+The baselines are those of `suites/losses.py` and `suites/penalties.py`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cases
-import penalty_cases
 import torch
-from cases import Case
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fastgan
+from bench.suites import losses, penalties
+from bench.suites.losses import Case
 from fastgan import backends
 from fastgan.ops import reference
 
@@ -57,7 +56,7 @@ class Cell(NamedTuple):
     @property
     def count(self) -> int:
         """Logits in all tensors together."""
-        return cases.operand_count(self.case) * (sum(self.case.members) or self.n)
+        return losses.operand_count(self.case) * (sum(self.case.members) or self.n)
 
 
 def eager_statistics(r: Tensor, f: Tensor) -> Tensor:
@@ -70,10 +69,10 @@ def eager_statistics(r: Tensor, f: Tensor) -> Tensor:
 
 
 SOFTPLUS, HINGE, AVERAGE, GENERATOR = (
-    next(c for c in cases.CASES if c.name == name)
+    next(c for c in losses.CASES if c.name == name)
     for name in ("nonsaturating D", "hinge D", "relativistic average D", "nonsaturating G")
 )
-LIST = cases.SEQUENCES[-1]
+LIST = losses.SEQUENCES[-1]
 STATISTICS = SOFTPLUS._replace(name="nonsaturating D, statistics", eager=eager_statistics)
 F32, BF16 = torch.float32, torch.bfloat16
 # The most informative first: whoever measures may be stopped.
@@ -129,7 +128,7 @@ def training_arm(
     name: str, loss: Callable[..., Tensor], sets: list[list[Any]], backend: str | None = None, leaves: Any = None
 ) -> Arm:
     """Forward and backward of `loss` on each set; `leaves`: the tensors of each set that want gradients."""
-    leaves = [cases.leaves(s) for s in sets] if leaves is None else leaves
+    leaves = [losses.leaves(s) for s in sets] if leaves is None else leaves
     ones: dict[torch.dtype, Tensor] = {}
 
     def step(i: int) -> None:
@@ -225,7 +224,7 @@ def vetted(arms: list[Arm], test: Callable[[Arm], None]) -> Vetted:
 def logits(cell: Cell, device: torch.device, seed: int) -> list[Any]:
     """Logits that want gradients."""
     generator = torch.Generator(device).manual_seed(seed)
-    count = cases.operand_count(cell.case)
+    count = losses.operand_count(cell.case)
 
     def one(size: int) -> Tensor:
         return (3 * torch.randn(size, generator=generator, device=device)).to(cell.dtype).requires_grad_()
@@ -237,7 +236,7 @@ def logits(cell: Cell, device: torch.device, seed: int) -> list[Any]:
 
 def exact_loss(case: Case, arguments: list[Any]) -> list[Tensor]:
     """Loss and gradients by fastgan's reference in float64."""
-    wide = [t.detach().double().requires_grad_() for t in cases.leaves(arguments)]
+    wide = [t.detach().double().requires_grad_() for t in losses.leaves(arguments)]
     half = len(wide) // 2
     value: Any = 0
     for r, f in zip(wide[:half], wide[half:], strict=True) if case.role == "D" else [(None, wide[0])]:
@@ -250,14 +249,14 @@ def exact_loss(case: Case, arguments: list[Any]) -> list[Tensor]:
 
 def fused(case: Case) -> Callable[..., Tensor]:
     """The case's call of fastgan."""
-    call = cases.fused(case)
+    call = losses.fused(case)
     return call if case is not STATISTICS else lambda r, f: call(r, f, return_stats=True)[0]
 
 
 def loss_arms(cell: Cell, device: torch.device, names: list[str], with_compiled: bool) -> Vetted:
     """The contenders of a case that compute it; and a copy of as many bytes as they read and write at least."""
     case, first = cell.case, logits(cell, device, 0)
-    nbytes = sum(t.nbytes for t in cases.leaves(first))
+    nbytes = sum(t.nbytes for t in losses.leaves(first))
     sets = [first, *(logits(cell, device, k) for k in range(1, set_count(nbytes)))]
     arms = [training_arm("eager", case.eager, sets)]
     if with_compiled:
@@ -265,7 +264,7 @@ def loss_arms(cell: Cell, device: torch.device, names: list[str], with_compiled:
     arms += [training_arm(name, fused(case), sets, name) for name in names]
     exact = exact_loss(case, first)
     # An average's gradient is a difference: there an ulp is that of what is subtracted.
-    floor = 1 / cases.leaves(first)[0].numel() if case.relativistic == "average" else 0.0
+    floor = 1 / losses.leaves(first)[0].numel() if case.relativistic == "average" else 0.0
     good, why = vetted(arms, lambda arm: check(arm, exact, floor))
     return [*good, copy_arm(2 * nbytes, device)], why
 
@@ -307,7 +306,7 @@ def exact_penalty(data: list[Tensor]) -> Exact:
     real, fake, eps, g = data
     wide = g.detach().double().requires_grad_()
     with fastgan.backend("reference"):
-        value = penalty_cases.fused_penalty(wide)
+        value = penalties.fused_penalty(wide)
     points = reference.interpolate(real.double(), fake.double(), eps.double())
     return Exact(points, [value.detach(), *torch.autograd.grad(value, wide)])
 
@@ -322,8 +321,8 @@ def penalty_arms(
     case: str, sets: list[list[Tensor]], exact: Exact, names: list[str], with_compiled: bool, device: torch.device
 ) -> Vetted:
     """The contenders of "interpolation", "penalty" (given the gradient; forward and backward) or "both"."""
-    recipe = (penalty_cases.recipe_points, penalty_cases.recipe_penalty)
-    fused = (fastgan.interpolate, penalty_cases.fused_penalty)
+    recipe = (penalties.recipe_points, penalties.recipe_penalty)
+    fused = (fastgan.interpolate, penalties.fused_penalty)
 
     def made(name: str, pair: Any, backend: str | None = None, wrap: Any = lambda f: f) -> Arm:
         points, penalty = pair
@@ -406,7 +405,7 @@ def r3gan(width: int) -> Nets:
 
 
 def dcgan_eager(d: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-    return cases.bce_with_logits(d(real), d(fake))
+    return losses.bce_with_logits(d(real), d(fake))
 
 
 def dcgan_fused(d: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
@@ -477,7 +476,7 @@ TRAINING: dict[str, tuple[Callable[[int], Nets], int, dict[str, tuple[Any, Any]]
 
 
 def trainer(
-    kind: str, losses: tuple[Any, Any], name: str, backend: str | None, device: torch.device, small: bool
+    kind: str, formulas: tuple[Any, Any], name: str, backend: str | None, device: torch.device, small: bool
 ) -> Arm:
     """A step trains the discriminator once and the generator once; `gradients` gives the first loss's gradients."""
     make, size, _ = TRAINING[kind]
@@ -492,7 +491,7 @@ def trainer(
     def gradients(i: int) -> tuple[Tensor, ...]:
         with torch.no_grad():
             fake = g(noises[i % 4])
-        loss = losses[0](d, reals[i % 4], fake)
+        loss = formulas[0](d, reals[i % 4], fake)
         return loss.detach(), *torch.autograd.grad(loss, d.parameters())
 
     def step(i: int) -> None:
@@ -500,10 +499,10 @@ def trainer(
         with torch.no_grad():
             fake = g(noise)
         for_d.zero_grad()
-        losses[0](d, real, fake).backward()
+        formulas[0](d, real, fake).backward()
         for_d.step()
         for_g.zero_grad()
-        losses[1](d, real, g(noise)).backward()
+        formulas[1](d, real, g(noise)).backward()
         for_g.step()
 
     return Arm(name, step, backend, gradients)
@@ -512,9 +511,9 @@ def trainer(
 def trainers(kind: str, names: list[str], device: torch.device, small: bool) -> Vetted:
     """Eager and fused steps of equal networks that agree with each other (networks in float32: to 1%)."""
     arms = []
-    for label, losses in TRAINING[kind][2].items():
+    for label, formulas in TRAINING[kind][2].items():
         for name in [None] if label == "eager" else names:
-            arms.append(trainer(kind, losses, label if name is None else name + label, name, device, small))
+            arms.append(trainer(kind, formulas, label if name is None else name + label, name, device, small))
     expected = [t.double() for t in arms[0].gradients(0)]  # type: ignore[misc]
 
     scale = max(float(t.abs().max()) for t in expected)  # some gradients are nothing but roundings

@@ -1,4 +1,4 @@
-"""The kernels of a step under Nsight Compute: `python bench/gpu_ncu.py` runs ncu on itself and reads what it says.
+"""The kernels of a step under Nsight Compute: `python -m bench gpu-ncu` runs ncu on itself and reads what it says.
 
 Whether a kernel waits for memory or for its own arithmetic: the share of the memory's rate, of issue slots, of
 warps, and what warps wait for. The clocks are left as they are.
@@ -17,9 +17,9 @@ import sys
 from pathlib import Path
 
 import torch
-from report import tell
 
 import fastgan
+from bench.harness import tell
 
 KERNELS = "regex:loss_forward|loss_backward|penalty_sums|penalty_gradient|interpolate"
 # What is told of a kernel: the first of these metrics that this ncu has.
@@ -91,7 +91,7 @@ def profile(out: Path, n: int) -> int:
         "--page",
         "raw",
     ]
-    program = [sys.executable, __file__, "--work", "--device", "cuda", "--count", str(n)]
+    program = [sys.executable, "-m", "bench", "gpu-ncu", "--work", "--device", "cuda", "--count", str(n)]
     done = subprocess.run([*command, "--log-file", str(log), *program])
     rows = read(log.read_text(errors="replace")) if log.exists() else []
     (out / "ncu.json").write_text(json.dumps(rows, indent=1) + "\n")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from report import table
+from bench.report import table
 
 Row = dict[str, Any]
 TITLES = {

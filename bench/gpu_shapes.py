@@ -1,4 +1,4 @@
-"""Launch shapes of the CUDA kernels: `python bench/gpu_shapes.py` times each, and the least that a launch costs.
+"""Launch shapes of the CUDA kernels: `python -m bench gpu-shapes` times each, and the least that a launch costs.
 
 For forward and backward of softplus: warps a block and blocks a multiprocessor, against the shape in use. Then a
 sum of many chunks (the last block's tail) beside PyTorch's mean, and an empty kernel by the size of its parameters.
@@ -18,14 +18,15 @@ from statistics import median
 from typing import Any
 
 import torch
-from gpu import Cpu, Gpu
-from gpu_cases import Arm
-from report import tell
 from torch import Tensor
 
 import fastgan
+from bench.gpu import Cpu, Gpu
+from bench.gpu_cases import Arm
+from bench.harness import tell
 from fastgan.backends import cpu, cuda, native
-from fastgan.backends.base import Kernels, LossCall
+from fastgan.backends.base import Kernels
+from fastgan.ops.loss import Loss
 from fastgan.ops.losses import discriminator_spec, generator_spec
 
 SIZES = (61_504, 1 << 20, 1 << 24)
@@ -51,7 +52,7 @@ def timer(device: str) -> Timer:
 
 def passes(kernels: Kernels, n: int, device: str) -> dict[str, Callable[[], Any]]:
     """Forward and backward of the non-saturating loss of two tensors of n logits."""
-    call = LossCall(discriminator_spec(("nonsaturating",)), (), "mean", False)
+    call = Loss(discriminator_spec(("nonsaturating",)))
     tensors = tuple(3 * torch.randn(n, device=device) for _ in range(2))
     one: tuple[Tensor, ...] = (torch.ones((), device=device),)
     return {
@@ -79,7 +80,7 @@ def sweep(kernels: Kernels, device: str, n: int, time: Timer) -> Iterator[list[d
 
 def tails(kernels: Kernels, device: str, sizes: tuple[int, ...], time: Timer) -> list[dict[str, Any]]:
     """A mean, of which the pass is cheap, beside PyTorch's."""
-    call = LossCall(generator_spec(("hinge",)), (), "mean", False)
+    call = Loss(generator_spec(("hinge",)))
     rows = []
     for n in sizes:
         x = torch.randn(n, device=device)

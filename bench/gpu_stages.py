@@ -85,10 +85,10 @@ class Run:
         return path
 
     def measured(self, name: str, program: str, *arguments: str) -> list[str]:
-        """A program of this folder that writes its figures."""
+        """A suite or program of `python -m bench` that writes its figures."""
         quick = ["--quick"] if self.options.quick else []
-        path = str(ROOT / "bench" / program)
-        return [path, "--device", self.options.device, "--out", str(self.folder(name)), *quick, *arguments]
+        where = ["--device", self.options.device, "--out", str(self.folder(name))]
+        return ["-m", "bench", program, *where, *quick, *arguments]
 
     def carried(self) -> list[str]:
         """The carried folder, for programs that take it."""
@@ -106,7 +106,7 @@ class Run:
             process = subprocess.Popen(
                 [*stage.before, sys.executable, *stage.arguments], stdout=file, stderr=subprocess.STDOUT, cwd=ROOT,
                 env={**self.environment, **stage.environment},
-                preexec_fn=os.setpgrp,  # noqa: PLW1509 (there are no threads here)
+                preexec_fn=os.setpgrp,
             )  # fmt: skip
             why, most = "", min(left, stage.seconds)
             while process.poll() is None:
@@ -238,7 +238,7 @@ def beginning(run: Run) -> list[Stage]:
         Stage("extension", 200, ["bench/gpu_carry.py", "build", *carried, *target], needed=True),
         Stage("tour", 60, [*tour, "tour and not triton"], device, needed=True),
         *([Stage("tour-triton", 90, [*tour, "tour and triton"], device)] if run.options.device == "cuda" else []),
-        Stage("smoke", 60, run.measured("smoke", "gpu.py", "--only", "smoke")),
+        Stage("smoke", 60, run.measured("smoke", "gpu", "--only", "smoke")),
     ]
 
 
@@ -252,16 +252,16 @@ def on_a_gpu(run: Run) -> list[Stage]:
     return [
         Stage("tests-cuda", 90, tests(*gpu, "not triton and not compile"), required | ONE_THREAD),
         Stage("memcheck", 60, tour, watched, sanitizer("memcheck")),
-        Stage("speed", 80, run.measured("speed", "gpu.py", "--only", "first", "--budget", "75")),
-        Stage("ncu", 50, run.measured("ncu", "gpu_ncu.py")),
-        Stage("shapes", 30, run.measured("shapes", "gpu_shapes.py", *run.carried())),
+        Stage("speed", 80, run.measured("speed", "gpu", "--only", "first", "--budget", "75")),
+        Stage("ncu", 50, run.measured("ncu", "gpu-ncu")),
+        Stage("shapes", 30, run.measured("shapes", "gpu-shapes", *run.carried())),
         Stage("tests-triton", 75, tests(*gpu, run.options.triton_tests), required | ONE_THREAD),
-        Stage("compiled", 90, run.measured("compiled", "gpu.py", "--only", "compiled", "--budget", "75")),
-        Stage("training", 40, run.measured("training", "gpu.py", "--only", "training")),
-        Stage("trainers", 60, run.measured("trainers", "trainers.py")),
+        Stage("compiled", 90, run.measured("compiled", "gpu", "--only", "compiled", "--budget", "75")),
+        Stage("training", 40, run.measured("training", "gpu", "--only", "training")),
+        Stage("trainers", 60, run.measured("trainers", "trainers")),
         Stage("steps", 60, run.measured(
-            "steps", "penalty_steps.py", "--no-compile", "--budget", "45", "--tables", "penalty", "step", *few)),
-        Stage("sizes", 60, run.measured("sizes", "gpu.py", "--only", "rest", "--budget", "55")),
+            "steps", "steps", "--no-compile", "--budget", "45", "--tables", "penalty", "step", *few)),
+        Stage("sizes", 60, run.measured("sizes", "gpu", "--only", "rest", "--budget", "55")),
         Stage("racecheck", 60, tour, watched, sanitizer("racecheck")),
         Stage("tests-compile", 60, tests(*gpu, "compile"), required | ONE_THREAD),
         Stage("patterns", 120, [*PYTEST, *gpu, "every_pattern and cuda"], required | {"FASTGAN_EXHAUSTIVE": "1"}),
@@ -275,13 +275,13 @@ def rehearsed(run: Run) -> list[Stage]:
     return [
         Stage("tests-cuda", 60, tests(*gpu, "threads or masks or autocast"), on_cpu),
         Stage("memcheck", 40, [*PYTEST, *gpu, "tour"], on_cpu, sanitizer("memcheck")),
-        Stage("speed", 40, run.measured("speed", "gpu.py", "--only", "first")),
-        Stage("ncu", 40, run.measured("ncu", "gpu_ncu.py")),
-        Stage("shapes", 40, run.measured("shapes", "gpu_shapes.py")),
-        Stage("training", 60, run.measured("training", "gpu.py", "--only", "training")),
-        Stage("trainers", 60, run.measured("trainers", "trainers.py", "--only", "cyclegan", "biggan")),
-        Stage("steps", 60, run.measured("steps", "penalty_steps.py", *small)),
-        Stage("sizes", 40, run.measured("sizes", "gpu.py", "--only", "rest")),
+        Stage("speed", 40, run.measured("speed", "gpu", "--only", "first")),
+        Stage("ncu", 40, run.measured("ncu", "gpu-ncu")),
+        Stage("shapes", 40, run.measured("shapes", "gpu-shapes")),
+        Stage("training", 60, run.measured("training", "gpu", "--only", "training")),
+        Stage("trainers", 60, run.measured("trainers", "trainers", "--only", "cyclegan", "biggan")),
+        Stage("steps", 60, run.measured("steps", "steps", *small)),
+        Stage("sizes", 40, run.measured("sizes", "gpu", "--only", "rest")),
     ]
 
 

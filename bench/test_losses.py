@@ -1,17 +1,19 @@
 """The contenders side by side in pytest-benchmark, one group for each case, size and mode.
 
-For a look at one case (`pytest bench -k "hinge and 4096"`). The numbers of record are `report.py`'s,
-which interleaves the contenders.
+For a look at one case (`pytest bench -k "hinge and 4096"`). The numbers of record are those of `python -m bench
+losses`, which interleaves the contenders.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import cases
 import pytest
 import torch
-from cases import CASES, CONTENDERS, MODES, SEQUENCES, SIZES, Case
+
+from bench import harness
+from bench.suites import losses
+from bench.suites.losses import CASES, CONTENDERS, MODES, SEQUENCES, SIZES, Case
 
 
 def _contenders(case: Case) -> list[str]:
@@ -31,7 +33,7 @@ def _runs() -> list[Any]:
 @pytest.fixture(autouse=True)
 def _threads() -> Any:
     before = torch.get_num_threads()
-    torch.set_num_threads(cases.THREADS)
+    torch.set_num_threads(harness.THREADS)
     yield
     torch.set_num_threads(before)
 
@@ -39,17 +41,17 @@ def _threads() -> Any:
 @pytest.mark.parametrize("case", [*CASES, *SEQUENCES], ids=lambda case: case.name)
 def test_same_result(case: Case) -> None:
     """What is timed against each other computes the same."""
-    cases.check(case)
+    losses.check(case)
 
 
 @pytest.mark.parametrize(("case", "n", "mode", "contender"), _runs())
 def test_loss(benchmark: Any, case: Case, n: int, mode: str, contender: str) -> None:
     """One contender on one case."""
-    if contender == "compiled" and cases.no_compile():
-        pytest.skip(cases.no_compile())
+    if contender == "compiled" and harness.no_compile():
+        pytest.skip(harness.no_compile())
     benchmark.group = f"{case.name}, n = {n}, {mode}"
     benchmark.name = contender
-    work = cases.work(contender, case, cases.operands(case, n), MODES[mode])
+    work = losses.work(contender, case, losses.operands(case, n), MODES[mode])
     work()  # compiles, and makes the caches warm
-    rounds, iterations = cases.effort(n)
+    rounds, iterations = losses.effort(n)
     benchmark.pedantic(work, rounds=rounds, iterations=iterations, warmup_rounds=1)

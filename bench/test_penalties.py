@@ -1,20 +1,21 @@
-"""The penalty's contenders side by side in pytest-benchmark; the numbers of record are `penalties.py`'s."""
+"""The penalty's contenders side by side in pytest-benchmark; of record is `python -m bench penalties`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import cases
-import penalty_cases
 import pytest
 import torch
-from penalty_cases import CONTENDERS, SHAPES
+
+from bench import harness
+from bench.suites import penalties
+from bench.suites.penalties import CONTENDERS, SHAPES
 
 
 @pytest.fixture(autouse=True)
 def _threads() -> Any:
     before = torch.get_num_threads()
-    torch.set_num_threads(cases.THREADS)
+    torch.set_num_threads(harness.THREADS)
     yield
     torch.set_num_threads(before)
 
@@ -22,17 +23,17 @@ def _threads() -> Any:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_same_result(shape: tuple[int, ...]) -> None:
     """What is timed against each other computes the same."""
-    penalty_cases.check(shape)
+    penalties.check(shape)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(("case", "contender"), [(c, n) for c, names in CONTENDERS.items() for n in names])
 def test_penalty(benchmark: Any, case: str, contender: str, shape: tuple[int, ...]) -> None:
     """One contender on one case."""
-    if contender == "compiled" and cases.no_compile():
-        pytest.skip(cases.no_compile())
+    if contender == "compiled" and harness.no_compile():
+        pytest.skip(harness.no_compile())
     benchmark.group = f"{case}, {shape}"
     benchmark.name = contender
-    work = penalty_cases.work(contender, case, penalty_cases.data(shape))
+    work = penalties.work(contender, case, penalties.data(shape))
     work()
     benchmark.pedantic(work, rounds=20, iterations=5, warmup_rounds=1)

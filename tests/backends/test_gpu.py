@@ -14,7 +14,7 @@ import torch
 import fastgan
 from fastgan import backends, requirements
 from fastgan.backends import cpu, cuda
-from tests.helpers import ROOT, ulp
+from tests.helpers import ulp
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # conftest asks for deterministic algorithms
 DEVICE = torch.device(os.environ.get("FASTGAN_TEST_DEVICE", "cuda"))
@@ -765,9 +765,8 @@ def test_nothing_waits_for_the_device():
 # ---------------------------------------------------------------------------------- launches
 
 
-def launches_of(step, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "bench"))
-    import gpu_cases
+def launches_of(step):
+    from bench import gpu_cases
 
     torch.use_deterministic_algorithms(False)  # it fills what is empty, by kernels
     found = gpu_cases.launches(step, DEVICE)
@@ -799,22 +798,20 @@ def pairs_step(count, name, form=None):
         (2, 8, "least_squares", None),
     ],
 )
-def test_launches_of_a_step(kernels, most, count, name, form, monkeypatch):
+def test_launches_of_a_step(kernels, most, count, name, form):
     """Forward and backward; the averages' means need a pass of their own, and Triton's sums over many chunks."""
-    assert launches_of(pairs_step(count, name, form), monkeypatch) <= most + (kernels == "triton" and count > 1)
+    assert launches_of(pairs_step(count, name, form)) <= most + (kernels == "triton" and count > 1)
 
 
 @needs_gpu
-def test_launches_of_other_calls(kernels, monkeypatch):
+def test_launches_of_other_calls(kernels):
     r, f = (t.detach().reshape(10, -1) for t in pair_on_device())
     eps, leaf, one = torch.rand(10, device=DEVICE), f.clone().requires_grad_(), torch.ones((), device=DEVICE)
     more = kernels == "triton"  # it adds up the sums of many chunks by a launch of its own
-    assert launches_of(lambda: fastgan.interpolate(r, f, eps), monkeypatch) == 1
-    assert (
-        launches_of(lambda: torch.autograd.grad(fastgan.generator_loss(leaf), leaf, one), monkeypatch) <= 2 + more
-    )
+    assert launches_of(lambda: fastgan.interpolate(r, f, eps)) == 1
+    assert launches_of(lambda: torch.autograd.grad(fastgan.generator_loss(leaf), leaf, one)) <= 2 + more
     with torch.no_grad():
-        assert launches_of(lambda: fastgan.discriminator_loss(r, f, return_stats=False), monkeypatch) in (
+        assert launches_of(lambda: fastgan.discriminator_loss(r, f, return_stats=False)) in (
             1,
             1 + more,
         )

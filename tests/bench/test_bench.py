@@ -14,39 +14,46 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import gpu_carry, gpu_cases, gpu_ncu, gpu_stages, harness
+from bench.suites import losses, penalties, steps
 from tests.helpers import ROOT
 
 BENCH = ROOT / "bench"
 draws = pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib draws the plots")
 
 
-def test_baselines_compute_the_same(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCH))
-    import cases
+def test_baselines_compute_the_same():
+    for case in (*losses.CASES, *losses.SEQUENCES):
+        losses.check(case)
+    penalties.check((3, 3, 16, 16))
 
-    for case in (*cases.CASES, *cases.SEQUENCES):
-        cases.check(case)
-    import penalty_cases
 
-    penalty_cases.check((3, 3, 16, 16))
+def bench(suite, out, *options):
+    """What `python -m bench` prints, and that its three files are there."""
+    command = [sys.executable, "-m", "bench", suite, "--quick", "--out", str(out), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert {p.suffix for p in out.iterdir()} == {".json", ".md", ".png"}
+    assert "says nothing of speed" in done.stdout
+    return done.stdout
+
+
+@pytest.mark.slow
+@draws
+def test_the_report_of_losses_is_made(tmp_path):
+    assert "nonsaturating D" in bench("losses", tmp_path)
 
 
 @pytest.mark.slow
 @draws
 def test_the_report_of_penalties_is_made(tmp_path):
-    command = [sys.executable, str(BENCH / "penalties.py"), "--quick", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert {p.suffix for p in tmp_path.iterdir()} == {".json", ".md", ".png"}
-    assert "whole penalty" in done.stdout
-    assert "says nothing of speed" in done.stdout
+    assert "whole penalty" in bench("penalties", tmp_path)
 
 
 @pytest.mark.slow
 @draws
 def test_the_report_of_whole_steps_is_made(tmp_path):
     """Small ones of each kind of output and argument; before a case is timed values and gradients are compared."""
-    command = [sys.executable, str(BENCH / "penalty_steps.py"), "--quick", "--out", str(tmp_path), "--only"]
     names = [
         "conv",
         "spectral norm",
@@ -58,47 +65,52 @@ def test_the_report_of_whole_steps_is_made(tmp_path):
         "list",
         "autocast",
     ]
-    done = subprocess.run([*command, *names], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert {p.suffix for p in tmp_path.iterdir()} == {".json", ".md", ".png"}
+    text = bench("steps", tmp_path, "--only", *names)
     for heading in ("whole penalty step", "whole discriminator step", "What a penalty costs", "of 6 cases"):
-        assert heading in done.stdout
-    assert "says nothing of speed" in done.stdout
+        assert heading in text
 
 
 @pytest.mark.slow
 @draws
 def test_the_report_of_trainers_is_made(tmp_path):
     """Small batches of all but the heaviest; before a case is timed both contenders' results are compared."""
-    command = [sys.executable, str(BENCH / "trainers.py"), "--quick", "--out", str(tmp_path), "--only"]
     trainers = ["pix2pix", "basicsr", "mmagic", "cyclegan", "taming", "monai", "magvit2", "wgan_gp", "biggan"]
     trainers += ["studiogan", "gigagan", "relativisticgan", "torchgan", "parallelwavegan"]
-    done = subprocess.run([*command, *trainers], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert {p.suffix for p in tmp_path.iterdir()} == {".json", ".md", ".png"}
-    assert "3 scales, 12 maps" in done.stdout
-    assert "says nothing of speed" in done.stdout
+    assert "3 scales, 12 maps" in bench("trainers", tmp_path, "--only", *trainers)
 
 
-@pytest.mark.slow
-@draws
-def test_the_report_is_made(tmp_path):
-    command = [sys.executable, str(BENCH / "report.py"), "--quick", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert {p.suffix for p in tmp_path.iterdir()} == {".json", ".md", ".png"}
-    assert "nonsaturating D" in done.stdout
-    assert "says nothing of speed" in done.stdout
+def row(name, seconds, calibration):
+    return {"base": "eager", "case": name, "calibration": calibration, "seconds": seconds}
+
+
+def test_disturbed_rounds_do_not_count():
+    """Minima, medians and ratios are of the rounds whose calibration took its usual time."""
+    found = {
+        "rows": [row("a", {"eager": [4.0, 6.0, 8.0, 1.0], "fused": [2.0, 2.0, 2.0, 9.0]}, [1.0, 1.1, 1.2, 1.4])]
+    }
+    (summed,) = harness.summarized(found)["rows"]
+    assert summed["minimum"] == {"eager": 4.0, "fused": 2.0}
+    assert summed["ratio"] == {"eager": 1.0, "fused": 2.0}
+    assert summed["ratio, median"]["fused"] == 3.0
+    assert (summed["dropped"], summed["marked"]) == (1, False)
+    found["rows"][0]["calibration"] = [1.0, 1.1, 2.0, 2.0]  # too few are left: all count, and a star says so
+    (summed,) = harness.summarized(found)["rows"]
+    assert summed["minimum"]["eager"] == 1.0
+    assert (summed["dropped"], summed["marked"]) == (2, True)
+
+
+@pytest.mark.parametrize("wrong", [["--width", "9"], ["--size", "8"], ["--batch", "1"], ["--only", "nothing"]])
+def test_what_steps_are_asked_for(wrong, capsys):
+    with pytest.raises(SystemExit):
+        harness.arguments(steps.SUITE, wrong)
+    assert wrong[0] in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------- the run on a GPU
 
 
-def test_every_contender_on_a_gpu_computes_its_case(monkeypatch):
+def test_every_contender_on_a_gpu_computes_its_case():
     """All that bench/gpu.py measures, at sizes that take no time: nobody is left out as wrong."""
-    monkeypatch.syspath_prepend(str(BENCH))
-    import gpu_cases
-
     device = torch.device("cpu")
     cells = {c._replace(n=min(c.n, 3000)) for c in (*gpu_cases.FIRST, *gpu_cases.REST, *gpu_cases.COMPILED)}
     for cell in cells:
@@ -115,10 +127,7 @@ def test_every_contender_on_a_gpu_computes_its_case(monkeypatch):
 
 
 @pytest.fixture
-def stages(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCH))
-    import gpu_stages
-
+def stages():
     return gpu_stages
 
 
@@ -195,7 +204,7 @@ def test_a_run_that_is_killed_leaves_its_figures(tmp_path):
     """Also those of the stage that was running."""
     write = "import json, sys, time; json.dump([7], open(sys.argv[1] + '/a.json', 'w')); print('figure: seven', flush=True)"
     code = (
-        f"import sys; sys.path.insert(0, {str(BENCH)!r}); import gpu_stages as g\n"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from bench import gpu_stages as g\n"
         "g.SLICE = 1\n"
         f"g.beginning = lambda run: [g.Stage('long', 60, ['-c', {write + '; time.sleep(20)'!r}, str(run.folder('long'))])]\n"
         f"g.main([{str(tmp_path)!r}, '--smoke'])"
@@ -253,9 +262,6 @@ def test_what_a_run_on_a_gpu_is_asked_for(stages, tmp_path, capsys):
 def test_carried_triton_kernels_are_found(monkeypatch, tmp_path):
     """A kernel that was compiled into one folder is no work in another, to which what a launch reads was carried."""
     pytest.importorskip("triton")
-    monkeypatch.syspath_prepend(str(BENCH))
-    import gpu_carry
-
     made, cache = tmp_path / "made", tmp_path / "cache"
     command = [sys.executable, "-m", "tests.helpers.precompile", "--only-trial"]
 
@@ -286,10 +292,7 @@ PROFILED = """==PROF== Connected to process 1
 )
 
 
-def test_what_ncu_says_is_read(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCH))
-    import gpu_ncu
-
+def test_what_ncu_says_is_read():
     (row,) = gpu_ncu.read(PROFILED)
     assert gpu_ncu.line(row) == (
         "loss_forward<float>(Table): time 1,234.50 us; DRAM 61.25 %; registers 80 register/thread;"

@@ -5,9 +5,7 @@ others' graphs run uncompiled, through torch.compile's backend "aot_eager". FAST
 """
 
 import functools
-import importlib.util
 import os
-import sys
 from contextlib import nullcontext
 
 import pytest
@@ -16,21 +14,10 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import fastgan
+from bench import zoo
 from fastgan import requirements
-from tests.helpers import ROOT
 from tests.helpers.marks import slow_if
 
-
-def _zoo():
-    """bench/zoo.py, whose folder is not a package."""
-    path = ROOT / "bench" / "zoo.py"
-    spec = importlib.util.spec_from_file_location("zoo", path)
-    module = sys.modules["zoo"] = importlib.util.module_from_spec(spec)  # where torch.compile looks it up
-    spec.loader.exec_module(module)
-    return module
-
-
-zoo = _zoo()
 ENGINES = {"eager": {"prune": False}, "pruned": {"prune": True}}
 COMPILED = {"engine": "compiled"}
 needs_engine = pytest.mark.skipif(bool(requirements.lacking("engine='compiled'")), reason="torch is too old for it")

@@ -11,7 +11,6 @@ import contextlib
 import multiprocessing
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -28,8 +27,6 @@ from fastgan import _checks as checks
 from fastgan import backends
 from fastgan.backends import triton as ft
 from tests.helpers import ROOT
-
-BENCH = ROOT / "bench"
 
 
 @contextlib.contextmanager
@@ -85,9 +82,8 @@ def of_tests(expression):
 
 def of_benchmarks():
     """What bench/gpu.py launches."""
-    sys.path.append(str(BENCH))
-    import gpu_cases
-    import penalty_cases
+    from bench import gpu_cases
+    from bench.suites import penalties
 
     found, device = {}, torch.device("cpu")
     with recording(found) as patch:
@@ -98,7 +94,7 @@ def of_benchmarks():
         for rows, shape, dtype in (*gpu_cases.FIRST_PENALTIES, *gpu_cases.REST_PENALTIES[:3]):
             real, fake, eps, g = gpu_cases.samples(rows, shape, dtype, device, 0)
             fastgan.interpolate(real, fake, eps)
-            penalty_cases.fused_penalty(g).backward()
+            penalties.fused_penalty(g).backward()
     return found
 
 

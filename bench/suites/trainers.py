@@ -8,8 +8,12 @@ from.
 
 from __future__ import annotations
 
+import argparse
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
+from textwrap import fill
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +21,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import fastgan
+from bench import report
+from bench.harness import Row, Run, Suite
+from fastgan.backends.cpu import Cpu
 
 Made = dict[str, Any]
 BASELINES = {"pix2pix": "cyclegan"}  # modules of another name
@@ -42,7 +49,7 @@ def module_of(case: Case, contender: str) -> Any:
     """The losses of a contender."""
     if contender == "fused":
         return importlib.import_module(f"fastgan.compat.{case.trainer}")
-    return importlib.import_module(f"baselines.{BASELINES.get(case.trainer, case.trainer)}")
+    return importlib.import_module(f"bench.baselines.{BASELINES.get(case.trainer, case.trainer)}")
 
 
 def work(case: Case, contender: str, made: Made) -> Callable[[], list[Any]]:
@@ -361,3 +368,147 @@ CASES = [
         "torchgan", "64 logits, minimax", pair(64, 1), both("minimax_discriminator_loss", "minimax_generator_loss")
     ),
 ]
+
+
+# --- time and launches ------------------------------------------------------------------------------------
+
+CONTENDERS = ("fused", "own")
+AIM = {"hifigan": 3.0}
+# Operators that look at memory anew, or make room for it, and start nothing on a device.
+_IDLE = """empty empty_like empty_strided new_empty new_empty_strided view _unsafe_view reshape _reshape_alias
+as_strided expand expand_as slice select unsqueeze squeeze permute transpose t alias detach detach_
+unbind split flatten result_type item _local_scalar_dense is_nonzero numpy_T movedim view_as unflatten
+chunk narrow resolve_conj resolve_neg lift_fresh broadcast_tensors"""
+IDLE = frozenset(f"aten::{name}" for name in _IDLE.split())
+
+
+def launches(work: Callable[[], Any], device: str) -> int:
+    """What a step starts."""
+    kinds = torch.profiler.ProfilerActivity
+    calls: list[int] = []
+    run = Cpu._launch
+
+    def counted(self: Cpu, *arguments: Any) -> None:
+        calls.append(1)
+        run(self, *arguments)
+
+    Cpu._launch = counted  # type: ignore[method-assign]
+    try:
+        with torch.profiler.profile(activities=[kinds.CUDA if device == "cuda" else kinds.CPU]) as profile:
+            work()
+            if device == "cuda":
+                torch.cuda.synchronize()
+    finally:
+        Cpu._launch = run  # type: ignore[method-assign]
+    events = profile.events()
+    if device == "cuda":
+        return sum(e.device_type == torch.autograd.DeviceType.CUDA for e in events)
+    inner = {id(e.cpu_parent) for e in events if e.name.startswith("aten::") and e.name not in IDLE}
+    leaves = [e for e in events if e.name.startswith("aten::") and e.name not in IDLE and id(e) not in inner]
+    return len(leaves) + len(calls)
+
+
+def waiting(work: Callable[[], Any], device: str) -> Callable[[], Any]:
+    """A step that is over when it returns."""
+    if device != "cuda":
+        return work
+
+    def run() -> None:
+        work()
+        torch.cuda.synchronize()
+
+    return run
+
+
+def measure(run: Run, case: Case) -> Iterator[Row]:
+    """A row of the table."""
+    made = case.make(run.device, 8 if run.quick else 1)
+    check(case, made)
+    works = {c: work(case, c, made) for c in CONTENDERS}
+    counts = {c: launches(w, run.device) for c, w in works.items()}
+    timed = {c: waiting(w, run.device) for c, w in works.items()}
+    start = perf_counter()
+    timed["own"]()
+    took = perf_counter() - start
+    rounds, steps = (3, 1) if run.quick else (5, 1) if took > 0.5 else (40, max(1, int(0.01 / took)))
+    facts = {"trainer": case.trainer, "what": case.what, "launches": counts}
+    yield facts | run.measure(timed, "own", rounds, steps)
+
+
+# --- what is written --------------------------------------------------------------------------------------
+
+
+def figure(row: Row) -> str:
+    """A row in short."""
+    launched = row["launches"]
+    ratios = f"own/fastgan {report.ratio(row, 'fused')} (median {report.ratio(row, 'fused', 'ratio, median')})"
+    return f"{row['trainer']}: {ratios}, launches {launched['own']} to {launched['fused']}"
+
+
+def sections(result: Row) -> list[str]:
+    """Minima, ratios, launches and the aim."""
+    head = ["trainer", "what", "own us", "fastgan us", "own/fastgan", "(median)", "launches, own", "fastgan", "aim"]
+    lines = []
+    for row in result["rows"]:
+        cells = [report.marked(row, row["trainer"]), row["what"]]
+        cells += [report.microseconds(row, name) for name in ("own", "fused")]
+        cells += [report.ratio(row, "fused"), report.ratio(row, "fused", "ratio, median")]
+        cells += [str(row["launches"][c]) for c in ("own", "fused")]
+        lines.append([*cells, f"{AIM.get(row['trainer'], 2.0):g}"])
+    return [report.table(head, lines)]
+
+
+def draw(plt: Any, result: Row, below: str) -> Any:
+    """Bars of the ratios."""
+    rows = result["rows"][::-1]
+    drawing, axes = plt.subplots(figsize=(11, 0.34 * len(rows) + 1.8), layout="constrained")
+    ratios = [row["ratio"]["fused"] for row in rows]
+    bars = axes.barh(range(len(rows)), ratios, color="#1b5fa8")
+    notes = [
+        f"{ratio:.1f}   {row['launches']['own']} to {row['launches']['fused']}"
+        for ratio, row in zip(ratios, rows, strict=True)
+    ]
+    axes.bar_label(bars, notes, fontsize=8, padding=3)
+    axes.set_yticks(range(len(rows)), [f"{row['trainer']}: {row['what']}" for row in rows], fontsize=8)
+    axes.axvline(1, color="#333333", lw=1)
+    axes.set_xlim(0, 1.25 * max(ratios))
+    axes.set_xlabel("time of the trainer's own over fastgan's (higher is better), then launches", fontsize=9)
+    drawing.suptitle("Loss part of a training step, forward and backward", fontsize=12)
+    axes.set_title(fill(below, 90), fontsize=8, color="#555555")
+    report.bare(axes)
+    return drawing
+
+
+# --- the suite --------------------------------------------------------------------------------------------
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The command line."""
+    parser.add_argument("--only", nargs="+", metavar="TRAINER", help="these trainers")
+
+
+def chosen(options: argparse.Namespace) -> list[Case]:
+    """The trainers that are asked for."""
+    found = [c for c in CASES if not options.only or c.trainer in options.only]
+    if find_spec("numpy") is None:  # from which WGAN-GP's recipe draws
+        found = [c for c in found if c.trainer != "wgan_gp"]
+    return found
+
+
+SUITE = Suite(
+    name="trainers",
+    title="Loss parts of trainers' steps on {device}",
+    note=(
+        "All losses of a step of discriminator and generator, forward and backward to the gradients of logits and"
+        " feature maps. own: the trainer's own functions in eager PyTorch. Launches: on a GPU what runs there, on a"
+        " CPU the operators that compute something, where a call of fastgan's kernels counts as one."
+    ),
+    cases=chosen,
+    measure=measure,
+    sections=sections,
+    draw=draw,
+    figure=figure,
+    options=add_options,
+    devices=("cpu", "cuda"),
+    compiles=False,
+)

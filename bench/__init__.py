@@ -1,0 +1,1 @@
+"""The benchmarks: `python -m bench SUITE`. README.md says what they measure."""

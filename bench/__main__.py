@@ -1,0 +1,28 @@
+"""`python -m bench SUITE`: the measurements of record. What a suite takes: `python -m bench SUITE --help`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+
+SUITES = ("losses", "penalties", "steps", "trainers")
+# Programs of bench/gpu.sh, each with a command line of its own.
+PROGRAMS = {"gpu": "gpu", "gpu-shapes": "gpu_shapes", "gpu-ncu": "gpu_ncu"}
+
+
+def main(given: list[str]) -> None:
+    """Run a suite or a program with the rest of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("suite", choices=(*SUITES, *PROGRAMS))
+    name = parser.parse_args(given[:1]).suite
+    if name in SUITES:
+        from bench import harness
+
+        harness.main(import_module(f"bench.suites.{name}").SUITE, given[1:])
+    else:
+        import_module(f"bench.{PROGRAMS[name]}").main(given[1:])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
