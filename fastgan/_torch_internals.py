@@ -5,6 +5,7 @@ The compiled engine (fastgan/discriminator/compile.py, snapshot.py) reads more o
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -33,6 +34,11 @@ is_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtens
 forward_level: Callable[[], int] = partial(getattr, forward_ad, "_current_level")
 proxy_mode: Callable[[], Any] = partial(torch._C._get_dispatch_mode, torch._C._TorchDispatchModeKey.PROXY)
 function_modes: Callable[[], list[TorchFunctionMode]] = _get_current_function_mode_stack
+
+
+def compiler_is_loaded() -> bool:
+    """Return whether torch.compile may have compiled anything: its import takes seconds, and is never made here."""
+    return "torch._dynamo" in sys.modules
 
 
 @contextmanager

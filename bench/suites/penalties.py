@@ -19,6 +19,7 @@ import fastgan
 from bench import harness, report
 from bench.harness import Row, Run, Suite, Work
 from fastgan import norms
+from fastgan.backends.specs import PenaltySpec
 
 SHAPES = ((64, 3, 64, 64), (16, 3, 256, 256))
 WEIGHT = 10.0
@@ -61,7 +62,7 @@ def lerp_points(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
 
 def fused_penalty(g: Tensor) -> Tensor:
     """What `gradient_penalty` does with the discriminator's gradient."""
-    return norms.penalty(g, "two_sided", target=1.0, power=2, over="sample", reduction="mean", scale=WEIGHT)
+    return norms.of_gradients(PenaltySpec("two_sided", 1.0, 2, WEIGHT, "sample", "mean"), (g,))[0]
 
 
 # --- cases ----------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@
 namespace fastgan {
 
 // Sizes and strides of what is not contiguous, in elements. More dimensions than these do not come:
-// fastgan/cuda.py copies such tensors first.
+// fastgan/backends/cuda.py copies such tensors first.
 constexpr int device_dims = 6;
 struct Strides {
   int dims;

@@ -196,11 +196,11 @@ class Kernels(Backend):
         """Run a kernel where `t` is."""
 
     def _encode(self, spec: LossSpec) -> Any:
-        """Return a loss in the kernels' own form."""
-        return spec
+        """Return a loss in the compiled extension's form."""
+        raise NotImplementedError
 
     def _loss(self, spec: LossSpec) -> Any:
-        """Return a loss as the kernels take it, encoded once."""
+        """Return a loss as the kernels take it: encoded once for the compiled extension."""
         if spec.native is None:
             spec.native = self._encode(spec)
         return spec.native

@@ -5,7 +5,7 @@ its passes, and the record is compiled. It is a function from parameters, buffer
 gradients. The gradients wait in an autograd node, so that to the caller it is a loss like any other.
 
 Such a graph does what the step did when it was traced. Whatever else the step may depend on is part of the key
-under which the graph is kept (fastgan/snapshot.py), or refused. The first call of each graph is the eager one, with
+under which the graph is kept (snapshot.py), or refused. The first call of each graph is the eager one, with
 which the graph is compared.
 """
 
@@ -480,7 +480,7 @@ def _in_double(step: _Step, before: _Before) -> list[Tensor] | None:
 
 
 def _no_worse(got: list[Tensor], want: list[Tensor], exact: list[Tensor]) -> bool:
-    """Return whether float32 results are as near to those in float64 as the eager ones, which must be near themselves.
+    """Return whether float32 results are as near to those in float64 as the eager ones, which must be near.
 
     PyTorch's double backward of batch norm, say, is off by a thousandth in float32.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -13,7 +12,14 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .._checks import FLOATS
-from .._torch_internals import function_modes, has_backward_hooks, is_transformed, tree_leaves, tree_map_only
+from .._torch_internals import (
+    compiler_is_loaded,
+    function_modes,
+    has_backward_hooks,
+    is_transformed,
+    tree_leaves,
+    tree_map_only,
+)
 from .double_backward import ReachedParameters, check
 from .prune import Prune, with_zeros
 
@@ -34,7 +40,7 @@ class _PlainArithmetic:
             if self.depth == 0:
                 with ExitStack() as settings:
                     settings.enter_context(sdpa_kernel(SDPBackend.MATH))
-                    if "torch._dynamo" in sys.modules:  # else nothing has been compiled
+                    if compiler_is_loaded():  # else nothing has been compiled
                         settings.enter_context(torch.compiler.set_stance("force_eager"))
                     self.stack = settings.pop_all()
             self.depth += 1

@@ -246,7 +246,7 @@ def test_statistics(role, name, form):
 def test_values_with_a_graph(dtype):
     def call(x, y):
         terms = [fastgan.term("softplus", weight=0.5), fastgan.term("relu_half", shift=1.0), fastgan.term("abs")]
-        total, values = fastgan.reduce_terms(terms, [x, y, (x, y)], return_values=True, attached=True)
+        total, values = fastgan.reduce_terms(terms, [x, y, (x, y)], return_values=True, with_graph=True)
         return total + 3 * values[1] - values[2]
 
     for n in (1, 1025, 100_003):

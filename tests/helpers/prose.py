@@ -70,7 +70,7 @@ def sentences(text: str) -> Iterator[str]:
 
 def words(sentence: str) -> int:
     """Return how many words a sentence has; formulas and signs are none."""
-    return len(re.findall(r"[A-Za-z][A-Za-z'’-]*", sentence))
+    return len(re.findall(r"[A-Za-z][A-Za-z'-]*", sentence))
 
 
 def _body(docstring: str) -> str:

@@ -91,9 +91,12 @@ class Simulated(cuda.Cuda):
         self.set_order = self.shared._ZN5cusim9set_orderEim
         self.zeroed: list[torch.Tensor] = []
 
+    def place(self):
+        """What the extension is told of where to run."""
+        return (0, self.stream % 2**64, self._empty, self._zeros)
+
     def _launch(self, name, t, *arguments):
-        place = (0, self.stream % 2**64, self._empty, self._zeros)
-        getattr(self.module, self.prefix + name)(*arguments, place)
+        getattr(self.module, self.prefix + name)(*arguments, self.place())
 
     def _loss(self, spec):
         key = spec.encode()

@@ -49,10 +49,8 @@ def draw(n: int, dtype: torch.dtype, scale: float = 3.0) -> torch.Tensor:
 def exact(role, r, f, loss, form):
     """Reference loss and gradients in float64, and the mean size of its summands."""
     r, f = r.double().flatten().requires_grad_(), f.double().flatten().requires_grad_()
-    if role == "D":
-        value = reference.discriminator(r, f, loss, form)
-    else:
-        value = reference.generator(f, r, loss, form)
+    discriminator = role == "D"
+    value = reference.discriminator(r, f, loss, form) if discriminator else reference.generator(f, r, loss, form)
     grads = torch.autograd.grad(value, (r, f), allow_unused=True)
     scale = r.abs().mean() + f.abs().mean() + 1.0
     return value.detach(), [torch.zeros_like(r) if g is None else g for g in grads], scale.detach()
@@ -294,7 +292,7 @@ def test_both_references_agree(dtype):
             with fastgan.backend("reference"):
                 d = fastgan.discriminator_loss(r, f, loss, relativistic=form, **given)
                 g = fastgan.generator_loss(f, r, loss, relativistic=form, **given)
-            o = LossOptions(**given)
+            o = LossOptions(loss, form, **given)
             assert ulp.error(d, reference.discriminator(r.double(), f.double(), loss, form, o), torch.ones(())) <= 8
             assert ulp.error(g, reference.generator(f.double(), r.double(), loss, form, o), torch.ones(())) <= 8
 

@@ -65,17 +65,7 @@ def unusable(kind: str, index: int) -> str | None:
     if kind == "cpu":
         return "the tensors are on the CPU (there they run under TRITON_INTERPRET=1 only)"
     try:
-        import triton
-
-        module = torch.get_device_module(kind)
-        if kind == "xpu" and not module.get_device_properties(index).has_fp64:
-            return "the device has no float64, in which sums are taken"
-        with module.device(index):
-            found = triton.runtime.driver.active.get_active_torch_device()
-            if found.type != kind:
-                return f"Triton's devices are {found.type}"
-            _trial(torch.device(kind, index))
-            return None
+        return _refused(kind, index)
     except PassingError:
         raise
     except Exception as error:  # a missing compiler, a driver too old: the reference serves then
@@ -83,6 +73,21 @@ def unusable(kind: str, index: int) -> str | None:
         if isinstance(error, torch.OutOfMemoryError) or any(words in why for words in _PASSING):
             raise PassingError(why) from error
         return why
+
+
+def _refused(kind: str, index: int) -> str | None:
+    """Return why a device cannot serve, or None once a trial on it has succeeded."""
+    import triton
+
+    module = torch.get_device_module(kind)
+    if kind == "xpu" and not module.get_device_properties(index).has_fp64:
+        return "the device has no float64, in which sums are taken"
+    with module.device(index):
+        found = triton.runtime.driver.active.get_active_torch_device()
+        if found.type != kind:
+            return f"Triton's devices are {found.type}"
+        _trial(torch.device(kind, index))
+    return None
 
 
 def _trial(device: torch.device) -> None:
@@ -171,6 +176,9 @@ class Triton(Kernels):
             return run(*arguments)
         with torch.get_device_module(t.device).device(t.device):
             return run(*arguments)
+
+    def _loss(self, spec: LossSpec) -> LossSpec:
+        return spec
 
     @staticmethod
     def tables_of(spec: LossSpec) -> dict[Any, list[Table]]:

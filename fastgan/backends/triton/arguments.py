@@ -1,4 +1,4 @@
-"""What kernels are told: integers, and no more bytes of them than a device takes."""
+"""Arguments of kernels: integers, and no more bytes of them than a device takes."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ CODES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3
 
 
 def parameter_bytes(kind: str) -> int:
-    """How large a kernel's parameters may be on a kind of device."""
+    """Return how many bytes of parameters a kernel may have on a kind of device."""
     if kind == "xpu":
         return 2048 - 64
     return 4096 - 64 if torch.version.hip else 4352 - 24
 
 
 def bits(x: float) -> int:
-    """A float64's bits, as a signed integer."""
+    """Return a float64's bits as a signed integer."""
     return struct.unpack("<q", struct.pack("<d", x))[0]
 
 
 def up(n: int) -> int:
-    """The next power of two."""
+    """Return the next power of two."""
     return 1 << max(0, n - 1).bit_length()
 
 
 def cdiv(n: int, d: int) -> int:
-    """The quotient, rounded up."""
+    """Return the quotient, rounded up."""
     return -(-n // d)
 
 
 def level_space(n: int) -> int:
-    """Room for so many sums, and for the levels of the tree above them."""
+    """Return the room for so many sums and for the levels of the tree above them."""
     space = n
     while n > CHUNK:
         n = cdiv(n, CHUNK)
@@ -46,7 +46,7 @@ def level_space(n: int) -> int:
 
 
 def address(t: Tensor | None) -> int:
-    """Of a tensor's memory, 0 for no tensor."""
+    """Return the address of a tensor's memory, 0 for no tensor."""
     if t is None:
         return 0
     p = t.data_ptr()
@@ -56,12 +56,12 @@ def address(t: Tensor | None) -> int:
 
 
 def aligned(addresses: Sequence[int]) -> bool:
-    """Whether all are multiples of 16."""
+    """Return whether all are multiples of 16."""
     return not any([a % 16 for a in addresses])
 
 
 def dtype_bits(tensors: Sequence[Tensor]) -> int:
-    """A bit for each dtype."""
+    """Return a number with a bit for each dtype."""
     found = 0
     for t in tensors:
         found |= 1 << CODES[t.dtype]
@@ -69,5 +69,5 @@ def dtype_bits(tensors: Sequence[Tensor]) -> int:
 
 
 def contiguous(t: Tensor) -> Tensor:
-    """`t`, without gaps and with a pending negation carried out."""
+    """Return `t` without gaps and with a pending negation carried out."""
     return without_negation(t).contiguous()

@@ -26,13 +26,13 @@ FORWARD, BACKWARD, SECOND, MEAN = range(4)
 
 
 def most_terms(kind: str) -> int:
-    """How many terms a launch can be told of."""
+    """Return how many terms fit into the parameters of a launch."""
     a_term = 8 * (loss.FIELDS.value + loss.ADDRESSES.value)
     return min(TERMS, (parameter_bytes(kind) - 8 * loss.MEMORY.value) // a_term)
 
 
 class Table(NamedTuple):
-    """What a launch over some terms is told that does not change from call to call.
+    """The arguments of a launch over some terms that do not change from call to call.
 
     Attributes:
         bound: of each row, the term's number (None where there is none), x, y and the mean operand.
@@ -58,7 +58,7 @@ def _row(**fields: int) -> list[int]:
 def _term_rows(
     spec: LossSpec, n: Sequence[int], codes: Sequence[int], weights: tuple[float, ...], mean: bool, on_device: bool
 ) -> Iterator[tuple[tuple[int | None, int, int, int], list[int]]]:
-    """Of each term, its operands and its constants but for where its programs begin."""
+    """Yield each term's operands and constants, without the number of its first program."""
     means = [b.mean_operand for b in spec.terms]
     for number, b in enumerate(spec.terms):
         name, scale, shift, linear, weight = b.term
@@ -83,7 +83,7 @@ def _term_rows(
 def _fill_rows(
     spec: LossSpec, n: Sequence[int], codes: Sequence[int]
 ) -> Iterator[tuple[tuple[int | None, int, int, int], list[int]]]:
-    """Mean operands without a term of their own."""
+    """Yield mean operands that have no term of their own."""
     used = {b.x for b in spec.terms} | {b.y for b in spec.terms}
     for j in range(len(spec.roles)):
         if j not in used:
@@ -97,7 +97,7 @@ def _fill_rows(
 def _mean_operand_rows(
     spec: LossSpec, n: Sequence[int], codes: Sequence[int], there: Sequence[bool]
 ) -> Iterator[tuple[tuple[int | None, int, int, int], list[int]]]:
-    """Operands whose means are taken."""
+    """Yield operands whose means are taken."""
     for j in sorted({b.mean_operand for b in spec.terms if b.mean_operand >= 0}):
         yield (None, j, -1, -1), _row(n=n[j], dtype=codes[j], mean_operand=j, number=int(there[j]), number_y=-1)
 
@@ -105,7 +105,7 @@ def _mean_operand_rows(
 def _tables(
     rows_of: Iterator[tuple[tuple[int | None, int, int, int], list[int]]], unit: int, most: int
 ) -> list[Table]:
-    """Tables of up to `most` rows; a program has `unit` elements."""
+    """Return tables of up to `most` rows; a program has `unit` elements."""
     found = list(rows_of)
     tables = []
     for begin in range(0, len(found), most):
@@ -165,17 +165,17 @@ class LossLaunches:
         self.keep = memory is not None
 
     def set(self, **entries: int) -> None:
-        """Entries of `memory`."""
+        """Set entries of `memory`."""
         for name, value in entries.items():
             self.memory[getattr(loss, name.upper()).value] = value
 
     def scratch(self, doubles: int) -> int:
-        """The address of so many float64, on the operands' device."""
+        """Return the address of so many float64 on the operands' device."""
         self.held.append(torch.empty(doubles, dtype=torch.float64, device=self.tensors[0].device))
         return self.held[-1].data_ptr()
 
     def tables(self, what: str, unit: int, there: tuple[bool, ...] = ()) -> list[Table]:
-        """The tables of all terms ("terms"; "all": and of mean operands without a term) or of the "means"."""
+        """Return the tables of all "terms", of "all" (also mean operands without a term), or of the "means"."""
         weights = tuple([bits(w) for w in self.weights])  # 0.0 and -0.0 are one key, but not one weight
         sizes = (unit, self.most, tuple(self.n), tuple(self.codes))
         key = (what, sizes, weights, self.weighted >= 0, self.mean, there)
@@ -196,7 +196,7 @@ class LossLaunches:
     def addresses(
         self, table: Table, x: Gradients, g: Gradients, v: Gradients, out: Gradients, up: Gradients, means: bool
     ) -> tuple[int, ...]:
-        """The rows of addresses of a table."""
+        """Return the addresses of a table's tensors, row by row."""
         found: list[int] = []
         for number, i, j, c in table.bound:
             for list_of in (x, g, v):
@@ -210,11 +210,11 @@ class LossLaunches:
         return tuple(found)
 
     def chunks_at_once(self, tables: list[Table]) -> int:
-        """How many chunks a program has: few where there are few."""
+        """Return how many chunks a program has: few where there are few."""
         return 1 if sum([t.partials for t in tables]) < 2048 else 4
 
     def one(self, tables: list[Table], means: bool) -> int:
-        """The chunks that a single program would take at a time, or 0 where it would take too long."""
+        """Return the chunks that a single program takes at a time, or 0 where it would take too long."""
         if len(tables) > 1:
             return 0
         chunks = [cdiv(self.n[i], CHUNK) for _, i, _, _ in tables[0].bound]
@@ -225,7 +225,7 @@ class LossLaunches:
     def sums(
         self, what: int, slopes: bool = False, stats: bool = False, v: Gradients = (), up: Gradients = ()
     ) -> None:
-        """The sums of a call and what is made of them: one launch where one program can do it, else two a table."""
+        """Take the sums of a call and finish with them: one launch if one program can do it, else two per table."""
         tables = self.tables("terms", CHUNK)
         subtracts_mean = self.spec.subtracts_mean
         t = self.one(tables, subtracts_mean and what == FORWARD)
@@ -254,7 +254,8 @@ class LossLaunches:
                 1 if one else table.programs,
                 (addresses, table.constants, memory),
                 (
-                    count, table.phi_codes, self.dtypes, aligned(addresses), what, self.paired, subtracts_mean, slopes,
+                    count, table.phi_codes, self.dtypes, aligned(addresses), what, self.paired, subtracts_mean,
+                    slopes,
                     stats, self.keep, bool(up), *shared, one, t, rows_at_once,
                 ),
                 min(2 * t if one and rows_at_once == 1 else t, 8),
@@ -265,7 +266,7 @@ class LossLaunches:
     def _finish(
         self, table: Table, memory: tuple[int, ...], what: int, slopes: bool, stats: bool, shared: tuple[Any, ...]
     ) -> None:
-        """Adds up a table's sums, level by level of the tree, and makes results of them."""
+        """Add up a table's sums, level by level of the tree, and make results of them."""
         count = len(table.bound)
         begin = 0 if what in (FORWARD, MEAN) else 1 if slopes else 2
         end = SLOTS if stats else 3 if what == SECOND else 2 if slopes else 1
@@ -285,7 +286,7 @@ class LossLaunches:
         )
 
     def means(self, operands: Gradients, where: str) -> None:
-        """Means of the mean operands, or of their cotangents: two launches a table."""
+        """Means of the mean operands, or of their cotangents: two launches per table."""
         there = tuple([o is not None for o in operands])
         place = self.memory[loss.MEANS.value if where == "means" else loss.V_MEANS.value]
         t = self.chunks_at_once(self.tables("means", CHUNK, there))
@@ -311,7 +312,7 @@ class LossLaunches:
             self._finish(table, tuple(memory), MEAN, False, False, shared)
 
     def elements(self, what: int, g: Gradients, v: Gradients, out: Gradients, up: Gradients) -> None:
-        """What there is one of an element: one launch a table."""
+        """Compute values or gradients of each element: one launch per table."""
         fills = self.spec.subtracts_mean and what != FORWARD
         block = self.kernels.block
         for table in self.tables("all" if fills else "terms", block):

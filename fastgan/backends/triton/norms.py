@@ -1,4 +1,4 @@
-"""Calls of the kernels of rows: tensors, where their elements lie, and the launches over them."""
+"""Launches of the kernels of groups: norms, penalties and interpolation."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Layout(NamedTuple):
 
 
 def _merged(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
-    """Dimensions, those that merge in all tensors merged."""
+    """Return dimensions, those that merge in all tensors merged."""
     found: list[int] = []
     steps: list[list[int]] = [[] for _ in strides]
     for d, size in enumerate(sizes):
@@ -55,7 +55,7 @@ def _merged(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[lis
 
 
 def _straight(sizes: list[int], strides: list[list[int]]) -> bool:
-    """Whether all tensors have their elements in one order without gaps, though it be another than the logical."""
+    """Return whether all tensors have their elements in one order without gaps, logical or not."""
     first = strides[0]
     if any([s != first for s in strides]):
         return False
@@ -68,7 +68,7 @@ def _straight(sizes: list[int], strides: list[list[int]]) -> bool:
 
 
 def _layout(part: NormTensor, outer: int, any_order: bool) -> Layout:
-    """Where the elements of a part lie; without dimensions of elements where they lie as they come."""
+    """Return the layout of a tensor's elements, without their dimensions if they lie in order."""
     there = [t for t in part.tensors if t is not None]
     shape, strides = there[0].shape, [t.stride() for t in there]
     row_sizes, row_steps = _merged(shape[:outer], [s[:outer] for s in strides])
@@ -98,7 +98,7 @@ class RowTable(NamedTuple):
 
 
 class GroupLaunches:
-    """One call of the kernels of rows."""
+    """One call of the kernels of groups: what all its launches have in common."""
 
     def __init__(
         self, parts: Sequence[NormTensor], rows_in_all: int, outer: int, transposed: bool, kernels: Triton
@@ -122,19 +122,19 @@ class GroupLaunches:
         self.set(groups=rows_in_all, tensors=len(parts), groups_per_weight=1)
 
     def set(self, **entries: int) -> None:
-        """Entries of `memory`."""
+        """Set entries of `memory`."""
         for name, value in entries.items():
             self.memory[getattr(groups, name.upper()).value] = value
 
     def scratch(self, doubles: int) -> int:
-        """The address of so many float64, on the device."""
+        """Return the address of so many float64 on the device."""
         self.held.append(torch.empty(doubles, dtype=torch.float64, device=self.device))
         return self.held[-1].data_ptr()
 
     def tables(
         self, units: Callable[[NormTensor], int], sums: Sequence[int], any_order: bool, wanted: Sequence[bool]
     ) -> Iterator[RowTable]:
-        """Tables of up to PARTS of the wanted parts; units(part) programs each."""
+        """Yield tables of up to PARTS of the wanted tensors, with units(tensor) programs each."""
         lies = [(k, _layout(p, self.outer, any_order)) for k, p in enumerate(self.parts) if wanted[k]]
         dr = max([1, *[len(lie.row_sizes) for _, lie in lies]])
         de = max([0, *[len(lie.sizes) for _, lie in lies]])
@@ -176,7 +176,7 @@ class GroupLaunches:
         return RowTable(tuple(addresses), tuple(constants), tuple(layout), dims, access, programs, len(lies))
 
     def sums(self, what: int) -> int:
-        """The sums over rows of each part, one part after another: their address."""
+        """Sum over the groups of each tensor, one tensor after another; return the address."""
         result = self.scratch(self.rows * len(self.parts))
         longest = max([p.length for p in self.parts])
         lanes = min(128, up(longest))
@@ -219,7 +219,7 @@ class GroupLaunches:
             source, n = place, left
 
     def finish(self, what: int, result: Tensor | None, unreduced: bool, weighted: bool) -> None:
-        """From sums over rows to results."""
+        """Make results of the sums over groups."""
         one = self.rows <= 16 * CHUNK
         t = up(cdiv(self.rows, CHUNK)) if one else 4
         self.set(result=address(result))
@@ -238,7 +238,7 @@ class GroupLaunches:
             launch.launch(penalty.penalty_total, 1, (source, n, tuple(self.memory)), (what, self.wide), 4)
 
     def statistics(self, norms: Tensor, numbers: Tensor) -> None:
-        """The numbers of PenaltyStats, of norms that are there."""
+        """Compute the numbers of PenaltyStats from the norms."""
         source, statistics = address(norms), address(numbers)
         self.set(statistics=statistics)
         memory = tuple(self.memory)
@@ -249,7 +249,7 @@ class GroupLaunches:
         launch.launch(penalty.penalty_statistics, 1, (source, n, memory), (self.rows <= CHUNK,), 4)
 
     def _levels(self, source: int, n: int, mean: int = 0) -> tuple[int, int]:
-        """Levels of the tree above n float64, up to one of at most a chunk: its address and how many there are.
+        """Add up levels of the tree above n float64, until a chunk is left: return its address and size.
 
         With the address of a mean: above the squares of deviations from it.
         """
@@ -262,14 +262,14 @@ class GroupLaunches:
         return source, n
 
     def items(self) -> tuple[int, int]:
-        """Rows and elements of each that a program has."""
+        """Return how many groups a program has, and how many elements of each."""
         elements = min(self.kernels.block, up(max([p.length for p in self.parts])))
         if self.transposed:
             elements = min(elements, 8)
         return self.kernels.block // elements, elements
 
     def gradients(self, kernel: Any, constants: Callable[[RowTable, int, int], tuple[Any, ...]]) -> None:
-        """Whatever there is one of an element, of the parts where something is wanted."""
+        """Compute something of each element, for the tensors where it is wanted."""
         wanted = [
             p.tensors[groups.OUT.value] is not None or p.tensors[groups.OUT_2.value] is not None for p in self.parts
         ]

@@ -136,7 +136,7 @@ def test_more_strided_tensors_than_a_table_holds(sim):
 def test_many_dimensions(sim):
     x = logits(2, 3, 2, 3, 2, 3, 2, 3)[..., ::2].permute(7, 0, 6, 1, 5, 2, 4, 3)
     with simulated.serving() as kernels:
-        assert kernels.plain(x).is_contiguous()
+        assert kernels.prepare(x).is_contiguous()
     check_same(losses(x, x.flip(0), relativistic="average"), strides=False)  # it is copied
 
 
@@ -391,7 +391,7 @@ def test_other_threads_run_during_a_launch(sim):
 
 
 def test_what_the_binding_refuses(sim):
-    module, x, place = sim.module, logits(40_000), sim._where(None)
+    module, x, place = sim.module, logits(40_000), sim.place()
     spec = module.Spec([(1, 0, -1, -1, 1.0, 0.0, 0.0, 1.0, 0.0, 0, 0, 0)], [0])
     result = torch.empty(())
 
