@@ -3,9 +3,9 @@
     from models import discriminator_loss, feature_loss, generator_loss                 # HiFi-GAN's own
     from fastgan.compat.hifigan import discriminator_loss, feature_loss, generator_loss
 
-Each module has the names, signatures, argument order, defaults, results and random draws of the trainer that it is
-named after. `patch("hifigan")` puts them in an already imported trainer's place instead, `unpatch` takes them out
-again. docs/drop-in.md has the table.
+Each module is named after a trainer, and has its names, signatures, argument order, defaults, results and random
+draws. Instead of changing the import, call `patch("hifigan")`: it replaces an already imported trainer's own
+losses, and `unpatch` puts them back. The table is in docs/drop-in.md.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["TRAINERS", "patch", "unpatch"]
 
 
 def __getattr__(name: str) -> Any:
-    """An adapter, imported when it is first asked for."""
+    """Import an adapter when it is first asked for."""
     if name in TRAINERS:
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r} (known: {', '.join(TRAINERS)})")

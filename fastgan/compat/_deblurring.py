@@ -15,13 +15,13 @@ _POOL = 50  # samples whose outputs a mean is taken over
 
 
 class _Pool:
-    """The discriminator's outputs for the last samples, which it was trained on."""
+    """The discriminator's outputs for the last samples that it was trained on."""
 
     def __init__(self) -> None:
         self.outputs: Tensor | None = None
 
     def add(self, outputs: Tensor) -> Tensor:
-        """All that are remembered, these included."""
+        """Remember outputs, and return all that are remembered, these included."""
         new = outputs.detach()
         self.outputs = (new.clone() if self.outputs is None else torch.cat((self.outputs, new)))[-_POOL:]
         return self.outputs
@@ -35,14 +35,14 @@ class _Pool:
 
 
 class _Separate(nn.Module):
-    """(term on fake with label 0 + term on real with label 1) / 2; the generator's: on fake with label 1."""
+    """(term on fake with label 0 + term on real with label 1) / 2; for the generator, that on fake with label 1."""
 
     def __init__(self, term: Any) -> None:
         super().__init__()
         self.term = term
 
     def forward(self, net: Any, fakeB: Tensor, realB: Tensor, model: str = "discriminator") -> Tensor:
-        """The loss of images that `net` judges; any other `model` is the generator."""
+        """Return the loss of images that `net` judges; any other `model` is the generator."""
         if model != "discriminator":
             return mean_of((self.term(1.0), net(fakeB)))
         fake, real = net(fakeB.detach()), net(realB)
@@ -50,10 +50,10 @@ class _Separate(nn.Module):
 
 
 class _Wasserstein(nn.Module):
-    """mean f - mean r + 10 times the penalty with a norm for each pixel; the generator's: -mean f."""
+    """mean f - mean r + 10 times the penalty with one norm per pixel; for the generator, -mean f."""
 
     def forward(self, net: Any, fakeB: Tensor, realB: Tensor, model: str = "discriminator") -> Tensor:
-        """The loss of images that `net` judges; any other `model` is the generator."""
+        """Return the loss of images that `net` judges; any other `model` is the generator."""
         if model != "discriminator":
             return mean_of((MINUS, net(fakeB)))
         fake, real = net(fakeB.detach()), net(realB)
@@ -62,11 +62,11 @@ class _Wasserstein(nn.Module):
 
 
 class _Relativistic(nn.Module):
-    """(term on r - m_f + term on f - m_r) / 2 with means m from pools; the generator's: the terms swapped.
+    """(term on r - m_f + term on f - m_r) / 2 with means m from pools; for the generator, the terms are swapped.
 
     Args:
         real: the discriminator's term on real.
-        fake: that on fake.
+        fake: its term on fake.
     """
 
     def __init__(self, real: Term, fake: Term) -> None:
@@ -77,7 +77,7 @@ class _Relativistic(nn.Module):
         self.fake_pool = _Pool()
 
     def forward(self, net: Any, fakeB: Tensor, realB: Tensor, model: str = "discriminator") -> Tensor:
-        """The loss of images that `net` judges; any other `model` is the generator.
+        """Return the loss of images that `net` judges; any other `model` is the generator.
 
         Raises:
             RuntimeError: a call for the generator before any for the discriminator.
@@ -96,23 +96,24 @@ class _Relativistic(nn.Module):
 class AdvLoss:
     """`AdvLoss(loss_type)` is a module that is called as (net, fakeB, realB, model="discriminator").
 
-    Any other `model` is the generator. It runs `net` on fakeB and then on realB, r and f being what it returns:
+    Any other `model` is the generator. The module runs `net` on fakeB and then on realB; f and r are its outputs:
 
     - "gan": (softplus(f) + softplus(-r)) / 2; the generator's softplus(-f).
-    - "lsgan": the same with |x - label| for the cross-entropy. These are no squares; most likely not what you want.
-    - "wgan-gp": f - r + 10 times `gradient_penalty_loss` (a norm for each pixel) on detached images; -f.
+    - "lsgan": the same with |x - label| in the place of the cross-entropy. Despite the name there are no squares,
+      which is most likely not what you want.
+    - "wgan-gp": f - r + 10 times `gradient_penalty_loss` (one norm per pixel) on detached images; -f.
     - "ragan": (softplus(-(r - m_f)) + softplus(f - m_r)) / 2; the generator's has the roles swapped.
     - "ragan-ls": ((r - m_f - 1)^2 + (f - m_r + 1)^2) / 2; the signs of the ones swapped.
 
-    All are means. m_r and m_f are means over the outputs for the last 50 samples that the discriminator was called
-    with, the present ones included; they carry no gradient.
+    All are means. m_r and m_f are means over the outputs for the last 50 samples of the discriminator's calls,
+    including the present ones. They carry no gradient.
 
     Raises:
         ValueError: another loss_type.
     """
 
     def __new__(cls, loss_type: str) -> Any:
-        """The module."""
+        """Return the module."""
         if loss_type in ("gan", "lsgan"):
             return _Separate(bce if loss_type == "gan" else distance)
         if loss_type == "wgan-gp":

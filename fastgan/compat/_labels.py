@@ -21,35 +21,35 @@ ON_TARGETS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def vanilla(label: float, real: bool, disc: bool) -> Term:
-    """Cross-entropy with the label."""
+    """Return the cross-entropy with the label."""
     return bce(label)
 
 
 def lsgan(label: float, real: bool, disc: bool) -> Term:
-    """Squares, without a factor 1/2."""
+    """Return the square of the distance from the label, without a factor 1/2."""
     return square(label)
 
 
 def l1(label: float, real: bool, disc: bool) -> Term:
-    """The distance from the label."""
+    """Return the distance from the label."""
     return distance(label)
 
 
 def wgan(label: float, real: bool, disc: bool) -> Term:
-    """-x for real, x for fake."""
+    """Return -x for real, x for fake."""
     return MINUS if real else PLUS
 
 
 def wgan_softplus(label: float, real: bool, disc: bool) -> Term:
-    """Softplus of those."""
+    """Return softplus(-x) for real, softplus(x) for fake."""
     return softplus(-1 if real else 1)
 
 
 def hinge_loss(label: float, real: bool, disc: bool) -> Term:
-    """Hinge; the generator's is about fake logits whatever the flag says."""
+    """Return the hinge; the generator's is about fake logits, regardless of the flag."""
     return hinge(-1 if real else 1) if disc else MINUS
 
 
 def replaced(method: Callable[..., object], own: Callable[..., object]) -> bool:
-    """Whether a trainer's subclass or instance has put another method in the place of an adapter's `own`."""
+    """Return whether a trainer's subclass or instance has replaced an adapter's method `own` by another."""
     return getattr(method, "__func__", None) is not getattr(own, "__func__", None)

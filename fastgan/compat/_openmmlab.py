@@ -1,4 +1,4 @@
-"""What OpenMMLab's trainers share: modules that read a dict of outputs, and penalties."""
+"""Common parts of OpenMMLab's trainers: modules that read a dict of outputs, and penalties."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Linked(nn.Module):
     Args:
         loss_weight: the factor.
         data_info: name of an argument -> key in the dict; None: the call's arguments are the loss's.
-        loss_name: what `loss_name()` returns.
-        interval: the loss is looked at in every so many iterations.
+        loss_name: the name that `loss_name()` returns.
+        interval: the loss is computed once per so many iterations.
     """
 
     def __init__(
@@ -35,11 +35,11 @@ class Linked(nn.Module):
         self._loss_name = loss_name
 
     def loss_name(self) -> str:
-        """The name under which the trainer adds the loss up."""
+        """Return the name under which the trainer adds the loss up."""
         return self._loss_name
 
     def linked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
-        """The loss's keyword arguments; None in an iteration that is left out. `data_info` is set."""
+        """Return the loss's keyword arguments, or None in a skipped iteration; `data_info` must be set."""
         assert self.data_info is not None
         if len(args) == 1:
             outputs = args[0]
@@ -56,7 +56,7 @@ class Linked(nn.Module):
         return {**kwargs, **{name: outputs[key] for name, key in self.data_info.items()}}
 
     def check_interval(self) -> None:
-        """Raises where the iteration cannot be known."""
+        """Raise if the iteration cannot be known."""
         if self.interval > 1 and self.data_info is None:
             raise AssertionError(f"interval: expected 1 without data_info, got {self.interval}")
 
@@ -80,19 +80,19 @@ class _ApexScaler:
 
 
 def _scaler(loss_scaler: Any, use_apex_amp: bool, k: int) -> Any:
-    """The given GradScaler, or Apex's number k if it is to be used, or None."""
+    """Return the given GradScaler, or Apex's number k if it is to be used, or None."""
     return _ApexScaler(k) if loss_scaler is None and use_apex_amp else loss_scaler
 
 
 def _over(norm_mode: str) -> str:
-    """What a norm covers, in fastgan's words."""
+    """Return fastgan's name for the elements that a norm covers."""
     if norm_mode not in _OVER:
         raise NotImplementedError(f"norm_mode: {norm_mode!r} not implemented (known: 'pixel', 'HWC')")
     return _OVER[norm_mode]
 
 
 def _masked(grads: Tensor, kind: str, over: str, mask: Tensor | None) -> Tensor:
-    """A penalty on the norms of gradient times mask, over the mask's mean, in the dtype of that product."""
+    """Return a penalty on the norms of gradient times mask, divided by the mask's mean, in that product's dtype."""
     dtype = grads.dtype
     if mask is not None and mask.is_floating_point():
         dtype = torch.promote_types(dtype, mask.dtype)
@@ -106,16 +106,16 @@ def gradient_penalty_loss(
     mask: Tensor | None = None,
     norm_mode: str = "pixel",
 ) -> Tensor:
-    """mean (n - 1)^2 at points between real and fake images (N, C, H, W), without a factor in front.
+    """Return mean (n - 1)^2 at points between real and fake images (N, C, H, W), without a factor in front.
 
-    n is the norm over the channels, one for each pixel, which is most likely not what you want: "HWC" is one for
-    each sample, as in WGAN-GP. Draws torch.rand(N, 1, 1, 1) on the CPU; the images get no gradient.
+    n is the norm over the channels, one per pixel, which is most likely not what you want. "HWC" takes one norm per
+    sample, as in WGAN-GP. Draws torch.rand(N, 1, 1, 1) on the CPU; the images get no gradient.
 
     Args:
         discriminator: called with the points.
         real_data: real images.
         fake_data: fake images of the same shape.
-        mask: a factor on the gradient, that broadcasts to it; the result is divided by the mask's mean.
+        mask: a factor on the gradient that broadcasts to it; the result is divided by the mask's mean.
         norm_mode: "pixel" or "HWC".
 
     Raises:
@@ -137,17 +137,17 @@ def r1_gradient_penalty_loss(
     loss_scaler: Any = None,
     use_apex_amp: bool = False,
 ) -> Tensor:
-    """mean n^2 at real images (N, C, H, W), without a factor in front.
+    """Return mean n^2 at real images (N, C, H, W), without a factor in front.
 
-    n is the norm over the channels, one for each pixel, so that the mean is over pixels too; "HWC" is one for each
+    n is the norm over the channels, one per pixel, so that the mean is over pixels too. "HWC" takes one norm per
     sample, as in R1. The images are left as they are, and get a gradient if they have a graph.
 
     Args:
         discriminator: called with the images.
         real_data: real images.
-        mask: a factor on the gradient, that broadcasts to it; the result is divided by the mask's mean.
+        mask: a factor on the gradient that broadcasts to it; the result is divided by the mask's mean.
         norm_mode: "pixel" or "HWC".
-        loss_scaler: a GradScaler: scales the outputs, and the gradient back.
+        loss_scaler: a GradScaler, which scales the outputs and then the gradient back.
         use_apex_amp: the same with Apex's first scaler.
 
     Raises:
@@ -165,7 +165,7 @@ def r1_gradient_penalty_loss(
 
 
 def _over_ranks(average: Tensor) -> Tensor:
-    """The mean over all ranks; as in the peer, the gradient is that of this rank's share."""
+    """Return the mean over all ranks; as in the trainers, the gradient is that of this rank's share."""
     dist = torch.distributed
     if not (dist.is_available() and dist.is_initialized()):
         return average
@@ -186,21 +186,21 @@ def gen_path_regularizer(
     loss_scaler: Any = None,
     use_apex_amp: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """StyleGAN2's path length regulariser, weight * mean (l - m)^2 with m = m0 + decay (mean l - m0).
+    """Return StyleGAN2's path length regularizer, weight * mean (l - m)^2 with m = m0 + decay (mean l - m0).
 
     At a latent whose gradient is 0 its derivative is 0, where mmagic's is not a number.
 
     Args:
-        generator: called as (None, num_batches=..., return_latents=True); returns a dict with "fake_img"
-            (N, C, H, W) and "latent" (N, L, d).
-        num_batches: how many samples.
+        generator: called as (None, num_batches=..., return_latents=True); returns a dict with "fake_img" (N, C, H,
+            W) and "latent" (N, L, d).
+        num_batches: the number of samples.
         mean_path_length: m0, 0-dim.
         pl_batch_shrink: divides the number of samples.
         decay: how fast m moves; it is part of the graph.
         weight: the factor.
-        pl_batch_size: how many samples, whatever the two say.
+        pl_batch_size: the number of samples; it overrides num_batches and pl_batch_shrink.
         sync_mean_buffer: m is the mean over all ranks.
-        loss_scaler: a GradScaler: scales the images, and the gradient back.
+        loss_scaler: a GradScaler, which scales the images and then the gradient back.
         use_apex_amp: the same with Apex's second scaler.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Puts an adapter's names in the place of an imported trainer's, and takes them out again."""
+"""Replacing an imported trainer's own losses by an adapter's, and taking them out again."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ _undo: dict[str, list[tuple[Any, str, Any, Any]]] = {}
 
 
 def _replace(trainer: str, holder: Any, name: str, new: Any) -> None:
-    """Sets holder.name, or holder[name] of a dict, and remembers what was there."""
+    """Set holder.name, or holder[name] of a dict, and remember the previous value."""
     if isinstance(holder, dict):
         _undo[trainer].append((holder, name, holder[name], new))
         holder[name] = new
@@ -88,7 +88,7 @@ def _replace(trainer: str, holder: Any, name: str, new: Any) -> None:
 
 
 def _holders(old: Any) -> Iterator[tuple[str, ModuleType, str]]:
-    """Every loaded module that holds an object, and by what name: `from m import f` binds it anew."""
+    """Yield every loaded module that holds an object, and its name there: `from m import f` binds it again."""
     for loaded, module in list(sys.modules.items()):
         if not isinstance(module, ModuleType) or loaded.startswith("fastgan."):
             continue
@@ -98,7 +98,7 @@ def _holders(old: Any) -> Iterator[tuple[str, ModuleType, str]]:
 
 
 def _registered(trainer: str, old: Any) -> Iterator[tuple[dict[str, Any], str]]:
-    """The tables of the trainer's registries that hold the object to replace, and its keys there."""
+    """Yield the tables of the trainer's registries that hold the object to replace, and its keys there."""
     for where, attribute in ORIGINS[trainer].registries:
         registry = getattr(sys.modules.get(where), attribute, None)
         for table in ("_obj_map", "_module_dict"):  # BasicSR's, OpenMMLab's
@@ -108,7 +108,7 @@ def _registered(trainer: str, old: Any) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def _parameters(thing: Any) -> list[str] | None:
-    """The names of what a function or class takes by position; None where that is not known."""
+    """Return the names of a function's or class's positional parameters; None where they are not known."""
     try:
         found = inspect.signature(thing).parameters.values()
     except (TypeError, ValueError):
@@ -117,7 +117,7 @@ def _parameters(thing: Any) -> list[str] | None:
 
 
 def _check_fit(where: str, old: Any, new: Any) -> None:
-    """Raises unless the adapter takes what the trainer's own takes."""
+    """Raise unless the adapter takes what the trainer's own takes."""
     theirs, ours = _parameters(old), _parameters(new)
     if theirs is not None and ours is not None and theirs != ours[: len(theirs)]:
         raise RuntimeError(
@@ -127,7 +127,7 @@ def _check_fit(where: str, old: Any, new: Any) -> None:
 
 
 def _warn_of_subclasses(where: str, old: Any, replaced: list[str]) -> None:
-    """Warns of classes that derive from one that is replaced, and are not replaced themselves."""
+    """Warn of classes that derive from a replaced one and are not replaced themselves."""
     left = [c for c in getattr(old, "__subclasses__", list)() if not c.__module__.startswith("fastgan.")]
     names = [c.__qualname__ for c in left if c.__name__ not in replaced]
     if names:
@@ -139,10 +139,10 @@ def _warn_of_subclasses(where: str, old: Any, replaced: list[str]) -> None:
 
 
 def patch(trainer: str, *modules: str) -> list[str]:
-    """Replaces an imported trainer's own losses by `fastgan.compat.<trainer>`'s, wherever they are bound.
+    """Replace an imported trainer's own losses by `fastgan.compat.<trainer>`'s, wherever they are bound.
 
-    That is in every loaded module that holds one (`from losses import f` binds it a second time) and in the
-    trainer's registry. Call it after the trainer's modules are imported and before losses are built: an object
+    They are replaced in every loaded module that holds one (`from losses import f` binds it a second time) and in
+    the trainer's registry. Call it after the trainer's modules are imported and before losses are built. An object
     that was made before keeps its class, and so does a function that was stored in an object.
 
     Args:
@@ -150,15 +150,13 @@ def patch(trainer: str, *modules: str) -> list[str]:
         *modules: names of the loaded modules that define the losses, where they are not the usual ones.
 
     Returns:
-        What was replaced, as "module.name".
+        The replaced names, as "module.name".
 
     Raises:
-        ValueError: an unknown trainer; one whose losses are inline or read globals of their script, so that no
-        name can
-            be replaced.
-        RuntimeError: it is patched already; or none of its modules is loaded, or they hold none of the names,
-        or something
-            else by one of them. Nothing is replaced then.
+        ValueError: an unknown trainer; or one without names to replace, since its losses are inline or read globals
+            of their script.
+        RuntimeError: it is patched already; none of its modules is loaded; they hold none of the names, or
+            something else by one of them. Nothing is replaced then.
 
     Warns:
         UserWarning: of classes that derive from a replaced one.
@@ -216,7 +214,7 @@ def _replace_all(trainer: str, origin: Origin, adapter: ModuleType, loaded: list
 
 
 def unpatch(trainer: str) -> None:
-    """Puts back what `patch(trainer)` replaced, but for names that were bound to something else since.
+    """Put back what `patch(trainer)` replaced, except for names that were bound to something else since.
 
     Raises:
         RuntimeError: it is not patched.

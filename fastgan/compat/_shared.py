@@ -1,4 +1,4 @@
-"""What the adapters share: terms by their usual names, their means in the peer's dtype, gradients by an input."""
+"""Common parts of the adapters: terms by their usual names, means in the trainer's dtype, gradients by an input."""
 
 from __future__ import annotations
 
@@ -46,42 +46,42 @@ PLUS, MINUS = Term("identity"), Term("identity", scale=-1.0)  # x, -x
 
 
 def bce(target: float, weight: float = 1.0) -> Term:
-    """Cross-entropy on a logit with any number as its label: softplus(x) - target x."""
+    """Return the cross-entropy on a logit with any number as its label: softplus(x) - target x."""
     return cross_entropy(float(target), weight)
 
 
 def softplus(sign: int, weight: float = 1.0) -> Term:
-    """The softplus of sign x."""
+    """Return the softplus of sign x."""
     return Term("softplus", scale=float(sign), weight=weight)
 
 
 def square(label: float, weight: float = 1.0) -> Term:
-    """(x - label)^2."""
+    """Return the term (x - label)^2."""
     return Term("square", shift=-float(label), weight=weight)
 
 
 def distance(label: float, weight: float = 1.0) -> Term:
-    """|x - label|."""
+    """Return the term |x - label|."""
     return Term("abs", shift=-float(label), weight=weight)
 
 
 def hinge(sign: int, weight: float = 1.0) -> Term:
-    """[1 + sign x]+, written with relu: derivative 0 at the kink."""
+    """Return the term [1 + sign x]+, written with relu: its derivative at the kink is 0."""
     return Term("relu", scale=float(sign), shift=1.0, weight=weight)
 
 
 def min_hinge(sign: int, weight: float = 1.0) -> Term:
-    """-min(-sign x - 1, 0), the same but for the derivative at the kink, of which a minimum gives away half."""
+    """Return the term -min(-sign x - 1, 0): `hinge`, but at the kink the derivative is half of the slope."""
     return Term("relu_half", scale=float(sign), shift=1.0, weight=weight)
 
 
 def mean_of(
     *entries: tuple[Term, Any], reduction: str = "mean", dtype: torch.dtype | None = None, centred: bool = False
 ) -> Tensor:
-    """The sum of the terms' means (sums) over their tensors, or pairs, in one call.
+    """Return the sum of the terms' means (sums) over their tensors, or pairs, in one call.
 
-    In `dtype`, or else in that of the tensors, as the peers that never leave it; for "none" the elements of the
-    only entry.
+    It is in `dtype`, or else in that of the tensors, as in trainers that never leave it. For "none" it is the
+    elements of the only entry.
     """
     terms, tensors = zip(*entries, strict=True)
     result = reduce_terms(terms, tensors, reduction=reduction, centred=centred)
@@ -92,12 +92,12 @@ def mean_of(
 
 
 def elements(term: Term, x: Any, dtype: torch.dtype | None = None) -> Tensor:
-    """A term's unreduced values."""
+    """Return a term's unreduced values."""
     return mean_of((term, x), reduction="none", dtype=dtype)
 
 
 def result_dtype(tensors: Sequence[Any]) -> torch.dtype:
-    """That of all tensors, or what they promote to; under autocast float32, as of most of PyTorch's losses."""
+    """Return the dtype that all tensors promote to; under autocast float32, as for most of PyTorch's losses."""
     dtypes = {(x[0] if isinstance(x, tuple) else x).dtype for x in tensors}
     if dtypes == _FLOAT32:
         return torch.float32
@@ -108,7 +108,7 @@ def result_dtype(tensors: Sequence[Any]) -> torch.dtype:
 
 
 def mean_and_each(*entries: tuple[Term, Any]) -> tuple[Tensor, list[Tensor]]:
-    """`mean_of`, and each entry's own mean, every one with a graph of its own and all from one call."""
+    """Return `mean_of`, and each entry's own mean, all from one call and each with a graph of its own."""
     terms, tensors = [t for t, _ in entries], [x for _, x in entries]
     total, values = reduce_terms(terms, tensors, return_values=True, with_graph=True)
     dtype = result_dtype(tensors)
@@ -116,7 +116,7 @@ def mean_and_each(*entries: tuple[Term, Any]) -> tuple[Tensor, list[Tensor]]:
 
 
 def mean_with_values(*entries: tuple[Term, Any]) -> tuple[Tensor, Tensor]:
-    """`mean_of`, and a detached vector of each entry's own mean."""
+    """Return `mean_of`, and a detached vector of each entry's own mean."""
     terms, tensors = [t for t, _ in entries], [x for _, x in entries]
     total, values = reduce_terms(terms, tensors, return_values=True)
     dtype = result_dtype(tensors)
@@ -130,7 +130,7 @@ def feature_distance(
     detach_real: bool = False,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """The weighted sum of mean |fake - real| over pairs of maps, in `dtype`, or else in that of all."""
+    """Return the weighted sum of mean |fake - real| over pairs of maps, in `dtype`, or else in that of all maps."""
     pairs = [alike(r, f) for r, f in zip(real, fake, strict=True)]
     reals, fakes = [r for r, _ in pairs], [f for _, f in pairs]
     loss = feature_matching_loss(reals, fakes, weights=weights, detach_real=detach_real)
@@ -144,7 +144,9 @@ def feature_distance(
 def gradient_by_input(
     outputs: Any, inputs: Tensor, weights: Sequence[Any] | None = None, name: str = "images"
 ) -> Tensor:
-    """The gradient of the sum of the outputs (a tensor, or a sequence or dict of them) by an input, with a graph.
+    """Return the gradient of the sum of the outputs with respect to an input, with a graph.
+
+    The outputs are a tensor, or a sequence or dict of tensors.
 
     Raises:
         ValueError: the input does not require grad, or the outputs do not depend on it.
@@ -176,9 +178,9 @@ def quiet_input(
     discriminator: Callable[..., Any], points: Tensor, *args: Any, pick: Callable[[Any], Any] | None = None,
     **kwargs: Any,
 ) -> Tensor:  # fmt: skip
-    """The gradient of a discriminator at `points` (a leaf is made of what has no graph), with a graph.
+    """Return the gradient of a discriminator with respect to its input, evaluated at `points`, with a graph.
 
-    `pick` takes what counts from the discriminator's result.
+    Points without a graph are made a leaf. `pick` selects the part of the discriminator's result that counts.
     """
 
     def run(x: Tensor, *a: Any, **k: Any) -> Any:
@@ -192,12 +194,12 @@ def quiet_input(
 
 
 def squared_norms(grads: Tensor, over: str = "sample", reduction: str = "mean", **options: Any) -> Tensor:
-    """Squared norms, without a root, in the gradient's dtype."""
+    """Return squared norms, without a root, in the gradient's dtype."""
     return norm_penalty(grads, "power", over=over, reduction=reduction, **options).to(grads.dtype)
 
 
 def alike(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in the dtype that they promote to: under autocast data are float32 and what a network made is not."""
+    """Return both in the dtype that they promote to: under autocast, data and a network's outputs differ."""
     if a.dtype is b.dtype:
         return a, b
     dtype = torch.promote_types(a.dtype, b.dtype)
@@ -205,16 +207,16 @@ def alike(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def between(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
-    """Points eps * real + (1 - eps) * fake, in the dtype that the two promote to."""
+    """Return eps * real + (1 - eps) * fake, in the dtype that the two promote to."""
     return interpolate(*alike(real, fake), eps)
 
 
 def path_lengths(images: Tensor, latents: Tensor) -> Tensor:
-    """StyleGAN2's path lengths (arXiv:1912.04958, eq. 4): (N,), in float32 or wider, with a graph.
+    """Return StyleGAN2's path lengths (arXiv:1912.04958, eq. 4): (N,), in float32 or wider, with a graph.
 
-    Noise is drawn like the images, over the root of their pixels; latents are (N, L, d). The length is the root
-    of the mean over L of the squared norms over d; at a latent without a gradient it is 0 and so is its
-    derivative.
+    Noise is drawn like the images, and divided by the root of their number of pixels; latents are (N, L, d). The
+    length is the root of the mean over L of the squared norms over d. At a latent without a gradient it is 0, and
+    so is its derivative.
     """
     noise = torch.randn_like(images) / (images.shape[2] * images.shape[3]) ** 0.5
     with torch.enable_grad():

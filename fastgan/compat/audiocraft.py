@@ -4,7 +4,7 @@
     from fastgan.compat.audiocraft import AdversarialLoss, FeatureMatchingLoss       # after
 
 With this module's criteria, all of an adversary's logits go through one call, and all feature maps through another.
-Fake comes first. At the kink of "hinge" the derivative is 1/2 of the slope, as that of the peer's minimum.
+Fake comes first. At the kink of "hinge" the derivative is 1/2 of the slope, as that of AudioCraft's minimum.
 """
 
 from __future__ import annotations
@@ -36,37 +36,40 @@ def _wide(x: Tensor) -> torch.dtype:
 
 
 def mse_real_loss(x: Tensor) -> Tensor:
-    """mean (x - 1)^2: float32 for 16-bit logits, as of all criteria but `hinge_loss`."""
+    """Return mean (x - 1)^2: float32 for 16-bit logits, as for all criteria but `hinge_loss`."""
     return mean_of((square(1.0), x), dtype=_wide(x))
 
 
 def mse_fake_loss(x: Tensor) -> Tensor:
-    """mean x^2."""
+    """Return mean x^2."""
     return mean_of((square(0.0), x), dtype=_wide(x))
 
 
 def mse_loss(x: Tensor) -> Tensor:
-    """mean (x - 1)^2; of an empty tensor a zero of shape (1,) without a graph, as of all generator losses."""
+    """Return mean (x - 1)^2.
+
+    For an empty tensor, all generator losses return a zero of shape (1,) without a graph.
+    """
     return mse_real_loss(x) if x.numel() else torch.zeros(1, device=x.device)
 
 
 def hinge_real_loss(x: Tensor) -> Tensor:
-    """-mean min(x - 1, 0)."""
+    """Return -mean min(x - 1, 0)."""
     return mean_of((min_hinge(-1), x), dtype=_wide(x))
 
 
 def hinge_fake_loss(x: Tensor) -> Tensor:
-    """-mean min(-x - 1, 0)."""
+    """Return -mean min(-x - 1, 0)."""
     return mean_of((min_hinge(1), x), dtype=_wide(x))
 
 
 def hinge_loss(x: Tensor) -> Tensor:
-    """-mean x, of the logits' dtype."""
+    """Return -mean x, in the logits' dtype."""
     return mean_of((MINUS, x)) if x.numel() else torch.zeros(1, device=x.device)
 
 
 def hinge2_loss(x: Tensor) -> Tensor:
-    """-mean min(x - 1, 0)."""
+    """Return -mean min(x - 1, 0)."""
     return hinge_real_loss(x) if x.numel() else torch.zeros(1)
 
 
@@ -76,19 +79,19 @@ def _known(loss_type: str) -> None:
 
 
 def get_adv_criterion(loss_type: str) -> Callable[[Tensor], Tensor]:
-    """The generator's loss of that type; an unknown one raises AssertionError."""
+    """Return the generator's loss of that type; an unknown one raises AssertionError."""
     _known(loss_type)
     return {"mse": mse_loss, "hinge": hinge_loss, "hinge2": hinge2_loss}[loss_type]
 
 
 def get_fake_criterion(loss_type: str) -> Callable[[Tensor], Tensor]:
-    """The discriminator's loss on fake logits."""
+    """Return the discriminator's loss on fake logits."""
     _known(loss_type)
     return mse_fake_loss if loss_type == "mse" else hinge_fake_loss
 
 
 def get_real_criterion(loss_type: str) -> Callable[[Tensor], Tensor]:
-    """The discriminator's loss on real logits."""
+    """Return the discriminator's loss on real logits."""
     _known(loss_type)
     return mse_real_loss if loss_type == "mse" else hinge_real_loss
 
@@ -106,7 +109,7 @@ _TERMS: dict[Any, Term] = {
 
 
 def _sum_of(entries: Sequence[tuple[Any, Tensor]], divisor: float) -> Tensor:
-    """The sum of criterion(x), over `divisor`, as a float32 scalar; an empty tensor counts 0."""
+    """Return the sum of criterion(x) over `divisor`, as a float32 scalar; an empty tensor counts as 0."""
     filled = [(criterion, x) for criterion, x in entries if x.numel()]
     if filled and all(criterion in _TERMS for criterion, _ in filled):
         terms = [(_TERMS[c].weighted(1.0 / divisor), x) for c, x in filled]
@@ -137,7 +140,7 @@ class FeatureMatchingLoss(nn.Module):
         self.normalize = normalize
 
     def forward(self, fmap_fake: list[Tensor], fmap_real: list[Tensor]) -> Tensor:
-        """The loss of two lists of maps."""
+        """Return the loss of two lists of maps."""
         self.check(fmap_fake, fmap_real)
         divisor = len(fmap_fake) if self.normalize else 1
         if _is_mean_l1(self.loss):
@@ -149,7 +152,7 @@ class FeatureMatchingLoss(nn.Module):
 
     @staticmethod
     def check(fmap_fake: list[Tensor], fmap_real: list[Tensor]) -> None:
-        """Raises AssertionError unless the lists fit each other."""
+        """Raise AssertionError unless the lists match."""
         if not 0 < len(fmap_fake) == len(fmap_real):
             raise AssertionError(
                 f"feature maps: expected as many, at least 1, got {len(fmap_fake)}, {len(fmap_real)}"
@@ -167,7 +170,7 @@ class AdversarialLoss(nn.Module):
     Args:
         adversary: returns (list of logits, list of lists of feature maps); its weights are broadcast from rank 0
             where there is a process group.
-        optimizer: of the adversary; its state is in this module's state_dict.
+        optimizer: the adversary's; its state is in this module's state_dict.
         loss, loss_real, loss_fake: of one member's logits.
         loss_feat: of two lists of maps, or None.
         normalize: divide by the number of members.
@@ -204,7 +207,7 @@ class AdversarialLoss(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def get_adversary_pred(self, x: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
-        """The adversary's logits and feature maps; another form raises AssertionError."""
+        """Return the adversary's logits and feature maps; another form raises AssertionError."""
         logits, fmaps = self.adversary(x)
         lists = isinstance(logits, list) and all(isinstance(t, Tensor) for t in logits) and isinstance(fmaps, list)
         if not (lists and all(isinstance(f, list) and all(isinstance(t, Tensor) for t in f) for f in fmaps)):
@@ -212,7 +215,11 @@ class AdversarialLoss(nn.Module):
         return logits, fmaps
 
     def train_adv(self, fake: Tensor, real: Tensor) -> Tensor:
-        """A step of the adversary on fake and real, both detached; the loss, whose graph has been used."""
+        """Run a step of the adversary on fake and real, both detached.
+
+        Returns:
+            The loss, whose graph has been used.
+        """
         fake_logits, _ = self.get_adversary_pred(fake.detach())
         real_logits, _ = self.get_adversary_pred(real.detach())
         members = list(zip(fake_logits, real_logits, strict=False))
@@ -225,7 +232,7 @@ class AdversarialLoss(nn.Module):
         return loss
 
     def forward(self, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-        """The generator's (adversarial, feature matching) losses; the second is 0 without `loss_feat`.
+        """Return the generator's (adversarial, feature matching) losses; the second is 0 without `loss_feat`.
 
         The adversary's parameters get no gradient.
         """
@@ -262,7 +269,7 @@ def _ranks() -> int:
 
 @torch.no_grad()
 def _average(module: nn.Module) -> None:
-    """Averages gradients and floating-point buffers (statistics, spectral norms) over ranks."""
+    """Average gradients and floating-point buffers (statistics, spectral norms) over ranks."""
     ranks = _ranks()
     if ranks == 1:
         return
@@ -279,7 +286,7 @@ def _average(module: nn.Module) -> None:
 
 @contextmanager
 def _frozen(module: nn.Module) -> Iterator[None]:
-    """The module's parameters without requires_grad, meanwhile."""
+    """Switch requires_grad off for the module's parameters in a `with` block."""
     state = [(p, p.requires_grad) for p in module.parameters()]
     try:
         for p, _ in state:

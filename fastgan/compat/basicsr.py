@@ -3,9 +3,9 @@
     from basicsr.losses.gan_loss import GANLoss, r1_penalty             # before
     from fastgan.compat.basicsr import GANLoss, r1_penalty              # after
 
-Trainers that build losses from LOSS_REGISTRY by name: `fastgan.compat.patch("basicsr")`. The lists of
-`MultiScaleGANLoss` go through one call. ESRGAN's relativistic average, which is inline in its trainer, is
-`fastgan.discriminator_loss(..., relativistic="average")` (halved, and without the detached means).
+For trainers that build losses from LOSS_REGISTRY by name, call `fastgan.compat.patch("basicsr")`. The lists of
+`MultiScaleGANLoss` go through one call. ESRGAN's relativistic average is inline in its trainer; in fastgan it is
+`fastgan.discriminator_loss(..., relativistic="average")`, halved and without the detached means.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class GANLoss(nn.Module):
         self.fake_label_val = fake_label_val
 
     def get_target_label(self, input: Tensor, target_is_real: bool) -> Any:
-        """The label in the input's shape; for the two wgan types the flag itself."""
+        """Return the label in the input's shape; for the two wgan types, the flag itself."""
         if self.gan_type in ("wgan", "wgan_softplus"):
             return target_is_real
         return input.new_full(input.shape, self.real_label_val if target_is_real else self.fake_label_val)
@@ -68,7 +68,7 @@ class GANLoss(nn.Module):
     _own_labels = get_target_label
 
     def _mean(self, members: Sequence[Tensor], real: bool, disc: bool) -> Tensor:
-        """The mean over members of their losses, in one call."""
+        """Return the mean over members of their losses, in one call."""
         label = self.real_label_val if real else self.fake_label_val
         factor: Any = 1.0 if disc else self.loss_weight
         apart = isinstance(factor, Tensor)  # it may want a gradient, and reading it would wait
@@ -83,15 +83,15 @@ class GANLoss(nn.Module):
         return total * factor if apart else total
 
     def forward(self, input: Tensor, target_is_real: bool, is_disc: bool = False) -> Tensor:
-        """A scalar of the logits' dtype."""
+        """Return a scalar of the logits' dtype."""
         return self._mean([input], target_is_real, is_disc)
 
 
 class MultiScaleGANLoss(GANLoss):
-    """`GANLoss` as the mean over a list (or tuple) of logits; of a member that is a list its last entry counts."""
+    """`GANLoss` as the mean over a list (or tuple) of logits; for a member that is a list its last entry counts."""
 
     def forward(self, input: Any, target_is_real: bool, is_disc: bool = False) -> Tensor:
-        """A scalar; an empty list raises ZeroDivisionError, as the peer's."""
+        """Return a scalar; an empty list raises ZeroDivisionError, as in BasicSR."""
         if isinstance(input, Tensor):
             return super().forward(input, target_is_real, is_disc)
         members = [x[-1] if isinstance(x, (list, tuple)) else x for x in input]
@@ -99,18 +99,18 @@ class MultiScaleGANLoss(GANLoss):
 
 
 def r1_penalty(real_pred: Any, real_img: Tensor) -> Tensor:
-    """The mean over samples of ||g||^2, without 1/2 and weight. `real_img` must require grad."""
+    """Return the mean over samples of ||g||^2, without 1/2 and weight; `real_img` must require grad."""
     return squared_norms(gradient_by_input(real_pred, real_img, name="real_img"))
 
 
 def g_path_regularize(
     fake_img: Tensor, latents: Tensor, mean_path_length: Any, decay: float = 0.01
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """StyleGAN2's path length regularisation: (penalty, mean of the lengths, new moving average).
+    """Return StyleGAN2's path length penalty, the mean of the lengths, and the new moving average.
 
-    The last two are detached; in the penalty the average has its graph. `latents` are (N, L, d), `fake_img` is
-    (N, C, H, W); draws torch.randn_like(fake_img). Where a path has length 0 its derivative is 0 (the peer's is
-    not finite).
+    The last two are detached; in the penalty the average has its graph. `latents` are (N, L, d), `fake_img` is (N,
+    C, H, W); draws torch.randn_like(fake_img). Where a path has length 0 its derivative is 0; BasicSR's is not
+    finite.
     """
     lengths = path_lengths(fake_img, latents)
     mean = mean_path_length + decay * (lengths.mean() - mean_path_length)
@@ -120,10 +120,10 @@ def g_path_regularize(
 def gradient_penalty_loss(
     discriminator: Callable[[Tensor], Any], real_data: Tensor, fake_data: Tensor, weight: Tensor | None = None
 ) -> Tensor:
-    """mean (n - 1)^2 at points between, with n the norm over channels: one for each pixel, not one a sample.
+    """Return mean (n - 1)^2 at points between, with n the norm over channels: one per pixel, not one per sample.
 
     Data are (N, C, H, W) and get no gradient; draws torch.rand(N, 1, 1, 1) on the CPU. With `weight`, which
-    broadcasts to the data, g is multiplied by it and the result divided by its mean. No lambda.
+    broadcasts to the data, the gradient is multiplied by it and the result divided by its mean. There is no lambda.
     """
     alpha = torch.rand(len(real_data), 1, 1, 1).to(real_data)
     points = between(real_data.detach(), fake_data.detach(), alpha)

@@ -18,22 +18,22 @@ __all__ = [
 
 
 def loss_dcgan_dis(dis_fake: Tensor, dis_real: Tensor) -> tuple[Tensor, Tensor]:
-    """(mean softplus(-real), mean softplus(fake)): scalars with a graph each, of the logits' dtype."""
+    """Return (mean softplus(-real), mean softplus(fake)): scalars of the logits' dtype, each with a graph."""
     return mean_of((softplus(-1), dis_real)), mean_of((softplus(1), dis_fake))
 
 
 def loss_dcgan_gen(dis_fake: Tensor) -> Tensor:
-    """mean softplus(-fake)."""
+    """Return mean softplus(-fake)."""
     return mean_of((softplus(-1), dis_fake))
 
 
 def loss_hinge_dis(dis_fake: Tensor, dis_real: Tensor) -> tuple[Tensor, Tensor]:
-    """(mean [1 - real]+, mean [1 + fake]+)."""
+    """Return (mean [1 - real]+, mean [1 + fake]+)."""
     return mean_of((hinge(-1), dis_real)), mean_of((hinge(1), dis_fake))
 
 
 def loss_hinge_gen(dis_fake: Tensor) -> Tensor:
-    """-mean fake."""
+    """Return -mean fake."""
     return mean_of((MINUS, dis_fake))
 
 

@@ -3,10 +3,10 @@
     from models.networks import GANLoss, cal_gradient_penalty             # before
     from fastgan.compat.cyclegan import GANLoss, cal_gradient_penalty     # after
 
-or `fastgan.compat.patch("cyclegan")` once `models.networks` is imported. Binary cross-entropy is exact at both
-ends, and float64 logits give a float64 loss. On a device the label buffers are read once, which waits, and
-again where they were changed (not through `.data`). A subclass with a get_target_tensor of its own, and graphs
-that torch.compile traces, take the plain formula.
+Or call `fastgan.compat.patch("cyclegan")` once `models.networks` is imported. Binary cross-entropy is exact at both
+ends, and float64 logits give a float64 loss. On a device the label buffers are read once, which waits, and again
+where they were changed (not through `.data`). The plain formula is used for a subclass with its own
+get_target_tensor, and in graphs that torch.compile traces.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class GANLoss(nn.Module):
     """`GANLoss(mode)(prediction, target_is_real)` of logits x.
 
     Mean (x - t)^2 ("lsgan"), cross-entropy with label t ("vanilla"), -mean x or mean x ("wgangp"), or CUT's
-    "nonsaturating", softplus(-x) or softplus(x) with a mean for each sample: (N,).
+    "nonsaturating": softplus(-x) or softplus(x) with one mean per sample, (N,).
 
     Args:
         gan_mode: one of those; another raises NotImplementedError.
-        target_real_label: t of real, kept in the buffer `real_label`.
+        target_real_label: t of real, in the buffer `real_label`.
         target_fake_label: t of fake, in `fake_label`.
 
     The result of "lsgan" and "vanilla" is float32 for 16-bit logits; that of the others has their dtype.
@@ -56,7 +56,7 @@ class GANLoss(nn.Module):
         self.gan_mode = gan_mode
 
     def get_target_tensor(self, prediction: Tensor, target_is_real: bool) -> Tensor:
-        """The label, in the prediction's shape."""
+        """Return the label, in the prediction's shape."""
         return (self.real_label if target_is_real else self.fake_label).expand_as(prediction)
 
     _own_labels = get_target_tensor
@@ -74,12 +74,12 @@ class GANLoss(nn.Module):
         return number
 
     def _labels_are_tensors(self) -> bool:
-        """Whether labels cannot be numbers: a subclass makes its own, a graph is traced, there is no device."""
+        """Return whether labels cannot be numbers: for a subclass's own labels, in a traced graph, or on meta."""
         own = _labels.replaced(self.get_target_tensor, self._own_labels)
         return own or torch.compiler.is_compiling() or self.real_label.is_meta
 
     def forward(self, prediction: Tensor, target_is_real: bool) -> Tensor:
-        """The loss of logits of any shape: a scalar, for "nonsaturating" (N,)."""
+        """Return the loss of logits of any shape: a scalar, or (N,) for "nonsaturating"."""
         real = bool(target_is_real)
         if self.gan_mode in _labels.ON_TARGETS and self._labels_are_tensors():
             return _labels.ON_TARGETS[self.gan_mode](prediction, self.get_target_tensor(prediction, target_is_real))
@@ -103,12 +103,12 @@ def cal_gradient_penalty(
     constant: float = 1.0,
     lambda_gp: float = 10.0,
 ) -> tuple[Any, Any]:
-    """lambda_gp * mean (n - constant)^2, with n the norm of each sample's gradient, and the gradients as (N, -1).
+    """Return lambda_gp * mean (n - constant)^2, n the norm of each sample's gradient, and the gradients as (N, -1).
 
-    The norm is that of the gradient plus 1e-16 in each element, as the peer's: a row that is exactly 0 is
-    pushed in the direction (1, ..., 1), where 0 would be the natural derivative. "mixed" draws torch.rand(N, 1)
-    on `device`, and the penalty then also reaches real and fake data that require grad; "real" and "fake" look
-    at those data themselves and make them require grad, in place.
+    As in the trainer, the norm is that of the gradient plus 1e-16 in each element. A sample whose gradient is
+    exactly 0 is pushed in the direction (1, ..., 1), where 0 would be the natural derivative. "mixed" draws
+    torch.rand(N, 1) on `device`, and the penalty then also reaches real and fake data that require grad. "real" and
+    "fake" evaluate it at those data themselves and make them require grad, in place.
 
     Raises:
         NotImplementedError: another type.

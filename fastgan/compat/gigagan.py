@@ -3,8 +3,8 @@
     from gigagan_pytorch.gigagan_pytorch import discriminator_hinge_loss, generator_hinge_loss   # before
     from fastgan.compat.gigagan import discriminator_hinge_loss, generator_hinge_loss            # after
 
-Signs are turned round there: low logits are real, high ones fake. `aux_matching_loss` is finite where the
-peer's, which takes the exponential first, is infinite with a gradient of NaN (logits below -88).
+Signs are reversed there: low logits are real, high ones fake. The trainer's `aux_matching_loss` takes the
+exponential first, and is infinite with a gradient of NaN for logits below -88. This one is finite.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ __all__ = ["aux_matching_loss", "discriminator_hinge_loss", "generator_hinge_los
 
 
 def generator_hinge_loss(fake: Tensor) -> Tensor:
-    """mean fake."""
+    """Return mean fake."""
     return mean_of((PLUS, fake))
 
 
 def discriminator_hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """mean [1 + real]+ + mean [1 - fake]+."""
+    """Return mean [1 + real]+ + mean [1 - fake]+."""
     return mean_of((hinge(1), real), (hinge(-1), fake))
 
 
 def aux_matching_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """mean softplus(-real) + mean softplus(-fake)."""
+    """Return mean softplus(-real) + mean softplus(-fake)."""
     return mean_of((softplus(-1), real), (softplus(-1), fake))
 
 
@@ -44,10 +44,10 @@ def gradient_penalty(
     scaler: Any = None,
     eps: float = 1e-4,
 ) -> Tensor:
-    """weight * mean over samples of (n - center)^2. `images` (N, ...) must require grad.
+    """Return weight * mean over samples of (n - center)^2; `images` (N, ...) must require grad.
 
-    g is the gradient of the sum over outputs of grad_output_weights (default all 1) times the output's sum; with a
-    GradScaler it is taken of the scaled outputs and divided by max(scale, eps).
+    n is the norm of the gradient of the weighted sum of all outputs; grad_output_weights has one weight per output,
+    default 1. With a GradScaler, the gradient is taken of the scaled outputs and divided by max(scale, eps).
     """
     found = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     if scaler is not None:

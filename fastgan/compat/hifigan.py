@@ -3,10 +3,12 @@
     from models import discriminator_loss, feature_loss, generator_loss                 # before
     from fastgan.compat.hifigan import discriminator_loss, feature_loss, generator_loss  # after
 
-All discriminators go through one call forward and one backward, all feature maps likewise; the floats that
-`discriminator_loss` returns come over in one transfer. As there: lists of unequal length are cut to the
-shorter, empty ones give the int 0, nothing is divided by the number of discriminators, and real feature maps
-are not detached. Other than there, tensors of different shapes in a pair raise.
+All discriminators go through one call forward and one backward, and so do all feature maps. The floats that
+`discriminator_loss` returns come over in one transfer.
+
+As in HiFi-GAN, lists of unequal length are cut to the shorter, and empty ones give the int 0. Nothing is divided by
+the number of discriminators, and real feature maps are not detached. Unlike there, tensors of different shapes in a
+pair raise.
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ __all__ = ["discriminator_loss", "feature_loss", "generator_loss"]
 def discriminator_loss(
     disc_real_outputs: Sequence[Tensor], disc_generated_outputs: Sequence[Tensor]
 ) -> tuple[Any, list[float], list[float]]:
-    """The sum over discriminators of mean (1 - r)^2 + mean f^2, and the two means of each as floats.
+    """Return the sum over discriminators of mean (1 - r)^2 + mean f^2, and the two means of each as floats.
 
-    The floats wait for the device, as the peer's do; the loss is in the logits' dtype.
+    The floats wait for the device, as the trainer's do; the loss is in the logits' dtype.
     """
     pairs = list(zip(disc_real_outputs, disc_generated_outputs, strict=False))
     if not pairs:
@@ -38,14 +40,14 @@ def discriminator_loss(
 
 
 def generator_loss(disc_outputs: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
-    """The sum over discriminators of mean (1 - f)^2, and each mean, as a tensor with its graph."""
+    """Return the sum over discriminators of mean (1 - f)^2, and each mean, as a tensor with its graph."""
     if not disc_outputs:
         return 0, []
     return mean_and_each(*[(square(1.0), f) for f in disc_outputs])
 
 
 def feature_loss(fmap_r: Sequence[Sequence[Tensor]], fmap_g: Sequence[Sequence[Tensor]]) -> Any:
-    """Twice the sum over discriminators and layers of mean |r - g|."""
+    """Return twice the sum over discriminators and layers of mean |r - g|."""
     pairs = [p for r, g in zip(fmap_r, fmap_g, strict=False) for p in zip(r, g, strict=False)]
     if not pairs:
         return 0

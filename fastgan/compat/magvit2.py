@@ -16,22 +16,22 @@ __all__ = ["grad_layer_wrt_loss", "gradient_penalty", "hinge_discr_loss", "hinge
 
 
 def hinge_discr_loss(fake: Tensor, real: Tensor) -> Tensor:
-    """mean [1 + fake]+ + mean [1 - real]+. Fake comes first."""
+    """Return mean [1 + fake]+ + mean [1 - real]+; fake comes first."""
     return mean_of((hinge(1), fake), (hinge(-1), real))
 
 
 def hinge_gen_loss(fake: Tensor) -> Tensor:
-    """-mean fake."""
+    """Return -mean fake."""
     return mean_of((MINUS, fake))
 
 
 def gradient_penalty(images: Tensor, output: Tensor, center: float = 0.0) -> Tensor:
-    """mean over samples of (n - center)^2, no weight. `images` (N, ...) must require grad."""
+    """Return the mean over samples of (n - center)^2, without a weight; `images` (N, ...) must require grad."""
     grads = gradient_by_input(output, images)
     return norm_penalty(grads, target=float(center)).to(grads.dtype)
 
 
 def grad_layer_wrt_loss(loss: Tensor, layer: Tensor) -> Tensor:
-    """The gradient of a loss by a layer's weight, detached; the loss keeps its graph."""
+    """Return the gradient of a loss with respect to a layer's weight, detached; the loss keeps its graph."""
     (g,) = torch.autograd.grad(loss, layer, retain_graph=True)
     return g.detach()

@@ -5,12 +5,12 @@
 
 A configuration names its losses (`type='GANLoss'`): `fastgan.compat.patch("mmagic")` puts these into the registry.
 
-Better: each loss is one pass over the logits, exact at both ends; real and fake images may differ in dtype, as
-under autocast; a discriminator that has no second derivative is refused at the penalty's call; a penalty's mask may
+Advantages: each loss is one pass over the logits, exact at both ends. Real and fake images may differ in dtype, as
+under autocast. A discriminator that has no second derivative is refused at the penalty's call. A penalty's mask may
 be bool.
 
-To know: the penalties take a norm for each pixel unless `norm_mode="HWC"` asks for one a sample, which is what
-WGAN-GP and R1 mean; `GradientPenaltyLossComps` without data_info does not heed its norm_mode.
+Note: the penalties take one norm per pixel. `norm_mode="HWC"` takes one per sample, as WGAN-GP and R1 do.
+`GradientPenaltyLossComps` without data_info ignores its norm_mode.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = [
 
 
 class GaussianBlur(nn.Module):
-    """Blurs each channel of images with a normalised Gaussian, with zeros around the image.
+    """Blurs each channel of images with a normalized Gaussian, with zeros around the image.
 
     Args:
         kernel_size: odd numbers (height, width).
@@ -76,7 +76,7 @@ class GaussianBlur(nn.Module):
         return values / values.sum()
 
     def forward(self, x: Tensor) -> Tensor:
-        """The blurred images, (N, C, H, W)."""
+        """Return the blurred images, (N, C, H, W)."""
         if not isinstance(x, Tensor):
             raise TypeError(f"x: expected a torch.Tensor, got {type(x).__name__}")
         if x.dim() != 4:
@@ -91,13 +91,16 @@ class GaussianBlur(nn.Module):
 class GANLoss(basicsr.GANLoss):
     """`GANLoss(type)(input, target_is_real, is_disc=False)`, the mean over logits x of any shape; t is the label.
 
-    "vanilla" cross-entropy with t; "lsgan" (x - t)^2; "l1" |x - t|; "wgan" -x for real, x for fake; "hinge"
-    [1 - x]+ for real, [1 + x]+ for fake, and for the generator -x, whatever target_is_real says. "smgan" is
-    (x - t)^2 on logits (N, C, h, w) resized to the mask's size, with the blurred mask for t on the discriminator's
-    fake logits.
+    - "vanilla": cross-entropy with t.
+    - "lsgan": (x - t)^2.
+    - "l1": |x - t|.
+    - "wgan": -x for real, x for fake.
+    - "hinge": [1 - x]+ for real, [1 + x]+ for fake; for the generator -x, regardless of target_is_real.
+    - "smgan": (x - t)^2 on logits (N, C, h, w) resized to the mask's size. On the discriminator's fake logits, t is
+      the blurred mask.
 
-    The generator's "smgan" should weigh by the mask, but what mmagic weighs is a mean already: the mask has no
-    effect, except that the loss is NaN where it is all 0.
+    The generator's "smgan" should weight by the mask, but mmagic weights a mean. The mask therefore has no effect,
+    except that the loss is NaN where the mask is all 0.
 
     Args:
         gan_type: one of those.
@@ -129,7 +132,7 @@ class GANLoss(basicsr.GANLoss):
     def forward(
         self, input: Tensor, target_is_real: bool, is_disc: bool = False, mask: Tensor | None = None
     ) -> Tensor:
-        """A scalar of the logits' dtype; `mask` (N, C, H, W) is for "smgan" alone."""
+        """Return a scalar of the logits' dtype; `mask` (N, C, H, W) is for "smgan" alone."""
         if self.gan_type != "smgan":
             return super().forward(input, target_is_real, is_disc)
         if mask is None:
@@ -166,7 +169,7 @@ class GANLossComps(basicsr.GANLoss):
     }
 
     def get_target_label(self, input: Tensor, target_is_real: bool) -> Any:
-        """The label in the input's shape; for the two wgan types the flag itself."""
+        """Return the label in the input's shape; for the two wgan types, the flag itself."""
         if self.gan_type == "wgan-logistic-ns":
             return target_is_real
         return super().get_target_label(input, target_is_real)
@@ -178,7 +181,7 @@ class GANLossComps(basicsr.GANLoss):
 
 
 def disc_shift_loss(pred: Tensor) -> Tensor:
-    """pred^2, unreduced."""
+    """Return pred^2, unreduced."""
     return elements(square(0.0), pred)
 
 
@@ -190,12 +193,12 @@ class DiscShiftLoss(nn.Module):
         self.loss_weight = loss_weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """The loss of outputs of any shape: a scalar of their dtype."""
+        """Return the loss of outputs of any shape: a scalar of their dtype."""
         return mean_of((square(0.0, float(self.loss_weight)), x))
 
 
 class GradientPenaltyLoss(nn.Module):
-    """loss_weight times `gradient_penalty_loss`, with a norm for each pixel."""
+    """loss_weight times `gradient_penalty_loss`, with one norm per pixel."""
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
@@ -204,15 +207,15 @@ class GradientPenaltyLoss(nn.Module):
     def forward(
         self, discriminator: Any, real_data: Tensor, fake_data: Tensor, mask: Tensor | None = None
     ) -> Tensor:
-        """The penalty; see the function."""
+        """Return the penalty; see the function."""
         return gradient_penalty_loss(discriminator, real_data, fake_data, mask=mask) * self.loss_weight
 
 
 class DiscShiftLossComps(Linked):
     """loss_weight times `disc_shift_loss`, unreduced.
 
-    With data_info (name of an argument -> key), the call takes one dict of outputs, positional or as outputs_dict=;
-    without, the function's arguments.
+    With data_info (name of an argument -> key), the call takes one dict of outputs, positional or as outputs_dict=.
+    Without, it takes the function's arguments.
     """
 
     def __init__(
@@ -224,7 +227,7 @@ class DiscShiftLossComps(Linked):
         super().__init__(loss_weight, data_info, loss_name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The loss; AssertionError for what is no dict, NotImplementedError for none."""
+        """Return the loss; an argument that is no dict raises AssertionError, none at all NotImplementedError."""
         if self.data_info is None:
             return disc_shift_loss(*args, **kwargs) * self.loss_weight
         return disc_shift_loss(**(self.linked(args, kwargs) or {})) * self.loss_weight
@@ -234,7 +237,7 @@ class GradientPenaltyLossComps(Linked):
     """loss_weight times `gradient_penalty_loss`.
 
     With data_info (name of an argument -> key), the call takes one dict of outputs, positional or as outputs_dict=.
-    Without, it takes the function's arguments, norm_mode among them: the module's own norm_mode then has no effect.
+    Without, it takes the function's arguments, including norm_mode; the module's own norm_mode then has no effect.
     """
 
     def __init__(
@@ -248,7 +251,7 @@ class GradientPenaltyLossComps(Linked):
         self.norm_mode = norm_mode
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The loss; AssertionError for what is no dict, NotImplementedError for none."""
+        """Return the loss; an argument that is no dict raises AssertionError, none at all NotImplementedError."""
         if self.data_info is None:
             return gradient_penalty_loss(*args, **kwargs) * self.loss_weight
         found = {**(self.linked(args, kwargs) or {}), "norm_mode": self.norm_mode}
@@ -258,8 +261,8 @@ class GradientPenaltyLossComps(Linked):
 class R1GradientPenaltyComps(Linked):
     """loss_weight times `r1_gradient_penalty_loss`.
 
-    With data_info (name of an argument -> key), the call takes one dict of outputs, positional or as outputs_dict=;
-    without, the function's arguments but for norm_mode. An interval above 1 needs data_info, and looks at the
+    With data_info (name of an argument -> key), the call takes one dict of outputs, positional or as outputs_dict=.
+    Without, it takes the function's arguments except norm_mode. An interval above 1 needs data_info, and reads the
     dict's "iteration".
     """
 
@@ -277,7 +280,10 @@ class R1GradientPenaltyComps(Linked):
         self.use_apex_amp = use_apex_amp
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor | None:
-        """The loss; None in an iteration that is no multiple of the interval. Errors as in the modules above."""
+        """Return the loss, or None in an iteration that is no multiple of the interval.
+
+        Errors are as in the modules above.
+        """
         self.check_interval()
         if self.data_info is None:
             return r1_gradient_penalty_loss(*args, **{"norm_mode": self.norm_mode, **kwargs}) * self.loss_weight
@@ -314,7 +320,7 @@ class PathRegularizer(Linked):
         self.register_buffer("mean_path_length", torch.tensor(0.0))
 
     def arguments(self) -> dict[str, Any]:
-        """The function's arguments that are not in the dict of outputs."""
+        """Return the function's arguments that are not in the dict of outputs."""
         return {
             "mean_path_length": self.mean_path_length,
             "pl_batch_shrink": self.pl_batch_shrink,
@@ -330,11 +336,14 @@ class GeneratorPathRegularizerComps(PathRegularizer):
 
     With data_info (name of an argument -> key), the call takes one dict of outputs, positional or as outputs_dict=.
     Without, it takes all of the function's arguments, and the module's own options have no effect. An interval
-    above 1 needs data_info, and looks at the dict's "iteration".
+    above 1 needs data_info, and reads the dict's "iteration".
     """
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor | None:
-        """The loss; None in an iteration that is no multiple of the interval. Errors as in the modules above."""
+        """Return the loss, or None in an iteration that is no multiple of the interval.
+
+        Errors are as in the modules above.
+        """
         self.check_interval()
         if self.data_info is not None:
             found = self.linked(args, kwargs)

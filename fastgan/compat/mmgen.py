@@ -5,12 +5,12 @@
 
 A configuration names its losses (`type='GANLoss'`): `fastgan.compat.patch("mmgen")` puts these into the registry.
 
-Better: each loss is one pass over the logits, exact at both ends; real and fake images may differ in dtype, as
-under autocast; a discriminator that has no second derivative is refused at the penalty's call; a penalty's mask may
+Advantages: each loss is one pass over the logits, exact at both ends. Real and fake images may differ in dtype, as
+under autocast. A discriminator that has no second derivative is refused at the penalty's call. A penalty's mask may
 be bool.
 
-To know: the penalties take a norm for each pixel unless `norm_mode="HWC"` asks for one a sample, which is what
-WGAN-GP and R1 mean; `GradientPenaltyLoss` without data_info does not heed its norm_mode.
+Note: the penalties take one norm per pixel. `norm_mode="HWC"` takes one per sample, as WGAN-GP and R1 do.
+`GradientPenaltyLoss` without data_info ignores its norm_mode.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def _reduced(value: Tensor, weight: Any, reduction: str, avg_factor: Any) -> Tensor:
-    """The weighted value as the reduction says; an avg_factor is what its sum is divided by."""
+    """Return the weighted value, reduced; an avg_factor is the number that its sum is divided by."""
     if weight is not None:
         value = value * weight
     if avg_factor is not None and reduction != "none":
@@ -61,9 +61,13 @@ def _reduced(value: Tensor, weight: Any, reduction: str, avg_factor: Any) -> Ten
 class GANLoss(mmagic.GANLossComps):
     """`GANLoss(type)(input, target_is_real, is_disc=False)`, the mean over logits x of any shape; t is the label.
 
-    "vanilla" cross-entropy with t; "lsgan" (x - t)^2; "wgan" -x for real, x for fake; "wgan-logistic-ns"
-    softplus(-x) for real, softplus(x) for fake; "hinge" [1 - x]+ for real, [1 + x]+ for fake, and for the generator
-    -x, whatever target_is_real says. loss_weight is the factor of the generator's loss alone.
+    - "vanilla": cross-entropy with t.
+    - "lsgan": (x - t)^2.
+    - "wgan": -x for real, x for fake.
+    - "wgan-logistic-ns": softplus(-x) for real, softplus(x) for fake.
+    - "hinge": [1 - x]+ for real, [1 + x]+ for fake; for the generator -x, regardless of target_is_real.
+
+    loss_weight is the factor of the generator's loss alone.
 
     Raises:
         NotImplementedError: another gan_type.
@@ -73,13 +77,13 @@ class GANLoss(mmagic.GANLossComps):
 def disc_shift_loss(
     pred: Tensor, *, weight: Any = None, reduction: str = "mean", avg_factor: float | None = None
 ) -> Tensor:
-    """pred^2 * weight, reduced.
+    """Return pred^2 * weight, reduced.
 
     Args:
         pred: outputs of any shape.
         weight: a number, or a tensor that broadcasts.
-        reduction: "mean", "sum", "none", "batchmean" (the sum over N) or "flatmean" (a mean for each sample).
-        avg_factor: what the sum is divided by, in the place of the mean's number of elements.
+        reduction: "mean", "sum", "none", "batchmean" (the sum over N) or "flatmean" (one mean per sample).
+        avg_factor: the divisor of the sum, in the place of the mean's number of elements.
 
     Raises:
         ValueError: another reduction; an avg_factor with a reduction that is neither "mean" nor "none".
@@ -101,11 +105,11 @@ def gradient_penalty_loss(
     reduction: str = "mean",
     avg_factor: float | None = None,
 ) -> Tensor:
-    """mean (n - 1)^2 at points between real and fake images (N, C, H, W), times weight.
+    """Return mean (n - 1)^2 at points between real and fake images (N, C, H, W), times weight.
 
-    n is the norm over the channels, one for each pixel, which is most likely not what you want: "HWC" is one for
-    each sample, as in WGAN-GP. `fastgan.compat.mmagic.gradient_penalty_loss` says the rest, and what raises.
-    The result is a mean already, so that reduction has no effect; avg_factor divides it.
+    n is the norm over the channels, one per pixel, which is most likely not what you want. "HWC" takes one norm per
+    sample, as in WGAN-GP. `fastgan.compat.mmagic.gradient_penalty_loss` documents the rest, and the errors. The
+    result is a mean already, so that reduction has no effect; avg_factor divides it.
     """
     value = _openmmlab.gradient_penalty_loss(discriminator, real_data, fake_data, mask, norm_mode)
     return _reduced(value, weight, reduction, avg_factor)
@@ -123,11 +127,11 @@ def r1_gradient_penalty_loss(
     reduction: str = "mean",
     avg_factor: float | None = None,
 ) -> Tensor:
-    """mean n^2 at real images (N, C, H, W), times weight.
+    """Return mean n^2 at real images (N, C, H, W), times weight.
 
-    n is the norm over the channels, one for each pixel, so that the mean is over pixels too; "HWC" is one for each
-    sample, as in R1. `fastgan.compat.mmagic.r1_gradient_penalty_loss` says the rest, and what raises.
-    The result is a mean already, so that reduction has no effect; avg_factor divides it.
+    n is the norm over the channels, one per pixel, so that the mean is over pixels too. "HWC" takes one norm per
+    sample, as in R1. `fastgan.compat.mmagic.r1_gradient_penalty_loss` documents the rest, and the errors. The
+    result is a mean already, so that reduction has no effect; avg_factor divides it.
     """
     value = _openmmlab.r1_gradient_penalty_loss(
         discriminator, real_data, mask, norm_mode, loss_scaler, use_apex_amp
@@ -141,12 +145,12 @@ def r1_gradient_penalty_loss(
 class DiscShiftLoss(mmagic.DiscShiftLossComps):
     """`disc_shift_loss` with weight loss_weight: a mean, unless the call says otherwise.
 
-    With data_info (name of an argument -> key), the call takes one dict of outputs, positional or as outputs_dict=;
-    without, the function's arguments.
+    With data_info (name of an argument -> key), the call takes one dict of outputs, positional or as outputs_dict=.
+    Without, it takes the function's arguments.
     """
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The loss; AssertionError for what is no dict, NotImplementedError for none."""
+        """Return the loss; an argument that is no dict raises AssertionError, none at all NotImplementedError."""
         if self.data_info is None:
             return disc_shift_loss(*args, weight=self.loss_weight, **kwargs)
         return disc_shift_loss(**{**(self.linked(args, kwargs) or {}), "weight": self.loss_weight})
@@ -156,11 +160,11 @@ class GradientPenaltyLoss(mmagic.GradientPenaltyLossComps):
     """`gradient_penalty_loss` with weight loss_weight.
 
     With data_info (name of an argument -> key), the call takes one dict of outputs, positional or as outputs_dict=.
-    Without, it takes the function's arguments, norm_mode among them: the module's own norm_mode then has no effect.
+    Without, it takes the function's arguments, including norm_mode; the module's own norm_mode then has no effect.
     """
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The loss; AssertionError for what is no dict, NotImplementedError for none."""
+        """Return the loss; an argument that is no dict raises AssertionError, none at all NotImplementedError."""
         if self.data_info is None:
             return gradient_penalty_loss(*args, weight=self.loss_weight, **kwargs)
         own = {"weight": self.loss_weight, "norm_mode": self.norm_mode}
@@ -170,13 +174,16 @@ class GradientPenaltyLoss(mmagic.GradientPenaltyLossComps):
 class R1GradientPenalty(mmagic.R1GradientPenaltyComps):
     """`r1_gradient_penalty_loss` with weight loss_weight.
 
-    With data_info (name of an argument -> key), the call takes one dict of outputs, positional or as outputs_dict=;
-    without, the function's arguments but for norm_mode. An interval above 1 needs data_info, and looks at the
+    With data_info (name of an argument -> key), the call takes one dict of outputs, positional or as outputs_dict=.
+    Without, it takes the function's arguments except norm_mode. An interval above 1 needs data_info, and reads the
     dict's "iteration".
     """
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor | None:
-        """The loss; None in an iteration that is no multiple of the interval. Errors as in the modules above."""
+        """Return the loss, or None in an iteration that is no multiple of the interval.
+
+        Errors are as in the modules above.
+        """
         self.check_interval()
         if self.data_info is None:
             own: dict[str, Any] = {"weight": self.loss_weight, "norm_mode": self.norm_mode}
@@ -192,13 +199,13 @@ class GeneratorPathRegularizer(mmagic.PathRegularizer):
     """`gen_path_regularizer` with weight loss_weight; the buffer `mean_path_length` (0-dim) takes its average.
 
     With data_info (name of an argument -> key), the call takes one dict of outputs, positional or as outputs_dict=,
-    and returns the penalty. Without, it takes the function's arguments and returns all three results, and neither
-    the module's other options nor its buffer are used. An interval above 1 needs data_info, and looks at the dict's
+    and returns the penalty. Without, it takes the function's arguments and returns all three results; the module's
+    other options and its buffer are not used. An interval above 1 needs data_info, and reads the dict's
     "iteration".
     """
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The penalty (or the triple); None in an iteration that is no multiple of the interval."""
+        """Return the penalty (or the triple), or None in an iteration that is no multiple of the interval."""
         self.check_interval()
         if self.data_info is None:
             return gen_path_regularizer(*args, **{"weight": self.loss_weight, **kwargs})

@@ -3,9 +3,9 @@
     from monai.losses import PatchAdversarialLoss                # before
     from fastgan.compat.monai import PatchAdversarialLoss        # after
 
-Logits are given, and the loss applies an activation itself, as there. Cross-entropy is computed from the logit:
-the peer's sigmoid, then logarithm, in float32 jumps to 100 with gradient 0 for fake logits past 17, and its
-gradient on real logits fades to 0 below -28. Up to 8 the two agree to 1e-5.
+Pass logits: the loss applies the activation itself, as in MONAI. Cross-entropy is computed from the logit. MONAI
+takes a sigmoid and then a logarithm, in float32. For fake logits past 17 its loss jumps to 100 with gradient 0, and
+its gradient on real logits fades to 0 below -28. For logits up to 8 the two agree to 1e-5.
 """
 
 from __future__ import annotations
@@ -46,13 +46,12 @@ class PatchAdversarialLoss(nn.Module):
     | "hinge" | v = tanh(x) | -min(v - 1, 0) | -min(-v - 1, 0) |
 
     Args:
-        reduction: "mean" or "sum" within a member and over the list, "none": the list of the members' losses.
-        "hinge"
-            takes the mean within a member whatever this says, as the peer.
+        reduction: "mean" or "sum" within a member and over the list; or "none", the list of the members' losses.
+            "hinge" takes the mean within a member regardless of the reduction, as in MONAI.
         criterion: a name, in any case, or an `AdversarialCriterions`; another raises ValueError.
         no_activation_leastsq: see the table.
 
-    The generator's hinge loss is the one on real, and not -mean x. For the generator target_is_real=False warns
+    The generator's hinge loss is the one on real, and not -mean x. For the generator, target_is_real=False warns
     and counts as True.
     """
 
@@ -67,7 +66,7 @@ class PatchAdversarialLoss(nn.Module):
         self.no_activation_leastsq = no_activation_leastsq
 
     def _entry(self, x: Tensor, real: bool) -> tuple[Any, Tensor]:
-        """The term and the activated logits, in float32 or wider."""
+        """Return the term and the activated logits, in float32 or wider."""
         if self.criterion is AdversarialCriterions.BCE:
             return bce(1.0 if real else 0.0), x
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -76,7 +75,7 @@ class PatchAdversarialLoss(nn.Module):
         return square(1.0 if real else 0.0), wide if self.no_activation_leastsq else F.leaky_relu(wide, 0.05)
 
     def forward(self, input: Tensor | Sequence[Tensor], target_is_real: bool, for_discriminator: bool) -> Any:
-        """A scalar; for reduction "none" a list of each member's elements ("hinge": of scalars)."""
+        """Return a scalar; for reduction "none" a list of each member's elements ("hinge": of scalars)."""
         if not for_discriminator and not target_is_real:
             warnings.warn("target_is_real: the generator's loss is about being real, True is used", stacklevel=2)
             target_is_real = True

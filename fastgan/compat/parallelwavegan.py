@@ -3,8 +3,8 @@
     from parallel_wavegan.losses import DiscriminatorAdversarialLoss, GeneratorAdversarialLoss          # before
     from fastgan.compat.parallelwavegan import DiscriminatorAdversarialLoss, GeneratorAdversarialLoss   # after
 
-All members of a kind go through one call. Fake comes first in every class, and the loss on real first in the
-result.
+All real logits go through one call, and so do all fake logits and all feature maps. Fake comes first in every
+class; the loss on real comes first in the result.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["DiscriminatorAdversarialLoss", "FeatureMatchLoss", "GeneratorAdversa
 
 
 def _members(name: str, outputs: Any) -> list[Tensor]:
-    """The logits: a tensor, or those of each member; of a member that is a sequence its last entry."""
+    """Return the logits: a tensor, or those of each member; for a member that is a sequence, its last entry."""
     if isinstance(outputs, Tensor):
         return [outputs]
     members = [x[-1] if isinstance(x, (list, tuple)) else x for x in outputs]
@@ -51,7 +51,7 @@ class GeneratorAdversarialLoss(_Adversarial):
     """
 
     def forward(self, outputs: Any) -> Tensor:
-        """A scalar of the logits' dtype; an empty list raises ValueError."""
+        """Return a scalar of the logits' dtype; an empty list raises ValueError."""
         term = square(1.0) if self.loss_type == "mse" else MINUS
         return mean_of(*self._weighed(term, _members("outputs", outputs)))
 
@@ -59,12 +59,12 @@ class GeneratorAdversarialLoss(_Adversarial):
 class DiscriminatorAdversarialLoss(_Adversarial):
     """`loss(outputs_hat, outputs)`: the tuple (loss on real, loss on fake). Fake logits are the first argument.
 
-    Mean (r - 1)^2 and mean f^2 ("mse"), or -mean min(r - 1, 0) and -mean min(-f - 1, 0) ("hinge"). Arguments as of
-    `GeneratorAdversarialLoss`.
+    Mean (r - 1)^2 and mean f^2 ("mse"), or -mean min(r - 1, 0) and -mean min(-f - 1, 0) ("hinge"). The arguments
+    are those of `GeneratorAdversarialLoss`.
     """
 
     def forward(self, outputs_hat: Any, outputs: Any) -> tuple[Tensor, Tensor]:
-        """Two scalars with a graph each; an empty list raises ValueError."""
+        """Return two scalars with a graph each; an empty list raises ValueError."""
         fakes, reals = _members("outputs_hat", outputs_hat), _members("outputs", outputs)
         mse = self.loss_type == "mse"
         pairs = list(zip(reals, fakes, strict=False))
@@ -78,7 +78,7 @@ class FeatureMatchLoss(nn.Module):
 
     Args:
         average_by_layers: divide each discriminator's sum by its number of layers.
-        average_by_discriminators: divide the whole by the number of discriminators.
+        average_by_discriminators: divide the total by the number of discriminators.
         include_final_outputs: also compare the last entry of each, the logits.
     """
 
@@ -94,7 +94,7 @@ class FeatureMatchLoss(nn.Module):
         self.include_final_outputs = include_final_outputs
 
     def forward(self, feats_hat: Any, feats: Any) -> Tensor:
-        """A scalar of the maps' dtype; a discriminator without a map left raises ValueError."""
+        """Return a scalar of the maps' dtype; a discriminator without any map to compare raises ValueError."""
         members = list(zip(feats_hat, feats, strict=False))
         if not members:
             raise ValueError("feats_hat and feats: expected at least one discriminator")

@@ -3,8 +3,8 @@
     from R3GAN.Trainer import AdversarialTraining              # before
     from fastgan.compat.r3gan import AdversarialTraining       # after
 
-Real and fake logits must have one shape (the peer would broadcast). A discriminator that has no second
-derivative is refused at the call, where the peer fails in backward or trains on a wrong gradient.
+Real and fake logits must have one shape (R3GAN would broadcast). A discriminator that has no second derivative is
+refused at the call, where R3GAN fails in backward or trains on a wrong gradient.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Preprocessor = Callable[[Tensor], Tensor]
 
 
 def _paired(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """x - y, and softplus(-(x - y)) element by element."""
+    """Return x - y, and softplus(-(x - y)) elementwise."""
     values = generator_loss(x, y, "nonsaturating", relativistic="paired", reduction="none")
     return (x - y).detach(), values.to(x.dtype)
 
@@ -44,7 +44,7 @@ class AdversarialTraining:
 
     @staticmethod
     def ZeroCenteredGradientPenalty(Samples: Tensor, Critics: Tensor) -> Tensor:
-        """The squared norm of each sample's gradient of the summed critics, (N,). Samples require grad."""
+        """Return the squared norm of each sample's gradient of the summed critics, (N,); samples require grad."""
         return squared_norms(gradient_by_input(Critics, Samples, name="Samples"), reduction="none")
 
     def AccumulateGeneratorGradients(
@@ -55,7 +55,7 @@ class AdversarialTraining:
         Scale: float = 1,
         Preprocessor: Preprocessor = lambda x: x,
     ) -> list[Tensor]:
-        """Backward of Scale * mean softplus(-(f - r)); returns [the loss of each logit, f - r], detached."""
+        """Run the backward of Scale * mean softplus(-(f - r)); return [each logit's loss, f - r], detached."""
         fake = self.Generator(Noise, Conditions)
         fake_logits = self.Discriminator(Preprocessor(fake), Conditions)
         real_logits = self.Discriminator(Preprocessor(RealSamples.detach()), Conditions)
@@ -72,10 +72,10 @@ class AdversarialTraining:
         Scale: float = 1,
         Preprocessor: Preprocessor = lambda x: x,
     ) -> list[Tensor]:
-        """Backward of Scale * (mean softplus(-(r - f)) + Gamma / 2 * (mean R1 + mean R2)).
+        """Run the backward of Scale * (mean softplus(-(r - f)) + Gamma / 2 * (mean R1 + mean R2)).
 
-        Returns [the loss of each logit, r - f, R1 (N,), R2 (N,)], detached. The penalties are by the samples before
-        the preprocessor.
+        Returns [each logit's loss, r - f, R1 (N,), R2 (N,)], detached. The penalties are on gradients with respect
+        to the samples before the preprocessor.
         """
         real = RealSamples.detach().requires_grad_(True)
         fake = self.Generator(Noise, Conditions).detach().requires_grad_(True)

@@ -6,7 +6,7 @@ Its losses are inline, chosen by the number loss_D; these helpers, of our own na
     errD = discriminator_loss(y_pred, y_pred_fake, loss_D=7)                        # after
 
 Nothing is detached: means carry gradient, and so do the generator's real outputs. Unequal shapes raise in the
-paired form (5), where the peer would broadcast.
+paired form (5), where the trainer would broadcast.
 """
 
 from __future__ import annotations
@@ -39,22 +39,27 @@ def _checked(loss_D: int) -> None:
 
 
 def _result(loss: Tensor, logits: Tensor, loss_D: int) -> Tensor:
-    """Losses with a target in a tensor are float32 for 16-bit logits, as the peer's."""
+    """Return a loss in the trainer's dtype: for 16-bit logits, float32 where the target is a tensor there."""
     return loss if loss_D in (2, 5, 6, 7) else loss.to(result_dtype([logits]))
 
 
 def _on_probabilities(p: Tensor, real: bool) -> Tensor:
-    """-mean ln p or -mean ln(1 - p), each logarithm at least -100, in float32 or wider."""
+    """Return -mean ln p or -mean ln(1 - p), each logarithm at least -100, in float32 or wider."""
     wide = p.to(torch.promote_types(p.dtype, torch.float32))
     return F.binary_cross_entropy(wide, torch.full_like(wide, float(real)))
 
 
 def discriminator_loss(y_pred: Tensor, y_pred_fake: Tensor, loss_D: int = 1) -> Tensor:
-    """The discriminator's loss on outputs (N,) for real and for fake.
+    """Return the discriminator's loss on outputs (N,) for real and for fake.
 
-    With r, f the outputs and m their means: 1 GAN, on probabilities, -ln r - ln(1 - f); 2 LSGAN (r - 1)^2 +
-    f^2; 3 WGAN -r + f; 4 hinge; 5 the cross-entropy of r - f; 6 to 8 cross-entropy, least squares (labels 1,
-    -1) and hinge of r - m(f) and f - m(r), halved.
+    r and f are the outputs, m their means:
+
+    - 1: GAN, on probabilities, -ln r - ln(1 - f).
+    - 2: LSGAN, (r - 1)^2 + f^2.
+    - 3: WGAN, -r + f.
+    - 4: hinge.
+    - 5: the cross-entropy of r - f.
+    - 6 to 8: cross-entropy, least squares (labels 1, -1) and hinge of r - m(f) and f - m(r), halved.
 
     Raises:
         ValueError: another number; 5 with shapes that differ.
@@ -73,7 +78,7 @@ def discriminator_loss(y_pred: Tensor, y_pred_fake: Tensor, loss_D: int = 1) -> 
 
 
 def generator_loss(y_pred_fake: Tensor, y_pred: Tensor | None = None, loss_D: int = 1) -> Tensor:
-    """The generator's loss on outputs for fake (N,), and for real from loss_D 5 on, where the roles are swapped.
+    """Return the generator's loss on outputs for fake (N,), and for real from loss_D 5 on, with the roles swapped.
 
     1, on probabilities, -ln f; 2 (f - 1)^2; 3 and 4 -f.
 
@@ -95,7 +100,7 @@ def generator_loss(y_pred_fake: Tensor, y_pred: Tensor | None = None, loss_D: in
 
 
 def gradient_penalty(D: Callable[[Tensor], Any], x: Tensor, x_fake: Tensor, penalty: float = 10.0) -> Tensor:
-    """penalty * mean (n - 1)^2 at points between, with n a sample's norm.
+    """Return penalty * mean (n - 1)^2 at points between, with n the norm of each sample's gradient.
 
     Draws uniform numbers into (N, 1, 1, 1) on x's device. The data get no gradient.
     """

@@ -3,9 +3,9 @@
     import utils.losses as losses                    # before
     from fastgan.compat import studiogan as losses   # after
 
-The configuration looks functions up in `utils.losses` once, at its start: call
-`fastgan.compat.patch("studiogan")` before. The penalties leave out 0 * (mean of a pixel), which the peer adds
-for DistributedDataParallel and which turns infinite pixels into NaN.
+The configuration looks functions up in `utils.losses` once, at its start: call `fastgan.compat.patch("studiogan")`
+before. StudioGAN adds 0 * (mean of a pixel) to the penalties for DistributedDataParallel, which turns infinite
+pixels into NaN. The penalties here do not.
 """
 
 from __future__ import annotations
@@ -43,70 +43,70 @@ __all__ = [
 
 
 def d_vanilla(d_logit_real: Tensor, d_logit_fake: Tensor, DDP: Any) -> Tensor:
-    """mean softplus(-r) + mean softplus(f). Here and below DDP is not used."""
+    """Return mean softplus(-r) + mean softplus(f); here and below, DDP is not used."""
     return mean_of((softplus(-1), d_logit_real), (softplus(1), d_logit_fake))
 
 
 def g_vanilla(d_logit_fake: Tensor, DDP: Any) -> Tensor:
-    """mean softplus(-f)."""
+    """Return mean softplus(-f)."""
     return mean_of((softplus(-1), d_logit_fake))
 
 
 def d_logistic(d_logit_real: Tensor, d_logit_fake: Tensor, DDP: Any) -> Tensor:
-    """mean softplus(-r) + mean softplus(f)."""
+    """Return mean softplus(-r) + mean softplus(f)."""
     return d_vanilla(d_logit_real, d_logit_fake, DDP)
 
 
 def g_logistic(d_logit_fake: Tensor, DDP: Any) -> Tensor:
-    """mean softplus(-f)."""
+    """Return mean softplus(-f)."""
     return g_vanilla(d_logit_fake, DDP)
 
 
 def d_ls(d_logit_real: Tensor, d_logit_fake: Tensor, DDP: Any) -> Tensor:
-    """(mean (r - 1)^2 + mean f^2) / 2."""
+    """Return (mean (r - 1)^2 + mean f^2) / 2."""
     return mean_of((square(1.0, 0.5), d_logit_real), (square(0.0, 0.5), d_logit_fake))
 
 
 def g_ls(d_logit_fake: Tensor, DDP: Any) -> Tensor:
-    """mean (f - 1)^2 / 2."""
+    """Return mean (f - 1)^2 / 2."""
     return mean_of((square(1.0, 0.5), d_logit_fake))
 
 
 def d_hinge(d_logit_real: Tensor, d_logit_fake: Tensor, DDP: Any) -> Tensor:
-    """mean [1 - r]+ + mean [1 + f]+."""
+    """Return mean [1 - r]+ + mean [1 + f]+."""
     return mean_of((hinge(-1), d_logit_real), (hinge(1), d_logit_fake))
 
 
 def g_hinge(d_logit_fake: Tensor, DDP: Any) -> Tensor:
-    """-mean f."""
+    """Return -mean f."""
     return mean_of((MINUS, d_logit_fake))
 
 
 def d_wasserstein(d_logit_real: Tensor, d_logit_fake: Tensor, DDP: Any) -> Tensor:
-    """mean f - mean r."""
+    """Return mean f - mean r."""
     return mean_of((MINUS, d_logit_real), (PLUS, d_logit_fake))
 
 
 def g_wasserstein(d_logit_fake: Tensor, DDP: Any) -> Tensor:
-    """-mean f."""
+    """Return -mean f."""
     return mean_of((MINUS, d_logit_fake))
 
 
 def crammer_singer_loss(adv_output: Tensor, label: Tensor, DDP: Any, **_: Any) -> Tensor:
-    """mean over samples of [1 + max over other classes - x_label]+, of scores (N, C) and labels (N,)."""
+    """Return the mean over samples of [1 + max over other classes - x_label]+, of scores (N, C) and labels (N,)."""
     right = adv_output.gather(1, label[:, None]).squeeze(1)
     wrong = adv_output.scatter(1, label[:, None], -torch.inf).max(1).values  # which gives a tie to one
     return torch.relu(1 + wrong - right).mean()
 
 
 def feature_matching_loss(real_embed: Tensor, fake_embed: Tensor) -> Tensor:
-    """mean |mean over the batch of fake - mean over the batch of real|, of embeddings (N, ...)."""
+    """Return mean |mean over the batch of fake - mean over the batch of real|, of embeddings (N, ...)."""
     loss = matching(real_embed.mean(0), fake_embed.mean(0), detach_real=False)
     return loss.to(result_dtype([fake_embed]))
 
 
 def lecam_reg(d_logit_real: Tensor, d_logit_fake: Tensor, ema: Any) -> Tensor:
-    """mean [r - ema.D_fake]+^2 + mean [ema.D_real - f]+^2, with averages as numbers or tensors."""
+    """Return mean [r - ema.D_fake]+^2 + mean [ema.D_real - f]+^2, with averages as numbers or tensors."""
 
     def on_device(average: Any) -> Tensor:
         if isinstance(average, Tensor):
@@ -122,7 +122,7 @@ def lecam_reg(d_logit_real: Tensor, d_logit_fake: Tensor, ema: Any) -> Tensor:
 
 
 def cal_deriv(inputs: Tensor, outputs: Tensor, device: Any) -> Tensor:
-    """The gradient of the summed outputs by the inputs, with a graph."""
+    """Return the gradient of the summed outputs with respect to the inputs, with a graph."""
     return gradient_by_input(outputs, inputs, name="inputs")
 
 
@@ -131,7 +131,7 @@ def _gradient(discriminator: Callable[..., Any], points: Tensor, labels: Any) ->
 
 
 def _between(real: Tensor, fake: Tensor) -> Tensor:
-    """Points between, detached, with one draw a sample on the CPU."""
+    """Return points between, detached, with one draw per sample on the CPU."""
     alpha = torch.rand(len(real), 1).to(real.device)
     return between(real.detach(), fake.detach(), alpha)
 
@@ -139,10 +139,10 @@ def _between(real: Tensor, fake: Tensor) -> Tensor:
 def cal_grad_penalty(
     real_images: Tensor, real_labels: Any, fake_images: Tensor, discriminator: Callable[..., Any], device: Any
 ) -> Tensor:
-    """mean (n - 1)^2 at points between, with n a sample's norm. No lambda.
+    """Return mean (n - 1)^2 at points between, with n the norm of each sample's gradient, without lambda.
 
-    The discriminator is called as (images, labels, eval=False) and its "adv_output" counts. Images get no
-    gradient; draws torch.rand(N, 1) on the CPU.
+    The discriminator is called as (images, labels, eval=False) and its "adv_output" counts. Images get no gradient;
+    draws torch.rand(N, 1) on the CPU.
     """
     grads = _gradient(discriminator, _between(real_images, fake_images), real_labels)
     return norm_penalty(grads).to(grads.dtype)
@@ -151,7 +151,7 @@ def cal_grad_penalty(
 def cal_dra_penalty(
     real_images: Tensor, real_labels: Any, discriminator: Callable[..., Any], device: Any
 ) -> Tensor:
-    """`cal_grad_penalty` at real + alpha * std(real) / 2 * noise.
+    """Return `cal_grad_penalty` evaluated at real + alpha * std(real) / 2 * noise.
 
     Draws torch.rand of (N, 1, 1, 1), then of real's shape, on the CPU.
     """
@@ -166,34 +166,34 @@ def cal_dra_penalty(
 def cal_maxgrad_penalty(
     real_images: Tensor, real_labels: Any, fake_images: Tensor, discriminator: Callable[..., Any], device: Any
 ) -> Tensor:
-    """The largest n^2 of a sample, at the points of `cal_grad_penalty`."""
+    """Return the largest n^2 of any sample, at the points of `cal_grad_penalty`."""
     grads = _gradient(discriminator, _between(real_images, fake_images), real_labels)
     return squared_norms(grads, reduction="none").max()
 
 
 def cal_r1_reg(adv_output: Tensor, images: Tensor, device: Any) -> Tensor:
-    """mean over samples of ||g||^2 / 2. `images` must require grad."""
+    """Return the mean over samples of ||g||^2 / 2; `images` must require grad."""
     return _half(gradient_by_input(adv_output, images))
 
 
 def stylegan_cal_r1_reg(adv_output: Tensor, images: Tensor) -> Tensor:
-    """mean over samples of ||g||^2 / 2. `images` must require grad."""
+    """Return the mean over samples of ||g||^2 / 2; `images` must require grad."""
     return _half(gradient_by_input(adv_output, images))
 
 
 def _half(grads: Tensor) -> Tensor:
-    """Half the mean of the squared norms."""
+    """Return half the mean of the squared norms."""
     return squared_norms(grads) * 0.5
 
 
 class PathLengthRegularizer:
-    """StyleGAN2's path length regularisation with its moving average `pl_mean`, 0-dim.
+    """StyleGAN2's path length regularization with its moving average `pl_mean`, 0-dim.
 
     Args:
-        device: where the average is kept.
+        device: where the average lies.
         pl_decay: of the average.
         pl_weight: a factor on the result.
-        pl_no_weight_grad: not used here: it skips work of the peer's own convolutions, and changes no value.
+        pl_no_weight_grad: not used here: it skips work of StudioGAN's own convolutions, and changes no value.
     """
 
     def __init__(
@@ -205,7 +205,10 @@ class PathLengthRegularizer:
         self.pl_mean = torch.zeros([], device=device)
 
     def cal_pl_reg(self, fake_images: Tensor, ws: Tensor) -> Tensor:
-        """Moves the average; pl_weight * mean (length - average)^2, of images (N, C, H, W), latents (N, L, d)."""
+        """Move the average, and return pl_weight * mean (length - average)^2.
+
+        Images are (N, C, H, W), latents (N, L, d).
+        """
         lengths = path_lengths(fake_images, ws)
         mean = self.pl_mean.detach().clone().lerp(lengths.mean().to(self.pl_mean.dtype), self.pl_decay)
         self.pl_mean.copy_(mean.detach())

@@ -3,7 +3,7 @@
     def d_logistic_loss(real_pred, fake_pred): ...                                          # before
     from fastgan.compat.stylegan2 import d_logistic_loss, d_r1_loss, g_nonsaturating_loss   # after
 
-In the script: `fastgan.compat.patch("stylegan2")` after its definitions.
+Or, in the script, call `fastgan.compat.patch("stylegan2")` after its definitions.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ __all__ = ["d_logistic_loss", "d_r1_loss", "g_nonsaturating_loss", "g_path_regul
 
 
 def d_logistic_loss(real_pred: Tensor, fake_pred: Tensor) -> Tensor:
-    """mean softplus(-real) + mean softplus(fake)."""
+    """Return mean softplus(-real) + mean softplus(fake)."""
     return mean_of((softplus(-1), real_pred), (softplus(1), fake_pred))
 
 
 def g_nonsaturating_loss(fake_pred: Tensor) -> Tensor:
-    """mean softplus(-fake)."""
+    """Return mean softplus(-fake)."""
     return mean_of((softplus(-1), fake_pred))
 
 
 def d_r1_loss(real_pred: Any, real_img: Tensor) -> Tensor:
-    """The mean over samples of ||g||^2, without 1/2: the trainer multiplies by r1 / 2 * interval.
+    """Return the mean over samples of ||g||^2, without 1/2: the trainer multiplies by r1 / 2 * interval.
 
     `real_img` (N, ...), of any memory layout, must require grad before the discriminator sees it.
     """
@@ -38,9 +38,10 @@ def d_r1_loss(real_pred: Any, real_img: Tensor) -> Tensor:
 def g_path_regularize(
     fake_img: Tensor, latents: Tensor, mean_path_length: Any, decay: float = 0.01
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Path length regularisation: (penalty, new moving average detached, lengths (N,) with their graph).
+    """Return the path length penalty, the new moving average detached, and the lengths (N,) with their graph.
 
-    The formula and draws of `fastgan.compat.basicsr.g_path_regularize`, in another order.
+    The formula and draws are those of `fastgan.compat.basicsr.g_path_regularize`, with the results in another
+    order.
     """
     lengths = path_lengths(fake_img, latents)
     mean = mean_path_length + decay * (lengths.mean() - mean_path_length)

@@ -5,9 +5,9 @@ Their losses are inline in `StyleGAN2Loss.accumulate_gradients`; these helpers g
     loss_Gmain = torch.nn.functional.softplus(-gen_logits)     # before
     loss_Gmain = loss_gmain(gen_logits)                        # after
 
-All return values for each element or sample, as the trainer reports them before `.mean().mul(gain).backward()`.
-The trainer adds the loss on real (N, 1) to the penalty (N,), which broadcasts to (N, N); the mean of each,
-added, is the same number.
+All return one value per element or sample, as the trainer reports them before `.mean().mul(gain).backward()`. The
+trainer adds the loss on real (N, 1) to the penalty (N,), which broadcasts to (N, N). The sum of the two means is
+the same number.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ __all__ = ["loss_dgen", "loss_dreal", "loss_gmain", "path_length_penalty", "r1_p
 
 
 def loss_gmain(gen_logits: Tensor) -> Tensor:
-    """softplus(-x), in the logits' shape and dtype."""
+    """Return softplus(-x), in the logits' shape and dtype."""
     return elements(softplus(-1), gen_logits)
 
 
 def loss_dgen(gen_logits: Tensor) -> Tensor:
-    """softplus(x)."""
+    """Return softplus(x)."""
     return elements(softplus(1), gen_logits)
 
 
 def loss_dreal(real_logits: Tensor) -> Tensor:
-    """softplus(-x)."""
+    """Return softplus(-x)."""
     return elements(softplus(-1), real_logits)
 
 
 def r1_penalty(real_logits: Any, real_img: Tensor) -> Tensor:
-    """||g||^2 of each sample, (N,): the trainer multiplies by r1_gamma / 2. `real_img` must require grad."""
+    """Return ||g||^2 of each sample, (N,): the trainer multiplies by r1_gamma / 2; `real_img` must require grad."""
     return squared_norms(gradient_by_input(real_logits, real_img, name="real_img"), reduction="none")
 
 
 def path_length_penalty(gen_img: Tensor, gen_ws: Tensor, pl_mean: Tensor, pl_decay: float = 0.01) -> Tensor:
-    """(length - moving average)^2 of each sample, (N,): the trainer multiplies by pl_weight.
+    """Return (length - moving average)^2 of each sample, (N,): the trainer multiplies by pl_weight.
 
-    `pl_mean` (0-dim) is overwritten in place with the new average. `gen_ws` is (N, L, d), `gen_img` (N, C, H,
-    W); draws torch.randn_like(gen_img).
+    `pl_mean` (0-dim) is overwritten in place with the new average. `gen_ws` is (N, L, d), `gen_img` (N, C, H, W);
+    draws torch.randn_like(gen_img).
     """
     lengths = path_lengths(gen_img, gen_ws)
     mean = pl_mean.detach().clone().lerp(lengths.mean().to(pl_mean.dtype), pl_decay)

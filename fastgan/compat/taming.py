@@ -3,10 +3,9 @@
     from taming.modules.losses.vqperceptual import adopt_weight, hinge_d_loss, vanilla_d_loss  # before
     from fastgan.compat.taming import adopt_weight, hinge_d_loss, vanilla_d_loss               # after
 
-`calculate_adaptive_weight` is a method of VQLPIPSWithDiscriminator there; `fastgan.compat.patch("taming")`
-replaces it. Its norms do not overflow, and nothing waits for the device. LlamaGen's copy has the same two
-losses; its `non_saturating_*`, which hand logits and targets to the cross-entropy in swapped order, are not
-reproduced.
+`calculate_adaptive_weight` is a method of VQLPIPSWithDiscriminator there; `fastgan.compat.patch("taming")` replaces
+it. Its norms do not overflow, and nothing waits for the device. LlamaGen's copy has the same two losses. Its
+`non_saturating_*` pass logits and targets to the cross-entropy in swapped order, and are not reproduced.
 """
 
 from __future__ import annotations
@@ -23,31 +22,32 @@ __all__ = ["adopt_weight", "calculate_adaptive_weight", "hinge_d_loss", "hinge_g
 
 
 def adopt_weight(weight: Any, global_step: int, threshold: int = 0, value: Any = 0.0) -> Any:
-    """`value` while global_step < threshold, else `weight`."""
+    """Return `value` while global_step < threshold, else `weight`."""
     return value if global_step < threshold else weight
 
 
 def hinge_d_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
-    """(mean [1 - r]+ + mean [1 + f]+) / 2, of logits of any shapes."""
+    """Return (mean [1 - r]+ + mean [1 + f]+) / 2, of logits of any shapes."""
     return mean_of((hinge(-1, 0.5), logits_real), (hinge(1, 0.5), logits_fake))
 
 
 def vanilla_d_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
-    """(mean softplus(-r) + mean softplus(f)) / 2, of logits of any shapes."""
+    """Return (mean softplus(-r) + mean softplus(f)) / 2, of logits of any shapes."""
     return mean_of((softplus(-1, 0.5), logits_real), (softplus(1, 0.5), logits_fake))
 
 
 def hinge_gen_loss(logit_fake: Tensor) -> Tensor:
-    """-mean f: LlamaGen's name of what is inline in VQGAN."""
+    """Return -mean f, which is inline in VQGAN and has this name in LlamaGen."""
     return mean_of((MINUS, logit_fake))
 
 
 def calculate_adaptive_weight(
     nll_loss: Tensor, g_loss: Tensor, last_layer: Tensor, discriminator_weight: float = 1.0
 ) -> Tensor:
-    """discriminator_weight * min(||grad of nll|| / (||grad of g_loss|| + 1e-4), 1e4), gradients by `last_layer`.
+    """Return discriminator_weight * min(||grad of nll_loss|| / (||grad of g_loss|| + 1e-4), 1e4).
 
-    Both gradients keep their graphs. A detached scalar of the layer's dtype.
+    The gradients are with respect to `last_layer`, and both keep their graphs. The result is a detached scalar of
+    the layer's dtype.
     """
     (nll,) = torch.autograd.grad(nll_loss, last_layer, retain_graph=True)
     (adversarial,) = torch.autograd.grad(g_loss, last_layer, retain_graph=True)
@@ -55,6 +55,6 @@ def calculate_adaptive_weight(
 
 
 def _method(self: Any, nll_loss: Tensor, g_loss: Tensor, last_layer: Tensor | None = None) -> Tensor:
-    """`calculate_adaptive_weight` in the place of the peer's method."""
+    """Return `calculate_adaptive_weight`, called as the trainer's method."""
     layer = self.last_layer[0] if last_layer is None else last_layer
     return calculate_adaptive_weight(nll_loss, g_loss, layer, self.discriminator_weight)

@@ -3,8 +3,8 @@
     import tensorflow_gan as tfgan; tfgan.losses.modified_generator_loss(fake)      # before
     from fastgan.compat import tfgan; tfgan.modified_generator_loss(fake)           # after
 
-`weights` are numbers or tensors that broadcast to the logits. The default reduction divides the weighted sum by
-the count of weights that are not zero, so that a weight of 2.3 multiplies the loss by 2.3. `scope`,
+`weights` are numbers or tensors that broadcast to the logits. The default reduction divides the weighted sum by the
+number of nonzero weights, so that a weight of 2.3 multiplies the loss by 2.3. The arguments `scope`,
 `loss_collection` and `add_summaries` are accepted and ignored.
 """
 
@@ -44,7 +44,7 @@ BY_NONZERO_WEIGHTS = "weighted_sum_by_nonzero_weights"
 
 
 def _reduced(values: Tensor, weights: Any, reduction: str) -> Tensor:
-    """Unreduced losses, weighted and reduced as TF-GAN does."""
+    """Return unreduced losses, weighted and reduced as TF-GAN does."""
     given = isinstance(weights, Tensor)
     w = weights.to(values) if given else values.new_full((), weights)  # a fill, where a copy would wait
     w = w.expand_as(values)
@@ -63,7 +63,7 @@ def _reduced(values: Tensor, weights: Any, reduction: str) -> Tensor:
 
 
 def _loss(reduction: str, *entries: tuple[Term, Tensor, Any]) -> Tensor:
-    """The sum of terms of tensors with weights; in one call where the weights are numbers."""
+    """Return the sum of terms of tensors with weights; in one call where the weights are numbers."""
     dtype = result_dtype([x for _, x, _ in entries])
     if reduction == BY_NONZERO_WEIGHTS and not any(isinstance(w, Tensor) for _, _, w in entries):
         return mean_of(*[(t.weighted(t.weight * float(w)), x) for t, x, w in entries])
@@ -80,7 +80,7 @@ def wasserstein_generator_loss(
     reduction: str = BY_NONZERO_WEIGHTS,
     add_summaries: bool = False,
 ) -> Tensor:
-    """-f."""
+    """Return -f."""
     return _loss(reduction, (MINUS, discriminator_gen_outputs, weights))
 
 
@@ -94,7 +94,7 @@ def wasserstein_discriminator_loss(
     reduction: str = BY_NONZERO_WEIGHTS,
     add_summaries: bool = False,
 ) -> Tensor:
-    """f - r."""
+    """Return f - r."""
     return _loss(
         reduction,
         (PLUS, discriminator_gen_outputs, generated_weights),
@@ -117,7 +117,7 @@ def wasserstein_hinge_discriminator_loss(
     reduction: str = BY_NONZERO_WEIGHTS,
     add_summaries: bool = False,
 ) -> Tensor:
-    """[real_hinge - r]+ + [generated_hinge + f]+."""
+    """Return [real_hinge - r]+ + [generated_hinge + f]+."""
     on_real = Term("relu", scale=-1.0, shift=float(real_hinge))
     on_fake = Term("relu", shift=float(generated_hinge))
     return _loss(
@@ -138,7 +138,10 @@ def minimax_discriminator_loss(
     reduction: str = BY_NONZERO_WEIGHTS,
     add_summaries: bool = False,
 ) -> Tensor:
-    """Cross-entropy of r with the label 1 - label_smoothing / 2, and of f with 0. The default label is 0.875."""
+    """Return the cross-entropy of r with the label 1 - label_smoothing / 2, plus that of f with 0.
+
+    The default label is 0.875.
+    """
     return _loss(
         reduction,
         (bce(1.0 - label_smoothing / 2), discriminator_real_outputs, real_weights),
@@ -158,7 +161,10 @@ def minimax_generator_loss(
     reduction: str = BY_NONZERO_WEIGHTS,
     add_summaries: bool = False,
 ) -> Tensor:
-    """Minus the discriminator's loss with real outputs of 1, a constant less minus cross-entropy of f with 0."""
+    """Return minus the discriminator's loss with real outputs of 1.
+
+    Up to a constant, that is minus the cross-entropy of f with 0.
+    """
     ones = torch.ones_like(discriminator_gen_outputs)
     return -minimax_discriminator_loss(
         ones, discriminator_gen_outputs, label_smoothing, weights, weights, reduction=reduction
@@ -174,7 +180,7 @@ def modified_generator_loss(
     reduction: str = BY_NONZERO_WEIGHTS,
     add_summaries: bool = False,
 ) -> Tensor:
-    """Cross-entropy of f with the label 1 - label_smoothing / 2."""
+    """Return the cross-entropy of f with the label 1 - label_smoothing / 2."""
     return _loss(reduction, (bce(1.0 - label_smoothing / 2), discriminator_gen_outputs, weights))
 
 
@@ -187,7 +193,7 @@ def least_squares_generator_loss(
     reduction: str = BY_NONZERO_WEIGHTS,
     add_summaries: bool = False,
 ) -> Tensor:
-    """(f - real_label)^2 / 2."""
+    """Return (f - real_label)^2 / 2."""
     return _loss(reduction, (square(real_label, 0.5), discriminator_gen_outputs, weights))
 
 
@@ -203,7 +209,7 @@ def least_squares_discriminator_loss(
     reduction: str = BY_NONZERO_WEIGHTS,
     add_summaries: bool = False,
 ) -> Tensor:
-    """(r - real_label)^2 / 2 + (f - fake_label)^2 / 2."""
+    """Return (r - real_label)^2 / 2 + (f - fake_label)^2 / 2."""
     return _loss(
         reduction,
         (square(real_label, 0.5), discriminator_real_outputs, real_weights),
@@ -212,7 +218,7 @@ def least_squares_discriminator_loss(
 
 
 def _relativistic(first: Tensor, other: Tensor, weights: Any, other_weights: Any, reduction: str) -> Tensor:
-    """Cross-entropy of first - mean(other) with 1 and of other - mean(first) with 0."""
+    """Return the cross-entropy of first - mean(other) with 1 plus that of other - mean(first) with 0."""
     first, other = alike(first, other)
     plain = not (isinstance(weights, Tensor) or isinstance(other_weights, Tensor))
     if plain and reduction == BY_NONZERO_WEIGHTS and weights == other_weights == 1:
@@ -233,7 +239,10 @@ def relativistic_discriminator_loss(
     reduction: str = BY_NONZERO_WEIGHTS,
     add_summaries: bool = False,
 ) -> Tensor:
-    """Relativistic average: cross-entropy of r - mean(f) with 1 and of f - mean(r) with 0, not halved."""
+    """Return the relativistic average loss, not halved.
+
+    It is the cross-entropy of r - mean(f) with 1 plus that of f - mean(r) with 0.
+    """
     real, fake = discriminator_real_outputs, discriminator_gen_outputs
     return _relativistic(real, fake, real_weights, generated_weights, reduction)
 
@@ -248,7 +257,7 @@ def relativistic_generator_loss(
     reduction: str = BY_NONZERO_WEIGHTS,
     add_summaries: bool = False,
 ) -> Tensor:
-    """`relativistic_discriminator_loss` with the labels swapped. Real comes first here too."""
+    """Return `relativistic_discriminator_loss` with the labels swapped; real comes first here too."""
     real, fake = discriminator_real_outputs, discriminator_gen_outputs
     return _relativistic(fake, real, generated_weights, real_weights, reduction)
 
@@ -268,10 +277,10 @@ def wasserstein_gradient_penalty(
     reduction: str = BY_NONZERO_WEIGHTS,
     add_summaries: bool = False,
 ) -> Tensor:
-    """(n / target - 1)^2, or [n / target - 1]+^2, with n = sqrt(||g||^2 + epsilon), at points between.
+    """Return (n / target - 1)^2, or [n / target - 1]+^2, with n = sqrt(||g||^2 + epsilon), at points between.
 
     The discriminator is called as (points, generator_inputs) and may return a tuple, whose first entry counts.
-    Draws torch.rand(N, 1, ..., 1) like real_data; it weighs the generated data.
+    Draws torch.rand(N, 1, ..., 1) like real_data; it weights the generated data.
     """
     shape = (len(real_data), *[1] * (real_data.dim() - 1))
     a = torch.rand(shape, dtype=real_data.dtype, device=real_data.device)

@@ -23,17 +23,17 @@ __all__ = ["calc_gradient_penalty", "compute_gradient_penalty", "compute_gradien
 
 
 def _numpy_uniform(*shape: int) -> Tensor:
-    """Numbers from NumPy's global generator, rounded to float32 as the recipes' torch.Tensor does."""
+    """Return numbers from NumPy's global generator, rounded to float32 as the recipes' torch.Tensor does."""
     import numpy as np
 
     return torch.from_numpy(np.random.random(shape)).float()
 
 
 def compute_gradient_penalty(D: Callable[[Tensor], Any], real_samples: Tensor, fake_samples: Tensor) -> Tensor:
-    """mean (n - 1)^2 at points between, with n the norm of each sample's gradient; the weight (10) is outside.
+    """Return mean (n - 1)^2 at points between, with n the norm of each sample's gradient.
 
-    Draws numpy.random.random((N, 1, 1, 1)) from NumPy's global generator. The penalty also reaches samples that
-    require grad. A scalar of the samples' dtype.
+    The weight (10) is outside. Draws numpy.random.random((N, 1, 1, 1)) from NumPy's global generator. The penalty
+    also reaches samples that require grad. The result is a scalar of the samples' dtype.
     """
     alpha = _numpy_uniform(len(real_samples), 1, 1, 1).to(real_samples.device)
     real, fake = alike(real_samples, fake_samples)
@@ -41,10 +41,10 @@ def compute_gradient_penalty(D: Callable[[Tensor], Any], real_samples: Tensor, f
 
 
 def compute_gradient_penalty_dragan(D: Callable[[Tensor], Any], X: Tensor, lambda_gp: float = 10) -> Tensor:
-    """lambda_gp * mean (n - 1)^2 around the data, with n the norm over dimension 1 alone.
+    """Return lambda_gp * mean (n - 1)^2 around the data, with n the norm over dimension 1 alone.
 
-    For images that is a norm for each pixel, as in the recipe; `fastgan.gradient_penalty(kind="dragan")` has one a
-    sample, as the paper. Draws numpy.random.random(X.shape), then torch.rand on the CPU. X gets no gradient.
+    For images that is one norm per pixel, as in the recipe; `fastgan.gradient_penalty(kind="dragan")` takes one per
+    sample, as the paper does. Draws numpy.random.random(X.shape), then torch.rand on the CPU. X gets no gradient.
     """
     data = X.detach()
     alpha = _numpy_uniform(*data.shape).to(data.device)
@@ -57,11 +57,11 @@ def compute_gradient_penalty_dragan(D: Callable[[Tensor], Any], X: Tensor, lambd
 def calc_gradient_penalty(
     netD: Callable[[Tensor], Any], real_data: Tensor, fake_data: Tensor, LAMBDA: float = 10, *, over: str = "sample"
 ) -> Tensor:
-    """LAMBDA * mean (n - 1)^2 at points between, with n the norm of each sample's gradient.
+    """Return LAMBDA * mean (n - 1)^2 at points between, with n the norm of each sample's gradient.
 
     LAMBDA is a global of the recipe (0.1 in its toy model). Draws torch.rand(N, 1) on the CPU. The data get no
-    gradient. The recipe's text model, on data (N, length, symbols), has norms over dimension 1 alone:
-    over="dim1".
+    gradient. For the recipe's text model, on data (N, length, symbols), pass over="dim1": its norms are over
+    dimension 1 alone.
     """
     if over not in ("sample", "dim1"):
         raise ValueError(f"over: expected 'sample' or 'dim1', got {over!r}")

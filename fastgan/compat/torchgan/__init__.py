@@ -3,14 +3,14 @@
     from torchgan.losses import WassersteinDiscriminatorLoss, WassersteinGradientPenalty            # before
     from fastgan.compat.torchgan import WassersteinDiscriminatorLoss, WassersteinGradientPenalty    # after
 
-All functions and classes of `torchgan.losses`, with the same random draws; torchgan's Trainer takes the classes as
+All functions and classes of `torchgan.losses`, with the same random draws. torchgan's Trainer takes the classes as
 its own, and subclasses of `GeneratorLoss` and `DiscriminatorLoss` work as before.
 
-Better: each loss is one pass over the logits, exact at both ends; real and fake batches may differ in size; a
-discriminator that has no second derivative is refused at the penalty's call; the mutual information penalty trains.
+Advantages: each loss is one pass over the logits, exact at both ends. Real and fake batches may differ in size. A
+discriminator that has no second derivative is refused at the penalty's call. The mutual information penalty trains.
 
-To know: both gradient penalties take one norm over the whole batch, as torchgan does, which grows with the
-batch; `fastgan.gradient_penalty` has a norm for each sample, as the papers do.
+Note: both gradient penalties take one norm over the whole batch, as torchgan does; it grows with the batch.
+`fastgan.gradient_penalty` takes one norm per sample, as the papers do.
 """
 
 from __future__ import annotations

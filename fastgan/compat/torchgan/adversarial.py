@@ -33,7 +33,7 @@ class MinimaxGeneratorLoss(GeneratorLoss):
         self.nonsaturating = nonsaturating
 
     def forward(self, dgz: Tensor) -> Tensor:
-        """The loss of logits of any shape."""
+        """Return the loss of logits of any shape."""
         return functional.minimax_generator_loss(dgz, self.nonsaturating, self.reduction)
 
 
@@ -47,7 +47,7 @@ class MinimaxDiscriminatorLoss(DiscriminatorLoss):
         self.label_smoothing = label_smoothing
 
     def forward(self, dx: Tensor, dgz: Tensor) -> Tensor:
-        """The loss of logits of any shapes."""
+        """Return the loss of logits of any shapes."""
         return functional.minimax_discriminator_loss(dx, dgz, self.label_smoothing, self.reduction)
 
 
@@ -59,7 +59,7 @@ class LeastSquaresGeneratorLoss(GeneratorLoss):
         self.c = c
 
     def forward(self, dgz: Tensor) -> Tensor:
-        """The loss of outputs of any shape."""
+        """Return the loss of outputs of any shape."""
         return functional.least_squares_generator_loss(dgz, self.c, self.reduction)
 
 
@@ -74,7 +74,7 @@ class LeastSquaresDiscriminatorLoss(DiscriminatorLoss):
         self.b = b
 
     def forward(self, dx: Tensor, dgz: Tensor) -> Tensor:
-        """The loss of outputs of any shapes."""
+        """Return the loss of outputs of any shapes."""
         return functional.least_squares_discriminator_loss(dx, dgz, self.a, self.b, self.reduction)
 
 
@@ -82,7 +82,7 @@ class WassersteinGeneratorLoss(GeneratorLoss):
     """`wasserstein_generator_loss` as a module: -fgz."""
 
     def forward(self, fgz: Tensor) -> Tensor:
-        """The loss of outputs of any shape."""
+        """Return the loss of outputs of any shape."""
         return functional.wasserstein_generator_loss(fgz, self.reduction)
 
 
@@ -91,8 +91,8 @@ class WassersteinDiscriminatorLoss(DiscriminatorLoss):
 
     Args:
         reduction: "mean", "sum" or "none".
-        clip: (low, high): `train_ops` first clamps all parameters of the discriminator into it; what is no pair
-            is taken for None.
+        clip: (low, high): `train_ops` first clamps all parameters of the discriminator to it; a value that is not a
+            pair counts as None.
         override_train_ops: a function in the place of `train_ops`, which is not given the loss.
     """
 
@@ -101,7 +101,7 @@ class WassersteinDiscriminatorLoss(DiscriminatorLoss):
         self.clip = clip if isinstance(clip, (tuple, list)) and len(clip) > 1 else None
 
     def forward(self, fx: Tensor, fgz: Tensor) -> Tensor:
-        """The loss of outputs of any shapes."""
+        """Return the loss of outputs of any shapes."""
         return functional.wasserstein_discriminator_loss(fx, fgz, self.reduction)
 
     def train_ops(
@@ -113,7 +113,7 @@ class WassersteinDiscriminatorLoss(DiscriminatorLoss):
         device: Any,
         labels: Any = None,
     ) -> Any:
-        """The base's step, on clipped weights."""
+        """Run the base's step, on clipped weights."""
         arguments = (generator, discriminator, optimizer_discriminator, real_inputs, device, labels)
         if self.override_train_ops is not None:
             return self.override_train_ops(*arguments)

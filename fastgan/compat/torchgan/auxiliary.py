@@ -1,4 +1,4 @@
-"""Losses that no logits of real and fake enter: classifiers, features, histories of parameters, codes."""
+"""Losses without logits of real and fake: classifiers, features, histories of parameters, codes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class AuxiliaryClassifierGeneratorLoss(GeneratorLoss):
     """ACGAN's classification loss of the fake samples: softmax cross-entropy."""
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of class logits (N, classes) with labels (N,)."""
+        """Return the cross-entropy of class logits (N, classes) with labels (N,)."""
         return functional.auxiliary_classification_loss(logits, labels, self.reduction)
 
     def train_ops(
@@ -54,7 +54,7 @@ class AuxiliaryClassifierGeneratorLoss(GeneratorLoss):
         batch_size: int,
         labels: Any = None,
     ) -> Any:
-        """One step of the generator; the discriminator is called with mode="classifier".
+        """Run one step of the generator; the discriminator is called with mode="classifier".
 
         Raises:
             ValueError: no labels for a generator that requires them; a generator without labels.
@@ -81,7 +81,7 @@ class AuxiliaryClassifierDiscriminatorLoss(DiscriminatorLoss):
     """
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of class logits (N, classes) with labels (N,)."""
+        """Return the cross-entropy of class logits (N, classes) with labels (N,)."""
         return functional.auxiliary_classification_loss(logits, labels, self.reduction)
 
     def train_ops(
@@ -93,7 +93,7 @@ class AuxiliaryClassifierDiscriminatorLoss(DiscriminatorLoss):
         device: Any,
         labels: Any = None,
     ) -> Any:
-        """One step of the discriminator, called with mode="classifier"; the fake samples are not detached.
+        """Run one step of the discriminator, called with mode="classifier"; the fake samples are not detached.
 
         Raises:
             ValueError: no labels; a generator without labels.
@@ -124,7 +124,7 @@ class FeatureMatchingGeneratorLoss(GeneratorLoss):
     """
 
     def forward(self, fx: Tensor, fgz: Tensor) -> Tensor:
-        """The loss of features of one shape; others raise ValueError."""
+        """Return the loss of features of one shape; others raise ValueError."""
         return mean_of((square(0.0), (fgz, fx)), reduction=self.reduction)
 
     def train_ops(  # type: ignore[override]
@@ -136,7 +136,7 @@ class FeatureMatchingGeneratorLoss(GeneratorLoss):
         device: Any,
         labels: Any = None,
     ) -> Any:
-        """One step of the generator; the discriminator is called with feature_matching=True.
+        """Run one step of the generator; the discriminator is called with feature_matching=True.
 
         Raises:
             ValueError: no labels for a generator that requires them.
@@ -158,7 +158,7 @@ class FeatureMatchingGeneratorLoss(GeneratorLoss):
 
 
 class _History(_Loss):
-    """lambd * sum (p - S / t)^2, with S the sum of the parameters p at the t calls before."""
+    """lambd * sum (p - S / t)^2, with S the sum of the parameters p at the t previous calls."""
 
     def __init__(
         self, reduction: str = "elementwise_mean", override_train_ops: Override = None, lambd: float = 1.0
@@ -169,7 +169,7 @@ class _History(_Loss):
         self.lambd = lambd
 
     def _step(self, parameters: Iterable[Tensor], optimizer: Any) -> float:
-        """One step towards the average; the first call only remembers."""
+        """Run one step towards the average; the first call only remembers the parameters."""
         found = list(parameters)
         if self.timesteps == 0:
             self.sum_parameters = [p.detach().clone() for p in found]
@@ -194,7 +194,7 @@ class HistoricalAverageGeneratorLoss(_History, GeneratorLoss):
     """
 
     def train_ops(self, generator: Any, optimizer_generator: Any) -> Any:  # type: ignore[override]
-        """One step of the generator; the first call stores its parameters and returns 0.0."""
+        """Run one step of the generator; the first call stores its parameters and returns 0.0."""
         if self.override_train_ops is not None:
             return self.override_train_ops(self, generator, optimizer_generator)
         return self._step(generator.parameters(), optimizer_generator)
@@ -210,7 +210,7 @@ class HistoricalAverageDiscriminatorLoss(_History, DiscriminatorLoss):
     """
 
     def train_ops(self, discriminator: Any, optimizer_discriminator: Any) -> Any:  # type: ignore[override]
-        """One step of the discriminator; the first call stores its parameters and returns 0.0."""
+        """Run one step of the discriminator; the first call stores its parameters and returns 0.0."""
         if self.override_train_ops is not None:
             return self.override_train_ops(self, discriminator, optimizer_discriminator)
         return self._step(discriminator.parameters(), optimizer_discriminator)
@@ -230,7 +230,7 @@ class MutualInformationPenalty(GeneratorLoss, DiscriminatorLoss):
         self.lambd = lambd
 
     def forward(self, c_dis: Tensor, c_cont: Tensor, dist_dis: Any, dist_cont: Any) -> Tensor:
-        """The penalty of codes under distributions (torch.distributions)."""
+        """Return the penalty of codes under distributions (torch.distributions)."""
         return functional.mutual_information_penalty(c_dis, c_cont, dist_dis, dist_cont, self.reduction)
 
     def train_ops(  # type: ignore[override]
@@ -244,7 +244,7 @@ class MutualInformationPenalty(GeneratorLoss, DiscriminatorLoss):
         device: Any,
         batch_size: int,
     ) -> Any:
-        """One step of both networks on lambd times the penalty, which is returned.
+        """Run one step of both networks on lambd times the penalty, and return that.
 
         The discriminator is called as (fake, True) and returns (_, dist_dis, dist_cont).
         """

@@ -22,13 +22,13 @@ __all__ = [
 
 
 def _encodes(discriminator: Any) -> bool:
-    """Whether it is an auto-encoder, which has a switch for also returning its embeddings."""
+    """Return whether it is an auto-encoder, which has a switch for also returning its embeddings."""
     return isinstance(getattr(discriminator, "embeddings", None), bool)
 
 
 @contextmanager
 def _without_embeddings(discriminator: Any) -> Iterator[None]:
-    """An auto-encoder returns its reconstruction errors alone; its switch is on afterwards."""
+    """Make an auto-encoder return its reconstruction errors alone; its switch is on afterwards."""
     switch = _encodes(discriminator)
     if switch:
         discriminator.embeddings = False
@@ -43,7 +43,7 @@ class EnergyBasedGeneratorLoss(GeneratorLoss):
     """`energy_based_generator_loss` as a module: dgz."""
 
     def forward(self, dgz: Tensor) -> Tensor:
-        """The loss of energies of any shape."""
+        """Return the loss of energies of any shape."""
         return functional.energy_based_generator_loss(dgz, self.reduction)
 
     def train_ops(
@@ -55,7 +55,7 @@ class EnergyBasedGeneratorLoss(GeneratorLoss):
         batch_size: int,
         labels: Any = None,
     ) -> Any:
-        """The base's step, with the discriminator's `embeddings` off; they are on afterwards."""
+        """Run the base's step, with the discriminator's `embeddings` off; they are on afterwards."""
         arguments = (generator, discriminator, optimizer_generator, device, batch_size, labels)
         if self.override_train_ops is not None:
             return self.override_train_ops(*arguments)
@@ -77,7 +77,7 @@ class EnergyBasedDiscriminatorLoss(DiscriminatorLoss):
         self.margin = margin
 
     def forward(self, dx: Tensor, dgz: Tensor) -> Tensor:
-        """The loss of energies of any shapes."""
+        """Return the loss of energies of any shapes."""
         return functional.energy_based_discriminator_loss(dx, dgz, self.margin, self.reduction)
 
     def train_ops(  # type: ignore[override]
@@ -90,7 +90,7 @@ class EnergyBasedDiscriminatorLoss(DiscriminatorLoss):
         batch_size: Any,
         labels: Any = None,
     ) -> Any:
-        """The base's step, with the discriminator's `embeddings` off; they are on afterwards."""
+        """Run the base's step, with the discriminator's `embeddings` off; they are on afterwards."""
         arguments = (generator, discriminator, optimizer_discriminator, real_inputs, device, labels)
         if self.override_train_ops is not None:
             return self.override_train_ops(self, *arguments)
@@ -106,7 +106,7 @@ class EnergyBasedPullingAwayTerm(GeneratorLoss):
         self.pt_ratio = pt_ratio
 
     def forward(self, dgz: Any, d_hid: Tensor) -> Tensor:
-        """The term of embeddings (N, ...); dgz is not used."""
+        """Return the term of embeddings (N, ...); dgz is not used."""
         return self.pt_ratio * functional.energy_based_pulling_away_term(d_hid)
 
     def train_ops(
@@ -118,7 +118,7 @@ class EnergyBasedPullingAwayTerm(GeneratorLoss):
         batch_size: int,
         labels: Any = None,
     ) -> Any:
-        """One step of the generator; the discriminator returns (embeddings, energies).
+        """Run one step of the generator; the discriminator returns (embeddings, energies).
 
         Raises:
             ValueError: no auto-encoder, or its `embeddings` are off; or a generator that has labels.
@@ -141,7 +141,7 @@ class BoundaryEquilibriumGeneratorLoss(GeneratorLoss):
     """`boundary_equilibrium_generator_loss` as a module: dgz."""
 
     def forward(self, dgz: Tensor) -> Tensor:
-        """The loss of reconstruction errors of any shape."""
+        """Return the loss of reconstruction errors of any shape."""
         return functional.boundary_equilibrium_generator_loss(dgz, self.reduction)
 
 
@@ -153,7 +153,7 @@ class BoundaryEquilibriumDiscriminatorLoss(DiscriminatorLoss):
         override_train_ops: a function in the place of `train_ops`; it is given the loss first.
         init_k: k at the start; `train_ops` moves it.
         lambd: how fast k moves.
-        gamma: the ratio of errors on fake and on real that is aimed at.
+        gamma: the target ratio of the errors on fake and on real.
     """
 
     def __init__(
@@ -171,15 +171,18 @@ class BoundaryEquilibriumDiscriminatorLoss(DiscriminatorLoss):
         self.convergence_metric: float | None = None
 
     def forward(self, dx: Tensor, dgz: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss, and its parts on real and on fake, of reconstruction errors of any shapes."""
+        """Return the loss, and its terms on real and on fake, for reconstruction errors of any shapes."""
         return functional.boundary_equilibrium_discriminator_loss(dx, dgz, self.k, self.reduction)
 
     def set_k(self, k: float = 0.0) -> None:
-        """Sets k."""
+        """Set k."""
         self.k = k
 
     def update_k(self, loss_real: float, loss_fake: float) -> None:
-        """k + lambd (gamma loss_real - loss_fake), kept in [0, 1]; and the measure of convergence."""
+        """Move k to k + lambd (gamma loss_real - loss_fake), clamped to [0, 1].
+
+        Also set the measure of convergence.
+        """
         difference = self.gamma * loss_real - loss_fake
         self.k += self.lambd * difference
         self.convergence_metric = loss_real + abs(difference)
@@ -194,7 +197,7 @@ class BoundaryEquilibriumDiscriminatorLoss(DiscriminatorLoss):
         device: Any,
         labels: Any = None,
     ) -> Any:
-        """The base's step, and then one of k."""
+        """Run the base's step, and then one of k."""
         if self.override_train_ops is not None:
             return self.override_train_ops(
                 self, generator, discriminator, optimizer_discriminator, real_inputs, device, labels

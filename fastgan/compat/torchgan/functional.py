@@ -1,7 +1,7 @@
 """The losses as functions: fx, dx are the discriminator's outputs (logits) for real, fgz, dgz those for fake.
 
-`reduction` is "mean" or "sum"; any other string leaves the elements as they are, but for the minimax and the
-auxiliary losses, where only "none" does and others raise ValueError. Results are scalars of the inputs' dtype.
+`reduction` is "mean" or "sum"; any other string leaves the elements unreduced. The minimax and auxiliary losses are
+the exception: there only "none" does, and others raise ValueError. Results are scalars of the inputs' dtype.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ __all__ = [
 
 
 def _lenient(reduction: Any) -> str:
-    """What torchgan takes a name for: all that is not a mean or a sum is no reduction."""
+    """Return the reduction that torchgan takes a name for: any name but "mean" and "sum" is "none"."""
     return reduction if reduction in ("mean", "sum") else "none"
 
 
 def _reduced(*entries: tuple[Term, Tensor], reduction: str) -> Tensor:
-    """The sum of the terms over their tensors, reduced; unreduced they must have one shape."""
+    """Return the sum of the terms over their tensors, reduced; unreduced they must have one shape."""
     if reduction != "none":
         return mean_of(*entries, reduction=reduction)
     tensors = [x for _, x in entries]
@@ -61,7 +61,7 @@ def _same_shape(*tensors: Tensor) -> None:
 
 
 def minimax_generator_loss(dgz: Tensor, nonsaturating: bool = True, reduction: str = "mean") -> Tensor:
-    """Softplus(-dgz), or -softplus(dgz) where not nonsaturating; logits of any shape.
+    """Return softplus(-dgz), or -softplus(dgz) where not nonsaturating; logits of any shape.
 
     Raises:
         ValueError: another reduction than "mean", "sum" or "none".
@@ -72,7 +72,9 @@ def minimax_generator_loss(dgz: Tensor, nonsaturating: bool = True, reduction: s
 def minimax_discriminator_loss(
     dx: Tensor, dgz: Tensor, label_smoothing: float = 0.0, reduction: str = "mean"
 ) -> Tensor:
-    """Cross-entropy of dx with label 1 - label_smoothing plus that of dgz with label 0; logits of any shapes.
+    """Return the cross-entropy of dx with label 1 - label_smoothing plus that of dgz with label 0.
+
+    Logits may have any shapes.
 
     Raises:
         ValueError: another reduction than "mean", "sum" or "none"; with "none", two shapes.
@@ -81,14 +83,14 @@ def minimax_discriminator_loss(
 
 
 def least_squares_generator_loss(dgz: Tensor, c: float = 1.0, reduction: str = "mean") -> Tensor:
-    """0.5 (dgz - c)^2, reduced."""
+    """Return 0.5 (dgz - c)^2, reduced."""
     return _reduced((square(c, 0.5), dgz), reduction=_lenient(reduction))
 
 
 def least_squares_discriminator_loss(
     dx: Tensor, dgz: Tensor, a: float = 0.0, b: float = 1.0, reduction: str = "mean"
 ) -> Tensor:
-    """0.5 (dx - b)^2 + 0.5 (dgz - a)^2, each reduced; a, the label of fake, comes first.
+    """Return 0.5 (dx - b)^2 + 0.5 (dgz - a)^2, each reduced; a, the label of fake, comes first.
 
     Raises:
         ValueError: two shapes where nothing is reduced.
@@ -97,12 +99,12 @@ def least_squares_discriminator_loss(
 
 
 def wasserstein_generator_loss(fgz: Tensor, reduction: str = "mean") -> Tensor:
-    """-fgz, reduced."""
+    """Return -fgz, reduced."""
     return _reduced((MINUS, fgz), reduction=_lenient(reduction))
 
 
 def wasserstein_discriminator_loss(fx: Tensor, fgz: Tensor, reduction: str = "mean") -> Tensor:
-    """Fgz - fx, reduced; the mean also of batches of different sizes.
+    """Return fgz - fx, reduced; the mean may be of batches of different sizes.
 
     Raises:
         ValueError: two shapes where it is not the mean.
@@ -114,12 +116,12 @@ def wasserstein_discriminator_loss(fx: Tensor, fgz: Tensor, reduction: str = "me
 
 
 def energy_based_generator_loss(dgz: Tensor, reduction: str = "mean") -> Tensor:
-    """Dgz, the energy of fake samples, reduced."""
+    """Return dgz, the energy of fake samples, reduced."""
     return _reduced((PLUS, dgz), reduction=_lenient(reduction))
 
 
 def energy_based_discriminator_loss(dx: Tensor, dgz: Tensor, margin: float, reduction: str = "mean") -> Tensor:
-    """Dx + [margin - dgz]+, reduced; the mean also of batches of different sizes.
+    """Return dx + [margin - dgz]+, reduced; the mean may be of batches of different sizes.
 
     Raises:
         ValueError: two shapes where it is not the mean.
@@ -131,10 +133,10 @@ def energy_based_discriminator_loss(dx: Tensor, dgz: Tensor, margin: float, redu
 
 
 def energy_based_pulling_away_term(d_hid: Tensor) -> Tensor:
-    """sum (h h^T)^2 / (N (N - 1)) of embeddings (N, ...), h being d_hid over its norm over the batch, as (N, -1).
+    """Return sum (h h^T)^2 / (N (N - 1)) of embeddings (N, ...).
 
-    As torchgan's: the paper normalises each sample's embedding instead, and leaves out the diagonal. Infinite for
-    one sample.
+    h is d_hid as (N, -1), divided by its norm over the batch, as in torchgan. The paper normalizes each sample's
+    embedding instead, and leaves out the diagonal. The result is infinite for one sample.
     """
     h = F.normalize(d_hid, p=2.0, dim=0)
     n = len(h)
@@ -143,14 +145,14 @@ def energy_based_pulling_away_term(d_hid: Tensor) -> Tensor:
 
 
 def boundary_equilibrium_generator_loss(dgz: Tensor, reduction: str = "mean") -> Tensor:
-    """Dgz, the reconstruction error of fake samples, reduced."""
+    """Return dgz, the reconstruction error of fake samples, reduced."""
     return _reduced((PLUS, dgz), reduction=_lenient(reduction))
 
 
 def boundary_equilibrium_discriminator_loss(
     dx: Tensor, dgz: Tensor, k: float, reduction: str = "mean"
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(dx - k dgz, dx, dgz), each reduced; the last two have a graph each.
+    """Return (dx - k dgz, dx, dgz), each reduced; the last two have a graph each.
 
     Raises:
         ValueError: two shapes where nothing is reduced.
@@ -163,7 +165,7 @@ def boundary_equilibrium_discriminator_loss(
 
 
 def auxiliary_classification_loss(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
-    """Softmax cross-entropy of class logits (N, classes) with labels (N,).
+    """Return the softmax cross-entropy of class logits (N, classes) with labels (N,).
 
     Raises:
         ValueError: another reduction than "mean", "sum" or "none".
@@ -174,7 +176,7 @@ def auxiliary_classification_loss(logits: Tensor, labels: Tensor, reduction: str
 def mutual_information_penalty(
     c_dis: Tensor, c_cont: Tensor, dist_dis: Any, dist_cont: Any, reduction: str = "mean"
 ) -> Tensor:
-    """The numbers -mean log p_dis(c_dis) and -mean log p_cont(c_cont) of InfoGAN's codes, reduced.
+    """Return -mean log p_dis(c_dis) and -mean log p_cont(c_cont) of InfoGAN's codes, reduced.
 
     torchgan's value has no graph, so that its backward raises; this one has.
     """
@@ -187,10 +189,11 @@ def mutual_information_penalty(
 
 
 def wasserstein_gradient_penalty(interpolate: Tensor, d_interpolate: Any, reduction: str = "mean") -> Tensor:
-    """(n - 1)^2 with n the norm of the gradient of sum(d_interpolate) by `interpolate`, over the whole batch.
+    """Return (n - 1)^2 with n the norm, over the whole batch, of sum(d_interpolate)'s gradient by `interpolate`.
 
-    One norm for all samples, which grows with their number and is most likely not what you want;
-    `fastgan.gradient_penalty` has one a sample. So there is nothing to reduce: 0-dim whatever the reduction.
+    There is one norm for all samples, which grows with their number and is most likely not what you want.
+    `fastgan.gradient_penalty` takes one per sample. So there is nothing to reduce: the result is 0-dim for any
+    reduction.
 
     Raises:
         ValueError: the points did not require grad before the discriminator saw them, or do not enter.
@@ -202,9 +205,9 @@ def wasserstein_gradient_penalty(interpolate: Tensor, d_interpolate: Any, reduct
 def dragan_gradient_penalty(
     interpolate: Tensor, d_interpolate: Any, k: float = 1.0, reduction: str = "mean"
 ) -> Tensor:
-    """(n - k)^2 with n the norm of the gradient of sum(d_interpolate) by `interpolate`, over the whole batch.
+    """Return (n - k)^2 with n the norm, over the whole batch, of sum(d_interpolate)'s gradient by `interpolate`.
 
-    One norm for all samples, as in `wasserstein_gradient_penalty`, which also says what raises.
+    There is one norm for all samples, as in `wasserstein_gradient_penalty`, which also documents the errors.
     """
     g = gradient_by_input(d_interpolate, interpolate, name="interpolate")
     return norm_penalty(g, "two_sided", target=float(k), over="batch").to(g.dtype)

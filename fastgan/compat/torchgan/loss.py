@@ -12,7 +12,7 @@ __all__ = ["DiscriminatorLoss", "GeneratorLoss"]
 
 
 def _trainers_bases() -> tuple[Any, Any]:
-    """torchgan's own bases, by which its Trainer tells the losses apart; without torchgan, plain modules."""
+    """Return torchgan's own bases, by which its Trainer tells the losses apart; without torchgan, plain modules."""
     try:
         from torchgan.losses.loss import DiscriminatorLoss as OfDiscriminator
         from torchgan.losses.loss import GeneratorLoss as OfGenerator
@@ -30,46 +30,49 @@ _OfDiscriminator: Any = _BASES[1]
 
 
 def need_labels(labels: Any, *networks: Any) -> None:
-    """Raises where a network's label_type is "required" and there are none."""
+    """Raise if a network's label_type is "required" and there are no labels."""
     if labels is None and any(network.label_type == "required" for network in networks):
         raise ValueError("labels: expected labels for a network whose label_type is 'required', got None")
 
 
 def draw_noise(generator: Any, count: int, device: Any) -> Tensor:
-    """The generator's input."""
+    """Draw the generator's input."""
     return torch.randn(count, generator.encoding_dims, device=device)
 
 
 def draw_labels(generator: Any, count: int, device: Any) -> Tensor | None:
-    """Labels for a generator whose label_type is "generated"; else nothing is drawn."""
+    """Draw labels for a generator whose label_type is "generated"; else draw nothing."""
     if generator.label_type != "generated":
         return None
     return torch.randint(0, generator.num_classes, (count,), device=device)
 
 
 def generate(generator: Any, noise: Tensor, labels: Any, drawn: Tensor | None) -> Any:
-    """Fake samples, with the labels that the generator asks for."""
+    """Return fake samples, with the labels that the generator asks for."""
     if generator.label_type == "none":
         return generator(noise)
     return generator(noise, labels if generator.label_type == "required" else drawn)
 
 
 def judge_real(discriminator: Any, real: Any, labels: Any, drawn: Tensor | None, **options: Any) -> Any:
-    """The discriminator's output for real samples."""
+    """Return the discriminator's output for real samples."""
     if discriminator.label_type == "none":
         return discriminator(real, **options)
     return discriminator(real, labels if discriminator.label_type == "required" else drawn, **options)
 
 
 def judge_fake(discriminator: Any, fake: Any, labels: Any, drawn: Tensor | None, **options: Any) -> Any:
-    """The same for samples that a generator has made from its own labels, if it has any, or the given ones."""
+    """Return the discriminator's output for fake samples, with the labels that they were generated from.
+
+    These are the generator's own labels where it has any, else the given ones.
+    """
     if discriminator.label_type == "none":
         return discriminator(fake, **options)
     return discriminator(fake, labels if drawn is None else drawn, **options)
 
 
 def descend(loss: Tensor, *optimizers: Any) -> float:
-    """Backward and a step of each optimizer; the loss as a number."""
+    """Run backward and a step of each optimizer; return the loss as a number."""
     loss.backward()
     for optimizer in optimizers:
         optimizer.step()
@@ -89,7 +92,7 @@ class _Loss(nn.Module):
         self.arg_map: dict[str, str] = {}
 
     def set_arg_map(self, value: dict[str, str]) -> None:
-        """Adds to `arg_map`: under which names of the Trainer the arguments of `train_ops` are found."""
+        """Add to `arg_map`, which holds the Trainer's names for the arguments of `train_ops`."""
         self.arg_map.update(value)
 
 
@@ -110,7 +113,7 @@ class GeneratorLoss(_Loss, _OfGenerator):
         batch_size: int,
         labels: Any = None,
     ) -> Any:
-        """One step of the generator; returns the loss as a float.
+        """Run one step of the generator; return the loss as a float.
 
         Raises:
             ValueError: no labels for a generator that requires them.
@@ -144,7 +147,7 @@ class DiscriminatorLoss(_Loss, _OfDiscriminator):
         device: Any,
         labels: Any = None,
     ) -> Any:
-        """One step of the discriminator; returns the loss as a float.
+        """Run one step of the discriminator; return the loss as a float.
 
         Raises:
             ValueError: no labels for a network that requires them.
@@ -160,7 +163,7 @@ class DiscriminatorLoss(_Loss, _OfDiscriminator):
     def _outputs(
         generator: Any, discriminator: Any, optimizer: Any, real: Any, device: Any, labels: Any
     ) -> tuple[Any, Any]:
-        """What the discriminator says of real samples and then of fake ones, gradients being zeroed."""
+        """Zero the gradients, and return the discriminator's outputs for real samples and then for fake ones."""
         need_labels(labels, generator, discriminator)
         noise = draw_noise(generator, len(real), device)
         drawn = draw_labels(generator, len(real), device)

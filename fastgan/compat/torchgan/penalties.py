@@ -22,7 +22,7 @@ class _Penalty(DiscriminatorLoss):
         self.lambd = lambd
 
     def _descend(self, discriminator: Any, points: Tensor, optimizer: Any, labels: Any, drawn: Any) -> float:
-        """Backward of lambd times the penalty at these points, and a step; the penalty as a number."""
+        """Run backward on lambd times the penalty at these points, and a step; return the penalty as a number."""
         with differentiable():
             outputs = judge_fake(discriminator, points, labels, drawn)
         loss = self.forward(points, outputs)
@@ -32,7 +32,7 @@ class _Penalty(DiscriminatorLoss):
 
 
 class WassersteinGradientPenalty(_Penalty):
-    """`wasserstein_gradient_penalty` as a module: (n - 1)^2, n being one norm over the whole batch.
+    """`wasserstein_gradient_penalty` as a module: (n - 1)^2, with n one norm over the whole batch.
 
     `forward` leaves lambd out; `train_ops` trains on lambd times the penalty. The norm grows with the number of
     samples.
@@ -47,7 +47,7 @@ class WassersteinGradientPenalty(_Penalty):
         super().__init__(reduction, lambd, override_train_ops)
 
     def forward(self, interpolate: Tensor, d_interpolate: Any) -> Tensor:
-        """The penalty, without lambd, of the discriminator's outputs at points that required grad before."""
+        """Return the penalty, without lambd, of the discriminator's outputs at points that required grad before."""
         return functional.wasserstein_gradient_penalty(interpolate, d_interpolate, self.reduction)
 
     def train_ops(
@@ -59,10 +59,10 @@ class WassersteinGradientPenalty(_Penalty):
         device: Any,
         labels: Any = None,
     ) -> Any:
-        """A step of the discriminator on lambd times the penalty between real and fake; returns it without lambd.
+        """Step the discriminator on lambd times the penalty between real and fake; return it without lambd.
 
-        One factor for all samples, drawn on the CPU. The fake samples are not detached: the generator's parameters
-        get a gradient too, which its own step zeroes.
+        One factor for all samples is drawn on the CPU. The fake samples are not detached: the generator's
+        parameters get a gradient too, which its own step zeroes.
 
         Raises:
             ValueError: no labels for a network that requires them.
@@ -82,7 +82,7 @@ class WassersteinGradientPenalty(_Penalty):
 
 
 class DraganGradientPenalty(_Penalty):
-    """`dragan_gradient_penalty` as a module: (n - k)^2, n being one norm over the whole batch.
+    """`dragan_gradient_penalty` as a module: (n - k)^2, with n one norm over the whole batch.
 
     `forward` leaves lambd out; `train_ops` trains on lambd times the penalty. The norm grows with the number of
     samples.
@@ -90,7 +90,7 @@ class DraganGradientPenalty(_Penalty):
     Args:
         reduction: has no effect, since there is one norm.
         lambd: the factor in `train_ops`.
-        k: the norm that is aimed at.
+        k: the target norm.
         override_train_ops: a function in the place of `train_ops`; it is given the loss first, and no device.
     """
 
@@ -101,7 +101,7 @@ class DraganGradientPenalty(_Penalty):
         self.k = k
 
     def forward(self, interpolate: Tensor, d_interpolate: Any) -> Tensor:
-        """The penalty, without lambd, of the discriminator's outputs at points that required grad before."""
+        """Return the penalty, without lambd, of the discriminator's outputs at points that required grad before."""
         return functional.dragan_gradient_penalty(interpolate, d_interpolate, self.k, self.reduction)
 
     def train_ops(
@@ -113,7 +113,7 @@ class DraganGradientPenalty(_Penalty):
         device: Any,
         labels: Any = None,
     ) -> Any:
-        """A step of the discriminator on lambd times the penalty around real; returns it without lambd.
+        """Step the discriminator on lambd times the penalty around real; return it without lambd.
 
         Points are real + (1 - a) * 0.5 * std(real) * u, with a and u uniform for each element.
 
