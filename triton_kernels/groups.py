@@ -1,9 +1,15 @@
 """Tensors as groups of elements, and sums over groups: csrc/common/penalty.h in Triton.
 
-A call's tensors come as tuples of integers: addresses (ADDRESSES per tensor: it and what has its shape), constants
-(FIELDS per tensor), layout (where the elements of each lie) and memory. A block is (E, T, L): T chunks of groups,
-each of E rows of L lanes at a time. TRANSPOSED: threads go along neighbouring groups, whose elements lie side by
-side, as the pixels of an image do where a group is a pixel's channels.
+A call's tensors come as four tuples of integers:
+
+- addresses: ADDRESSES per tensor, its own and those of tensors of its shape.
+- constants: FIELDS per tensor.
+- layout: where the elements of each lie.
+- memory: numbers and addresses of the call as a whole.
+
+A block is (E, T, L): T chunks of groups, each with E rows of L lanes at a time. If TRANSPOSED, threads go along
+neighbouring groups, whose elements are adjacent in memory. So are the pixels of an image, where a group is a
+pixel's channels.
 """
 
 import triton
@@ -14,8 +20,8 @@ from .math import absolute, double
 from .memory import doubles, read, select, write
 from .tree import CHUNK, add_rows, chunks_at, empty_lanes, fold, minus_zero, rows_of
 
-# Of a tensor: values (or real samples), a factor on them (or an upstream), cotangents (or fake samples), what is
-# written, and what else is written.
+# Per tensor: values (or real samples), a factor on them (or an upstream), cotangents (or fake samples), the result,
+# and a second result.
 X, MASK, V, OUT, OUT_2 = (tl.constexpr(k) for k in range(5))
 ADDRESSES = tl.constexpr(5)
 LENGTH, FIRST_PROGRAM, SUMS, DTYPE = (tl.constexpr(k) for k in range(4))
@@ -26,7 +32,7 @@ FIELDS = tl.constexpr(4)
     RESULT, PARTIAL, STATISTICS, EPS,
 ) = (tl.constexpr(k) for k in range(15))  # fmt: skip
 MEMORY = tl.constexpr(15)
-# What is summed: squares of mask * x, the same of extreme groups scaled, products of v with mask * x * scale, or of
+# The summands: squares of mask * x, the same of extreme groups scaled, products of v with mask * x * scale, or of
 # `mask` with x - v (the gradient of an interpolation's eps). Or the greatest mask * x of extreme groups.
 SQUARES, SCALED, DOTS, APART, GREATEST = (tl.constexpr(k) for k in range(5))
 # ACCESS: all groups of all tensors begin at 16 bytes; or groups have 2^31 elements and more, and indices 64 bits.
@@ -38,7 +44,7 @@ TWO_SIDED, ONE_SIDED, POWER_OF = (tl.constexpr(k) for k in range(len(PSIS)))
 
 @triton.jit
 def near_reciprocal(n):
-    """A power of two near 1 / n for n > 0, and not outside the normal numbers."""
+    """Return a power of two near 1 / n for n > 0, within the range of normal numbers."""
     e = (n.to(tl.int64, bitcast=True) >> 52) & 2047
     e = tl.where(e < 1, 1, tl.where(e > 2045, 2045, e))
     return ((2046 - e) << 52).to(tl.float64, bitcast=True)
@@ -46,7 +52,7 @@ def near_reciprocal(n):
 
 @triton.jit
 def extreme(square):
-    """Whether a sum of squares of doubles overflowed, or lost its smaller summands."""
+    """Return whether a sum of squares of doubles overflowed, or lost its smaller summands."""
     low = tl.full(square.shape, 1.1830521861667747e-271, tl.float64)  # 2^-900
     high = tl.full(square.shape, 1.7976931348623157e308, tl.float64)
     return (square < low) | (square > high)
@@ -54,7 +60,7 @@ def extreme(square):
 
 @triton.jit
 def rescue_scale(most):
-    """The factor on an extreme group, and whether its greatest element already is its norm (0 or not finite)."""
+    """Return the factor on an extreme group, and whether its greatest element is its norm (0 or not finite)."""
     high = tl.full(most.shape, 1.7976931348623157e308, tl.float64)
     done = (most == 0) | (most > high)
     return tl.where(done, tl.full(most.shape, 1.0, tl.float64), near_reciprocal(most)), done
@@ -62,7 +68,7 @@ def rescue_scale(most):
 
 @triton.jit
 def over_tensors(address, group, there, memory, GREATEST_ONES: tl.constexpr):
-    """Of each group, the sum of its tensors' sums, one tensor after another (or the greatest of them)."""
+    """Add up each group's sums over its tensors, one tensor after another (or return the greatest of them)."""
     groups = memory[GROUPS].to(tl.int64)
     total = tl.load(doubles(address) + group, mask=there, other=0.0)
     for k in range(1, memory[TENSORS].to(tl.int32)):
@@ -84,7 +90,7 @@ def power_of(x, P: tl.constexpr):
 
 @triton.jit
 def group_factors(n, target, PSI: tl.constexpr, POWER: tl.constexpr):
-    """Scale, slope and bend of csrc/common/psi.h for norms n."""
+    """Return scale, slope and bend of csrc/common/psi.h for norms n."""
     zero = tl.zeros(n.shape, tl.float64)
     one = tl.full(n.shape, 1.0, tl.float64)
     if PSI == POWER_OF and POWER == 2:
@@ -114,7 +120,10 @@ def group_factors(n, target, PSI: tl.constexpr, POWER: tl.constexpr):
 
 @triton.jit
 def _offset(index, layout, SIZES: tl.constexpr, STRIDES: tl.constexpr, DIMS: tl.constexpr):
-    """Of an element of a tensor, by its logical index; sizes and strides begin at these places of the layout."""
+    """Return an element's offset from its logical index.
+
+    Its sizes and strides begin at SIZES and STRIDES of the layout.
+    """
     total = index.to(tl.int64) * 0
     rest = index
     for k in tl.static_range(1, DIMS):
@@ -130,7 +139,7 @@ def _offset_in(
     tensor, index, layout, COUNT: tl.constexpr, WHICH: tl.constexpr, DG: tl.constexpr, DE: tl.constexpr,
     OF_GROUP: tl.constexpr,
 ):  # fmt: skip
-    """The offset of a group, or of an element within its group, at address WHICH of a tensor.
+    """Return the offset of a group, or of an element within its group, at address WHICH of a tensor.
 
     A tensor's layout: DG sizes of groups, DE of elements, then for each of its addresses DG strides and DE.
     """
@@ -151,7 +160,7 @@ def _offset_in(
 
 @triton.jit
 def spread(v, TRANSPOSED: tl.constexpr):
-    """(T,) as a block of which every element of an item has its own."""
+    """Return (T,) as a block in which every element of an item has the item's value."""
     if TRANSPOSED:
         return v[None, None, :]
     else:
@@ -160,7 +169,7 @@ def spread(v, TRANSPOSED: tl.constexpr):
 
 @triton.jit
 def places(E: tl.constexpr, T: tl.constexpr, L: tl.constexpr, TRANSPOSED: tl.constexpr):
-    """128 * row + lane, in the shape (E, T, L), or (E, L, T) transposed."""
+    """Return 128 * row + lane, in the shape (E, T, L), or (E, L, T) transposed."""
     if TRANSPOSED:
         at = tl.arange(0, E)[:, None, None] * 128 + tl.arange(0, L)[None, :, None]
         return at + tl.zeros((1, 1, T), tl.int32)
@@ -174,7 +183,7 @@ def _start(
     WHICH: tl.constexpr, tensor, group, element, at, layout, COUNT: tl.constexpr, DG: tl.constexpr,
     DE: tl.constexpr, DTYPES: tl.constexpr, ACCESS: tl.constexpr, TRANSPOSED: tl.constexpr,
 ):  # fmt: skip
-    """What `at` must be added to: it counts from the element (T,) of the group (T,) on, along the group."""
+    """Return the offset to add to `at`, which counts along the group from element (T,) of group (T,) on."""
     start = _offset_in(tensor, group, layout, COUNT, WHICH, DG, DE, True)
     if DE == 0:
         start = start + element
@@ -194,7 +203,7 @@ def get(
     WHICH: tl.constexpr, tensor, group, element, at, left, dtype, addresses, layout, COUNT: tl.constexpr,
     DG: tl.constexpr, DE: tl.constexpr, DTYPES: tl.constexpr, ACCESS: tl.constexpr, TRANSPOSED: tl.constexpr,
 ):  # fmt: skip
-    """Elements at address WHICH of a tensor, in the shape of `at`; 0 where `left` (T,) has none."""
+    """Read the elements at address WHICH of a tensor, in the shape of `at`; 0 where `left` (T,) has none."""
     start = _start(WHICH, tensor, group, element, at, layout, COUNT, DG, DE, DTYPES, ACCESS, TRANSPOSED)
     address = select(addresses, tensor, WHICH, ADDRESSES, COUNT)
     return read(address, start, at, spread(left, TRANSPOSED), dtype, DTYPES, ACCESS == ALIGNED_ACCESS)
@@ -205,7 +214,7 @@ def put(
     WHICH: tl.constexpr, v, tensor, group, element, at, left, dtype, addresses, layout, COUNT: tl.constexpr,
     DG: tl.constexpr, DE: tl.constexpr, DTYPES: tl.constexpr, ACCESS: tl.constexpr, TRANSPOSED: tl.constexpr,
 ):  # fmt: skip
-    """The reverse of `get`, where there is such a tensor."""
+    """Write elements where `get` reads them, if there is such a tensor."""
     address = select(addresses, tensor, WHICH, ADDRESSES, COUNT)
     if address != 0:
         start = _start(WHICH, tensor, group, element, at, layout, COUNT, DG, DE, DTYPES, ACCESS, TRANSPOSED)
@@ -217,7 +226,7 @@ def _doubles_of(
     WHICH: tl.constexpr, tensor, group, element, at, left, dtype, addresses, layout, COUNT: tl.constexpr,
     DG: tl.constexpr, DE: tl.constexpr, DTYPES: tl.constexpr, ACCESS: tl.constexpr, TRANSPOSED: tl.constexpr,
 ):  # fmt: skip
-    """`get` in float64, (E, T, L) in any case."""
+    """Return `get` in float64, as (E, T, L) in either layout."""
     v = get(
         WHICH, tensor, group, element, at, left, dtype, addresses, layout, COUNT, DG, DE, DTYPES, ACCESS, TRANSPOSED
     ).to(tl.float64)
@@ -229,7 +238,7 @@ def _doubles_of(
 
 @triton.jit
 def tensor_of(program, constants, COUNT: tl.constexpr):
-    """Which tensor a program is for."""
+    """Return the index of a program's tensor."""
     k = tl.zeros((), tl.int32)
     for i in tl.static_range(1, COUNT):
         k = tl.where(program >= constants[i * FIELDS + FIRST_PROGRAM], i, k)
@@ -241,7 +250,7 @@ def tensor_of(program, constants, COUNT: tl.constexpr):
 
 @triton.jit
 def _add_products(lane, a, b):
-    """`lane` (T, L) plus a * b, row after row, each by an fma."""
+    """Add a * b to `lane` (T, L), row after row, each by an fma."""
     if a.shape[0] == 1:
         return tl.fma(tl.reshape(a, lane.shape), tl.reshape(b, lane.shape), lane)
     else:
@@ -253,7 +262,7 @@ def _add_products(lane, a, b):
 
 @triton.jit
 def _greatest(lane, v):
-    """The greatest |v| of rows of lanes, NaN left out."""
+    """Return the greatest |v| over rows of lanes, ignoring NaN."""
     v = absolute(v)
     v = tl.max(tl.where(v == v, v, tl.zeros(v.shape, tl.float64)), axis=0)
     return tl.where(v > lane, v, lane)
@@ -261,7 +270,7 @@ def _greatest(lane, v):
 
 @triton.jit
 def _scale_of(group, there, memory, PASS: tl.constexpr, PSI: tl.constexpr, POWER: tl.constexpr):
-    """The factor on the elements of these groups before they are summed."""
+    """Return the factor on the elements of these groups before they are summed."""
     scale = tl.full(group.shape, 1.0, tl.float64)
     if PASS == SCALED:
         scale, _ = rescue_scale(over_tensors(memory[GREATEST_OF], group, there, memory, True))
@@ -277,7 +286,7 @@ def _sum_items(
     MASKED: tl.constexpr, DG: tl.constexpr, DE: tl.constexpr, DTYPES: tl.constexpr, ACCESS: tl.constexpr,
     TRANSPOSED: tl.constexpr, LANE_ROWS: tl.constexpr, E: tl.constexpr, T: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
-    """The sums of T chunks, (T,)."""
+    """Add up T chunks; return the sums, (T,)."""
     whole = left >= CHUNK
     lane = tl.zeros((T, L), tl.float64)
     if PASS == APART:
@@ -332,7 +341,7 @@ def group_sums(
     ACCESS: tl.constexpr, TRANSPOSED: tl.constexpr, LANE_ROWS: tl.constexpr, E: tl.constexpr, T: tl.constexpr,
     L: tl.constexpr,
 ):  # fmt: skip
-    """The sums of all chunks of all groups, a tensor's one group after another; T chunks a program."""
+    """Add up all chunks of all groups, a tensor's groups one after another; T chunks per program."""
     program = tl.program_id(0).to(tl.int64)
     tensor = tensor_of(program, constants, COUNT)
     length = select(constants, tensor, LENGTH, FIELDS, COUNT)
@@ -365,9 +374,10 @@ def group_sums(
 
 @kernel
 def shrink(source, target, lists, n, mean, GREATEST_ONES: tl.constexpr, DEVIATIONS: tl.constexpr, T: tl.constexpr):
-    """The next level of the tree: lists of n float64 each at `source` become sums of their chunks at `target`.
+    """Compute the next level of the tree.
 
-    GREATEST_ONES: the greatest instead. DEVIATIONS: of the squares of what they have above the number at `mean`.
+    Lists of n float64 each at `source` become the sums of their chunks at `target`. GREATEST_ONES: the greatest
+    instead. DEVIATIONS: the sums of squared deviations from the number at `mean`.
     """
     n = n.to(tl.int64)
     chunks = (n + (CHUNK - 1)) // CHUNK

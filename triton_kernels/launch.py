@@ -1,8 +1,8 @@
-"""Launches: a kernel is compiled once for each set of constants, kept, and run by its handle.
+"""Launches: a kernel is compiled once for each set of constants, saved, and run by its handle.
 
-All that a kernel is given at run time are integers, in tuples, and always of 64 bits: so what it was compiled
-for does not depend on their values, as it would in an ordinary launch (1 becomes a constant there, and
-multiples of 16 a case of their own). An ordinary launch is what remains where this Triton has no such way.
+The run-time arguments of a kernel are integers, in tuples, and always of 64 bits. So the compiled kernel does not
+depend on their values, as it would in an ordinary launch: there 1 becomes a constant, and multiples of 16 a case of
+their own. Where this Triton cannot run a kernel by its handle, launches are ordinary ones.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import triton
 from triton.runtime.driver import driver
 
-# What rounds otherwise than the C++ kernels must be off: multiply-adds are written as such.
+# Options that round unlike the C++ kernels must be off: multiply-adds are written out.
 OPTIONS = {"enable_fp_fusion": False}
 RUNTIME = ["addresses", "constants", "layout", "memory", "source", "target", "lists", "n", "mean"]
 kernel = triton.jit(do_not_specialize=RUNTIME)
@@ -24,7 +24,7 @@ INTERPRETED = bool(triton.knobs.runtime.interpret)
 
 
 class Handle(NamedTuple):
-    """A compiled kernel's handle: what `run` takes beside the grid and the stream."""
+    """A compiled kernel's handle: the arguments of `run` beside the grid and the stream."""
 
     run: Any
     function: Any
@@ -33,13 +33,25 @@ class Handle(NamedTuple):
 
 
 _handles: dict[Any, Handle] = {}
-# A Triton in which a handle is made or run otherwise raises one of these. Then launches are ordinary ones.
+# A Triton with another interface for handles raises one of these. Launches are then ordinary ones.
 _CHANGED = (AttributeError, TypeError, ValueError)
-_by_handle = True
+
+
+class _State:
+    """How kernels are launched.
+
+    Attributes:
+        by_handle: by their handles; else by ordinary launches.
+    """
+
+    by_handle = True
+
+
+_state = _State()
 
 
 def source(fn: Any, arguments: Sequence[Argument], constants: tuple[Any, ...]) -> Any:
-    """What is compiled: the kernel, 64-bit integers for its arguments, and its constants."""
+    """Return the compiler's input: the kernel, 64-bit integers for its arguments, and its constants."""
     names = fn.arg_names
     types: list[Any] = ["i64" if isinstance(a, int) else ("i64",) * len(a) for a in arguments]
     own = names[len(types) :]
@@ -48,7 +60,7 @@ def source(fn: Any, arguments: Sequence[Argument], constants: tuple[Any, ...]) -
 
 
 def compiled(fn: Any, arguments: Sequence[Argument], constants: tuple[Any, ...], warps: int, target: Any) -> Any:
-    """The kernel compiled for a target; no device is needed."""
+    """Compile a kernel for a target; no device is needed."""
     options = {"num_warps": warps, **OPTIONS}
     return triton.compile(source(fn, arguments, constants), target=target, options=options)
 
@@ -63,7 +75,7 @@ def _make_handle(
 
 
 def load(fn: Any, arguments: Sequence[Argument], constants: tuple[Any, ...], warps: int) -> None:
-    """Compile a kernel for the current device and load it there, if this Triton's compiler is called so.
+    """Compile a kernel for the current device and load it there, if this Triton's compiler has the known interface.
 
     Raises:
         Exception: the kernel cannot be compiled or loaded.
@@ -73,25 +85,24 @@ def load(fn: Any, arguments: Sequence[Argument], constants: tuple[Any, ...], war
 
 
 def hooked() -> bool:
-    """Whether somebody, a profiler say, wants to be told of launches."""
+    """Return whether somebody, such as a profiler, wants to be told of launches."""
     hooks = triton.knobs.runtime
     return any(bool(getattr(hook, "calls", hook)) for hook in (hooks.launch_enter_hook, hooks.launch_exit_hook))
 
 
 def launch(fn: Any, programs: int, arguments: tuple[Argument, ...], constants: tuple[Any, ...], warps: int) -> None:
-    """Runs `programs` programs of a kernel on the current device's current stream, and waits for nothing."""
-    global _by_handle
+    """Run `programs` programs of a kernel on the current device's current stream, without waiting."""
     if INTERPRETED:
         fn[(programs,)](*arguments, *constants)
         return
-    if _by_handle:
+    if _state.by_handle:
         try:
             _launch_by_handle(fn, programs, arguments, constants, warps)
             return
         except _CHANGED:
             pass
     fn[(programs,)](*arguments, *constants, num_warps=warps, **OPTIONS)
-    _by_handle = False  # only now: an ordinary launch would have raised where the handle was not to blame
+    _state.by_handle = False  # only now: an ordinary launch would have raised where the handle was not to blame
 
 
 def _launch_by_handle(

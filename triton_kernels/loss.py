@@ -1,9 +1,8 @@
 """The kernels of the losses: the calls of csrc/common/loss.h, with the roundings of csrc/cpu/loss.cpp.
 
-A call's terms come as three tuples of integers: addresses (ADDRESSES of them a term), constants (FIELDS a term)
-and memory. `loss_sums` takes the sums that a call needs over all chunks of all terms, `loss_finish` adds them
-up; a call that is small enough (ONE) is a single program that does both. `loss_elements` writes whatever there
-is one of an element.
+A call's terms come as three tuples of integers: addresses (ADDRESSES per term), constants (FIELDS per term) and
+memory. Kernel `loss_sums` computes the sums over all chunks of all terms, and `loss_finish` adds them up. For a
+call that is small enough (ONE), a single program does both. Kernel `loss_elements` writes the elementwise results.
 """
 
 import triton
@@ -15,7 +14,7 @@ from .memory import ONLY_FLOAT64, column, doubles, read, select, write
 from .phi import PHI_CODE_COUNT, evaluate
 from .tree import CHUNK, add_rows, chunks_at, empty_lanes, fold, minus_zero, next_level, pick, top, totals
 
-# Of a term, in `addresses`: operands, their gradients, their cotangents, an unreduced result and upstream.
+# Per term, in `addresses`: operands, their gradients, their cotangents, an unreduced result and upstream.
 # OF_MEAN_OPERAND, the mean operand's, lies where a reduced call has no result.
 X, Y, G_X, G_Y, V_X, V_Y, OUT, UPSTREAM = (tl.constexpr(k) for k in range(8))
 OF_MEAN_OPERAND = OUT
@@ -32,13 +31,13 @@ RESULT, SCALAR, MEANS, CONSTANTS, VALUES, STATISTICS, V_MEANS, PARTIAL, PARTIALS
     tl.constexpr(k) for k in range(11)
 )
 MEMORY = tl.constexpr(11)
-# Slots of partial sums. VALUE is of what the call sums first: values, or an operand where means are taken.
+# Slots of partial sums. VALUE has the call's first sum: of values, or of an operand where means are computed.
 VALUE, GRADIENT, DOT, SUM_X, SUM_Y, SIGN_X, SIGN_Y, RIGHT = (tl.constexpr(k) for k in range(8))
 LEVELS = tl.constexpr(3)  # of the tree above a term's chunks, each behind the one before; for 2^50 elements
 FILL = (
     PHI_CODE_COUNT  # a PHI_CODE of its own: x is a mean operand and nothing else, with the same gradient everywhere
 )
-# What a call is about.
+# The passes.
 FORWARD, BACKWARD, SECOND, MEAN = (tl.constexpr(k) for k in range(4))
 
 
@@ -52,7 +51,7 @@ def _term_of(program, constants, TERMS: tl.constexpr):
 
 @triton.jit
 def _weight(weights, member, DTYPE_OF: tl.constexpr):
-    """A member's weight in a tensor, as float64."""
+    """Return a member's weight in a tensor, as float64."""
     member = member.to(tl.int32)
     one = member * 0
     return tl.reshape(read(weights, member, one, one + 1, 0, 1 << DTYPE_OF, False), member.shape).to(tl.float64)
@@ -60,7 +59,10 @@ def _weight(weights, member, DTYPE_OF: tl.constexpr):
 
 @triton.jit
 def _coefficient(weight, member, n, memory, WEIGHTED: tl.constexpr, MEAN_OF: tl.constexpr):
-    """A term's weight, over n for a mean; `weight` has both where no weight lies on the device."""
+    """Return a term's weight, divided by n for a mean.
+
+    If no weight lies on the device, `weight` already includes both.
+    """
     c = double(weight)
     if WEIGHTED >= 0:
         c = c * _weight(memory[WEIGHTS], member, WEIGHTED)
@@ -71,7 +73,7 @@ def _coefficient(weight, member, n, memory, WEIGHTED: tl.constexpr, MEAN_OF: tl.
 
 @triton.jit
 def _below(x, mean):
-    """X less a float64 constant whose part below the last bit of x's type counts as well."""
+    """Return x minus a float64 constant whose part below the last bit of x's type counts as well."""
     hi = mean.to(x.dtype)
     lo = tl.where(mean - mean == 0, (mean - hi.to(tl.float64)).to(x.dtype), hi * 0)
     lo = tl.where(mean - mean == 0, lo, tl.zeros((), x.dtype))
@@ -88,7 +90,7 @@ def _cotangent(
     v_x, v_y, mean_operand, start, at, left, dtype, memory, PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr,
     DTYPES: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
-    """v_x - v_y, or v_x less the mean of the mean operand's."""
+    """Return v_x - v_y, or v_x minus the mean of the mean operand's cotangent."""
     if DTYPES == ONLY_FLOAT64:
         w = tl.zeros(at.shape, tl.float64)
     else:
@@ -111,7 +113,7 @@ def _signs(x):
 
 @triton.jit
 def _own_mean(address, n, dtype, DTYPES: tl.constexpr, ALIGNED: tl.constexpr, T: tl.constexpr):
-    """The mean of an operand of at most T chunks."""
+    """Return the mean of an operand of at most T chunks."""
     c = tl.arange(0, T)
     at = tl.arange(0, 8)[:, None, None] * 128 + c[None, :, None] * CHUNK + tl.arange(0, 128)[None, None, :]
     left = n.to(tl.int32)
@@ -133,7 +135,7 @@ def _sums_of_chunks(
     SLOPES: tl.constexpr, STATS: tl.constexpr, ELEMENTWISE: tl.constexpr, WEIGHTED: tl.constexpr,
     MEAN_OF: tl.constexpr, ONE: tl.constexpr, T: tl.constexpr, E: tl.constexpr,
 ):  # fmt: skip
-    """The sums of T chunks of a term, each (T,), in the order of their kinds."""
+    """Add up T chunks of a term; return the sums, each (T,), in the order of the slots."""
     k = _term_of(program, constants, TERMS)
     n = select(constants, k, N, FIELDS, TERMS)
     dtype = select(constants, k, DTYPE, FIELDS, TERMS)
@@ -226,7 +228,7 @@ def _sums_of_chunks(
 def _add_role(
     role, wanted: tl.constexpr, sum_of, sign_of, n_of, right_of, counted_of, total, sign, n, right, counts
 ):
-    """An operand's numbers added to those of its role."""
+    """Add an operand's numbers to those of its role."""
     its = role == wanted
     sum_of = tl.where(its, sum_of + total, sum_of)
     sign_of = tl.where(its, sign_of + sign, sign_of)
@@ -241,7 +243,7 @@ def _statistics(
     role: tl.constexpr, value, sum_x, sum_y, sign_x, sign_y, right, constants, memory, TERMS: tl.constexpr,
     PAIRED: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
-    """Loss, mean, sign and accuracy of the operands of a role, 1 or 2; handed on from table to table."""
+    """Compute loss, mean, sign and accuracy of the operands of a role, 1 or 2, carried from table to table."""
     zero = tl.zeros((), tl.float64)
     loss = zero
     mean = zero
@@ -290,7 +292,7 @@ def _statistics(
 
 @triton.jit
 def _mean_constants(gradient, constants, memory, TERMS: tl.constexpr, FIRST: tl.constexpr, OPERANDS: tl.constexpr):
-    """Of each mean operand, -(1/n) times the sum of its terms' gradients, in the order of the terms."""
+    """Store -(1/n) times the sum of its terms' gradients for each mean operand, in the order of the terms."""
     operand = tl.arange(0, OPERANDS)
     here = tl.zeros((OPERANDS,), tl.int32)
     k_of = tl.zeros((OPERANDS,), tl.float64)
@@ -318,7 +320,7 @@ def _finish(
     KEEP: tl.constexpr, WEIGHTED: tl.constexpr, MEAN_OF: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr,
     OPERANDS: tl.constexpr,
 ):  # fmt: skip
-    """From the totals of a table's terms, (W,) each, to results; by one program, in the order of the terms."""
+    """Turn the totals of a table's terms, (W,) each, into results; by one program, in the order of the terms."""
     W: tl.constexpr = value.shape[0]
     n = column(constants, N, FIELDS, TERMS, W)
     at = tl.arange(0, W)
@@ -368,11 +370,11 @@ def loss_sums(
     WEIGHTED: tl.constexpr, MEAN_OF: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr, OPERANDS: tl.constexpr,
     ONE: tl.constexpr, T: tl.constexpr, E: tl.constexpr,
 ):  # fmt: skip
-    """Sums over the chunks of all terms of a table; ONE: and all that is made of them.
+    """Add up the chunks of all terms of a table; ONE: also compute the results.
 
-    PASS: FORWARD sums values, SECOND products with cotangents, MEAN operands. SLOPES: also the gradients that
-    mean operands' constants are made of (BACKWARD and SECOND: times their upstream). STATS: also what LossStats
-    tells. T chunks a program, E rows at a time.
+    PASS: FORWARD sums values, SECOND products with cotangents, MEAN operands. SLOPES: also the gradients for the
+    constants of mean operands (BACKWARD and SECOND: times their upstream). STATS: also the numbers for LossStats. T
+    chunks per program, E rows at a time.
     """
     if ONE:
         W: tl.constexpr = triton.next_power_of_2(max(TERMS, 2))
@@ -434,7 +436,7 @@ def loss_sums(
 
 @triton.jit
 def _row(block, index: tl.constexpr):
-    """Row `index` of a block (8, W) of float64."""
+    """Return row `index` of a block (8, W) of float64."""
     return tl.sum(tl.where(tl.arange(0, 8)[:, None] == index, block, minus_zero(block)), axis=0)
 
 
@@ -443,7 +445,7 @@ def loss_shrink(
     constants, memory, TERMS: tl.constexpr, LEVEL: tl.constexpr, BEGIN: tl.constexpr, END: tl.constexpr,
     T: tl.constexpr,
 ):  # fmt: skip
-    """The next level of the tree, of the terms that have more than a chunk of sums; T chunks of them a program."""
+    """Compute the next level of the tree for terms with more than a chunk of sums; T chunks per program."""
     program = tl.program_id(0).to(tl.int64)
     before = program * 0
     start = before
@@ -473,12 +475,12 @@ def loss_finish(
     SLOPES: tl.constexpr, STATS: tl.constexpr, KEEP: tl.constexpr, WEIGHTED: tl.constexpr, MEAN_OF: tl.constexpr,
     FIRST: tl.constexpr, LAST: tl.constexpr, OPERANDS: tl.constexpr, BEGIN: tl.constexpr, END: tl.constexpr,
 ):  # fmt: skip
-    """Adds up what `loss_sums` has left, and makes results of it; one program."""
+    """Add up the remaining sums of `loss_sums`, and compute the results; one program."""
     W: tl.constexpr = triton.next_power_of_2(max(TERMS, 2))
     first = column(constants, CHUNKS, FIELDS, TERMS, W)
     chunks = (column(constants, N, FIELDS, TERMS, W) + (CHUNK - 1)) // CHUNK
     if PASS == MEAN:
-        # Of an operand without cotangent there is no sum, and its mean is 0.
+        # An operand without a cotangent has no sum, and its mean is 0.
         chunks = tl.where(column(constants, NUMBER, FIELDS, TERMS, W) > 0, chunks, 0)
     for _ in tl.static_range(LEVELS):
         first, chunks = next_level(first, chunks)
@@ -498,7 +500,7 @@ def _write_gradient(
     g, number, is_mean_operand, start, at, left, unit_gradient, upstream, dtype, memory,
     SUBTRACTS_MEAN: tl.constexpr, ELEMENTWISE: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
-    """Upstream * (unit + K), or upstream_i * unit_i + K of the unit gradients, where somebody wants it."""
+    """Write a gradient if it is wanted: upstream * (unit + K), or upstream_i * unit_i + K, from unit gradients."""
     if g != 0:
         if SUBTRACTS_MEAN:
             k = unit_gradient
@@ -522,7 +524,10 @@ def loss_elements(
     ALIGNED: tl.constexpr, PASS: tl.constexpr, PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr,
     ELEMENTWISE: tl.constexpr, WEIGHTED: tl.constexpr, MEAN_OF: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """FORWARD: unreduced values; BACKWARD: gradients; SECOND: gradients of the gradients, and of the upstream."""
+    """Write elementwise results.
+
+    FORWARD: unreduced values; BACKWARD: gradients; SECOND: gradients of the gradients, and of the upstream.
+    """
     program = tl.program_id(0).to(tl.int64)
     k = _term_of(program, constants, TERMS)
     n = select(constants, k, N, FIELDS, TERMS)

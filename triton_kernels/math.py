@@ -1,8 +1,8 @@
 """Element maths: csrc/common/math.h and csrc/common/dtype.h in Triton, step by step, and so with the same bits.
 
-Every multiply-add is `tl.fma`, and kernels are compiled with enable_fp_fusion=False. Conditions are selects
-on ordinary comparisons: `tl.maximum` drops NaN on some devices. Division is `tl.div_rn`; that of float64
-rounds correctly as it is.
+Every multiply-add is `tl.fma`, and kernels are compiled with enable_fp_fusion=False. Conditions are selects on
+ordinary comparisons: `tl.maximum` drops NaN on some devices. Float32 division is `tl.div_rn`; ordinary float64
+division already rounds correctly.
 """
 
 import triton
@@ -54,13 +54,13 @@ REAL_64 = _constants(
 
 @triton.jit
 def const(value: tl.constexpr, like):
-    """`value` as a block like another: a bare number might go through float32."""
+    """Return `value` as a block like another: a bare number might go through float32."""
     return tl.full(like.shape, value, like.dtype)
 
 
 @triton.jit
 def real(index: tl.constexpr, like):
-    """A constant of `like`'s floating type."""
+    """Return a constant of `like`'s floating type."""
     if like.dtype == tl.float64:
         return const(REAL_64[index], like)
     else:
@@ -93,7 +93,7 @@ def log1p_tail(u):
 
 @triton.jit
 def divide(a, b):
-    """IEEE division."""
+    """Divide as IEEE does."""
     if a.dtype == tl.float64:
         return a / b
     else:
@@ -102,7 +102,7 @@ def divide(a, b):
 
 @triton.jit
 def absolute(x):
-    """|x|, by its sign bit."""
+    """Return |x|, by its sign bit."""
     if x.dtype == tl.float64:
         return (x.to(tl.int64, bitcast=True) & 0x7FFFFFFFFFFFFFFF).to(tl.float64, bitcast=True)
     else:
@@ -111,7 +111,7 @@ def absolute(x):
 
 @triton.jit
 def negative(x):
-    """-|x|; a minus sign would be 0 - x, which is 0 for 0."""
+    """Return -|x|; a minus sign would be 0 - x, which is 0 for 0."""
     if x.dtype == tl.float64:
         return (x.to(tl.int64, bitcast=True) | -0x8000000000000000).to(tl.float64, bitcast=True)
     else:
@@ -120,7 +120,7 @@ def negative(x):
 
 @triton.jit
 def exp_nonpositive(x):
-    """exp(x) for x <= 0, -inf and NaN included, as a number and the error of its rounding."""
+    """Compute exp(x) for x <= 0, -inf and NaN included, as a number and the error of its rounding."""
     x = tl.where(real(CUTOFF, x) > x, real(CUTOFF, x), x)  # NaN stays
     magic = real(MAGIC, x)
     shifted = tl.fma(x, real(LOG2E, x), magic)
@@ -144,7 +144,7 @@ def exp_nonpositive(x):
 
 @triton.jit
 def softplus_sum(z, m, u, u_lo):
-    """M + ln(1 + u), where m is softplus(z)'s other summand and u + u_lo = e^-|z|."""
+    """Return m + ln(1 + u), where m is softplus(z)'s other summand and u + u_lo = e^-|z|."""
     zero = const(0.0, z)
     one = const(1.0, z)
     half = const(0.5, z)
@@ -165,7 +165,7 @@ def softplus_sum(z, m, u, u_lo):
 
 @triton.jit
 def sigmoid(z, u, u_lo):
-    """1 / (1 + e^-z), the derivative of softplus."""
+    """Return 1 / (1 + e^-z), the derivative of softplus."""
     one = const(1.0, z)
     t = one + u
     t_lo = (u - (t - one)) + u_lo
@@ -177,7 +177,7 @@ def sigmoid(z, u, u_lo):
 
 @triton.jit
 def sigmoid_slope(u, u_lo):
-    """sigmoid(z) sigmoid(-z), the second derivative of softplus."""
+    """Return sigmoid(z) sigmoid(-z), the second derivative of softplus."""
     one = const(1.0, u)
     t = one + u
     t_lo = (u - (t - one)) + u_lo
@@ -191,19 +191,19 @@ def sigmoid_slope(u, u_lo):
 
 @triton.jit
 def double(bits):
-    """The float64 whose bits a 64-bit integer has: numbers reach kernels as those."""
+    """Return the float64 with the bits of a 64-bit integer: numbers reach kernels as integers."""
     return bits.to(tl.int64).to(tl.float64, bitcast=True)
 
 
 @triton.jit
 def widen_bfloat16(bits):
-    """float32 from the 16 bits of a bfloat16."""
+    """Return the float32 of a bfloat16, given as its 16 bits."""
     return (bits.to(tl.int32) << 16).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def narrow_bfloat16(x):
-    """The 16 bits of the bfloat16 next to a float32, ties to even, NaN kept."""
+    """Return the 16 bits of the bfloat16 nearest to a float32, ties to even; NaN stays NaN."""
     u = x.to(tl.int32, bitcast=True)
     rounded = (u + 0x7FFF + ((u >> 16) & 1)) >> 16
     return tl.where(x != x, 0x7FC0, rounded).to(tl.int16)
@@ -211,7 +211,7 @@ def narrow_bfloat16(x):
 
 @triton.jit
 def to_odd(x):
-    """A float64 as a float32 such that narrowing that to 16 bits is as rounding the float64 once."""
+    """Round float64 to float32 such that narrowing that to 16 bits equals rounding the float64 once."""
     f = x.to(tl.float32)
     u = f.to(tl.int32, bitcast=True)
     back = f.to(tl.float64)

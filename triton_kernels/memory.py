@@ -1,7 +1,7 @@
 """Reading and writing tensors by their addresses, several neighbours at a time.
 
-An address is a 64-bit integer. ALIGNED says that all tensors of a call (and of its rows) begin at a multiple
-of 16 bytes: then whole groups of 16 bytes are moved as such, and only the last few elements one by one.
+An address is a 64-bit integer. ALIGNED says that all tensors of a call (and their groups) begin at a multiple of 16
+bytes. Whole groups of 16 bytes are then moved at once, and only the last few elements one by one.
 """
 
 import triton
@@ -19,7 +19,7 @@ BFLOAT16 = tl.constexpr(3)
 
 @triton.jit
 def doubles(address):
-    """A pointer to float64."""
+    """Return an address as a pointer to float64."""
     return address.to(tl.int64).to(tl.pointer_type(tl.float64))
 
 
@@ -65,9 +65,9 @@ def _read_as(dtype: tl.constexpr, address, start, at, left, ALIGNED: tl.constexp
 
 @triton.jit
 def read(address, start, at, left, dtype, DTYPES: tl.constexpr, ALIGNED: tl.constexpr):
-    """Elements start + at of a tensor, as float32 or float64; 0 where at >= left.
+    """Read elements start + at of a tensor, as float32 or float64; 0 where at >= left.
 
-    DTYPES has a bit for each dtype of the call; float64 is never beside another.
+    DTYPES has one bit per dtype of the call; float64 never occurs beside another.
     """
     if DTYPES == ONLY_FLOAT64:
         v = tl.zeros(at.shape, tl.float64)
@@ -96,7 +96,7 @@ def _write_as(dtype: tl.constexpr, address, start, at, left, v, ALIGNED: tl.cons
 
 @triton.jit
 def write(address, start, at, left, v, dtype, DTYPES: tl.constexpr, ALIGNED: tl.constexpr):
-    """Puts what `read` gets, rounded to the tensor's dtype."""
+    """Write elements where `read` reads them, rounded to the tensor's dtype."""
     for d in tl.static_range(DTYPE_COUNT):
         if DTYPES == 1 << d:
             _write_as(d, address, start, at, left, v, ALIGNED)
@@ -107,7 +107,7 @@ def write(address, start, at, left, v, dtype, DTYPES: tl.constexpr, ALIGNED: tl.
 
 @triton.jit
 def select(table, index, FIELD: tl.constexpr, FIELDS: tl.constexpr, COUNT: tl.constexpr):
-    """Entry FIELD of row `index` of a table: a tuple of COUNT rows of FIELDS integers."""
+    """Return field FIELD of entry `index` of a table: a tuple of COUNT entries of FIELDS integers."""
     v = table[FIELD].to(tl.int64)
     for i in tl.static_range(1, COUNT):
         v = tl.where(index == i, table[i * FIELDS + FIELD].to(tl.int64), v)
@@ -116,7 +116,7 @@ def select(table, index, FIELD: tl.constexpr, FIELDS: tl.constexpr, COUNT: tl.co
 
 @triton.jit
 def column(table, FIELD: tl.constexpr, FIELDS: tl.constexpr, COUNT: tl.constexpr, WIDTH: tl.constexpr):
-    """Entry FIELD of each row of a table, as a block of WIDTH; 0 past the last row."""
+    """Return field FIELD of each entry of a table, as a block of WIDTH; 0 past the last entry."""
     at = tl.arange(0, WIDTH)
     v = tl.zeros((WIDTH,), tl.int64)
     for i in tl.static_range(COUNT):

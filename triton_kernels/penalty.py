@@ -1,4 +1,4 @@
-"""From sums over groups: norms, penalties, their statistics and gradients (csrc/common/penalty.h)."""
+"""Norms, penalties, their statistics and gradients from sums over groups (csrc/common/penalty.h)."""
 
 import triton
 import triton.language as tl
@@ -69,7 +69,7 @@ def _load(address, at, there, IS_FLOAT64: tl.constexpr):
 
 @triton.jit
 def _weights(group, there, memory, WEIGHTED: tl.constexpr):
-    """The factor on each group's psi."""
+    """Return the factor on each group's psi."""
     if WEIGHTED:
         return tl.load(
             doubles(memory[WEIGHTS]) + group // memory[GROUPS_PER_WEIGHT].to(tl.int64), mask=there, other=0.0
@@ -96,7 +96,7 @@ def _psi(n, square, target, PSI: tl.constexpr, POWER: tl.constexpr):
 
 @triton.jit
 def _norms(group, there, memory, IS_FLOAT64: tl.constexpr):
-    """Norms and their squares; of groups of doubles also where those overflow or underflow."""
+    """Return norms and their squares; for groups of doubles, also where the squares overflow or underflow."""
     square = over_tensors(memory[SQUARES_OF], group, there, memory, False)
     norm = tl.sqrt(square)
     if IS_FLOAT64:
@@ -115,8 +115,10 @@ def penalty_groups(
     memory, PASS: tl.constexpr, PSI: tl.constexpr, POWER: tl.constexpr, IS_FLOAT64: tl.constexpr,
     WEIGHTED: tl.constexpr, UNREDUCED: tl.constexpr, ONE: tl.constexpr, T: tl.constexpr, E: tl.constexpr,
 ):  # fmt: skip
-    """From the sums over groups: norms and penalties (SQUARES), the upstream's gradient (DOTS), or that of eps
-    (APART). Each program has T chunks of groups; ONE has all of them, and the penalty too.
+    """Compute the results that need sums over groups.
+
+    They are norms and penalties (SQUARES), the upstream's gradient (DOTS), or that of eps (APART). Each program has
+    T chunks of groups; ONE has all of them, and the penalty too.
     """
     groups = memory[GROUPS].to(tl.int64)
     first = tl.program_id(0).to(tl.int64) * (T * CHUNK)
@@ -167,7 +169,7 @@ def penalty_groups(
 
 @kernel
 def penalty_total(source, n, memory, PASS: tl.constexpr, IS_FLOAT64: tl.constexpr):
-    """The penalty, from n sums at `source` of what several programs of `penalty_groups` have left; one program."""
+    """Compute the penalty from n sums at `source`, left by several programs of `penalty_groups`; one program."""
     summed = total(source, n.to(tl.int64), 0.0, False)
     if PASS != DOTS:
         summed = double(memory[SCALE]) * summed
@@ -176,15 +178,16 @@ def penalty_total(source, n, memory, PASS: tl.constexpr, IS_FLOAT64: tl.constexp
 
 @kernel
 def penalty_mean(source, n, memory):
-    """The mean of all norms, from n sums at `source`; one program."""
+    """Compute the mean of all norms from n sums at `source`; one program."""
     tl.store(doubles(memory[STATISTICS]), total(source, n.to(tl.int64), 0.0, False) / memory[GROUPS].to(tl.float64))
 
 
 @kernel
 def penalty_statistics(source, n, memory, AT_ONCE: tl.constexpr):
-    """Mean, deviation, least, greatest, and share above the target, of all norms; one program.
+    """Compute mean, deviation, least, greatest, and share above the target, of all norms; one program.
 
-    AT_ONCE: `source` has the n norms themselves; else n sums of squares of deviations from a mean that is there.
+    AT_ONCE: `source` has the n norms themselves. Else it has n sums of squared deviations from the mean, which is
+    already stored.
     """
     groups = memory[GROUPS].to(tl.int64)
     count = groups.to(tl.float64)
@@ -222,7 +225,7 @@ def penalty_statistics(source, n, memory, AT_ONCE: tl.constexpr):
 
 @triton.jit
 def _items(program, constants, memory, COUNT: tl.constexpr, T: tl.constexpr, L: tl.constexpr):
-    """Of a program: its tensor, T groups, the first element in them, how many there are, and their dtype."""
+    """Return a program's tensor, T groups, first element, number of elements, mask of groups, and dtype."""
     tensor = tensor_of(program, constants, COUNT)
     length = select(constants, tensor, LENGTH, FIELDS, COUNT)
     blocks = (length + (L - 1)) // L
@@ -242,9 +245,9 @@ def penalty_gradient(
     DE: tl.constexpr, DTYPES: tl.constexpr, ACCESS: tl.constexpr, TRANSPOSED: tl.constexpr, T: tl.constexpr,
     L: tl.constexpr,
 ):  # fmt: skip
-    """Gradients, or (DOTS) the gradients of <v, gradient>: T groups and L of their elements a program.
+    """Compute gradients, or (DOTS) the gradients of <v, gradient>: T groups and L of their elements per program.
 
-    In float64 throughout, and rounded once.
+    All arithmetic is in float64, and each result is rounded once.
     """
     IS_FLOAT64: tl.constexpr = DTYPES == 2
     OWN: tl.constexpr = 1 if DTYPES == 2 else 0
@@ -306,7 +309,7 @@ def interpolate(
     addresses, constants, layout, memory, COUNT: tl.constexpr, BACKWARD: tl.constexpr, DG: tl.constexpr,
     DE: tl.constexpr, DTYPES: tl.constexpr, ACCESS: tl.constexpr, T: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
-    """Points between samples (csrc/cpu/interpolate.cpp), or the gradients of both."""
+    """Interpolate between samples (csrc/cpu/interpolate.cpp), or compute the gradients of both."""
     program = tl.program_id(0).to(tl.int64)
     tensor, group, element, left, there, dtype = _items(program, constants, memory, COUNT, T, L)
     eps = _load(memory[EPS], group, there, DTYPES == 2)

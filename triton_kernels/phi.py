@@ -1,7 +1,7 @@
-"""The functions that every loss is made of, as in csrc/common/phi.h: phi(scale * z + shift) + linear * z.
+"""The functions that make up every loss, as in csrc/common/phi.h: phi(scale * z + shift) + linear * z.
 
-A `code` is 2 * phi + (linear != 0), with phi as numbered in PHIS. A kernel is compiled for the codes that its
-call has (a bit of PHI_CODES each); where they are several, every program branches to its own.
+A phi code is 2 * phi + (linear != 0), with phi as numbered in PHIS. A kernel is compiled for the codes of its call,
+one bit of PHI_CODES each. If there are several, every program branches to its own.
 
 A new phi is a name at the end of PHIS and a branch in each of `phi_slope`, `phi_curvature` and `phi_value`.
 """
@@ -18,7 +18,7 @@ PHI_CODE_COUNT = tl.constexpr(2 * len(PHIS))
 
 @triton.jit
 def phi_slope(code: tl.constexpr, a, u, u_lo):
-    """phi'(a), NaN where a is."""
+    """Return phi'(a), NaN where a is."""
     zero = const(0.0, a)
     one = const(1.0, a)
     if code // 2 == SOFTPLUS:
@@ -41,7 +41,7 @@ def phi_slope(code: tl.constexpr, a, u, u_lo):
 
 @triton.jit
 def phi_curvature(code: tl.constexpr, a, u, u_lo):
-    """phi''(a), 0 at a kink."""
+    """Return phi''(a), 0 at a kink."""
     zero = const(0.0, a)
     two = const(2.0, a)
     if code // 2 == SOFTPLUS:
@@ -58,7 +58,7 @@ def phi_curvature(code: tl.constexpr, a, u, u_lo):
 
 @triton.jit
 def phi_value(code: tl.constexpr, z, a, shift, linear, total, u, u_lo):
-    """The term; `total` is scale + linear."""
+    """Return the term; `total` is scale + linear."""
     zero = const(0.0, z)
     rest = zero
     if code % 2 == 1:
@@ -89,7 +89,7 @@ def phi_value(code: tl.constexpr, z, a, shift, linear, total, u, u_lo):
 
 @triton.jit
 def _splat(number, like):
-    """A float64 number, rounded once, as a block."""
+    """Return a float64 number, rounded once, as a block."""
     return tl.broadcast_to(number.to(like.dtype), like.shape)
 
 
@@ -126,10 +126,10 @@ def evaluate(
     code, z, scale, shift, linear, coefficient, PHI_CODES: tl.constexpr, VALUE: tl.constexpr, SLOPE: tl.constexpr,
     CURVATURE: tl.constexpr,
 ):  # fmt: skip
-    """A term's value, `coefficient` times its derivative in z, and times the second one.
+    """Return a term's value, and `coefficient` times its first and its second derivative in z.
 
-    z is the argument, float32 or float64; the numbers are float64, and a constant made of them is rounded
-    once. What is not asked for is not computed.
+    z is the argument, float32 or float64. The numbers are float64, and a constant made of them is rounded once.
+    Results that are not asked for are not computed.
     """
     value = z
     gradient = z

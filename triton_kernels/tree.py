@@ -1,7 +1,7 @@
 """The fixed tree of every sum, as in csrc/cpu/tree.h: chunks of 1,024 elements, each 8 rows of 128 lanes.
 
-A lane adds its rows in order, and neighbouring lanes are added in pairs. Each addition is written out, or is
-a `tl.sum` of two: over more numbers that has an order of its own. Blocks are (8, T, 128): a thread has all rows of
+A lane adds its rows in order, and neighbouring lanes are added in pairs. Each addition is written out, or is a
+`tl.sum` of two numbers; of more, `tl.sum` has an order of its own. Blocks are (8, T, 128): a thread has all rows of
 its lanes, and a warp a whole chunk.
 """
 
@@ -16,13 +16,13 @@ CHUNK = tl.constexpr(1024)
 
 @triton.jit
 def minus_zero(like):
-    """-0.0, to which another number adds without a trace, in the shape of a block."""
+    """Return -0.0, whose addition leaves any number unchanged, in the shape of a block."""
     return tl.full(like.shape, -0x8000000000000000, tl.int64).to(tl.float64, bitcast=True)
 
 
 @triton.jit
 def rows_of(v):
-    """The rows of a block (8, T, L), as blocks (T, L)."""
+    """Return the rows of a block (8, T, L), as blocks (T, L)."""
     T: tl.constexpr = v.shape[1]
     L: tl.constexpr = v.shape[2]
     v = tl.reshape(tl.permute(v, (1, 2, 0)), (T, L, 2, 2, 2))
@@ -38,27 +38,27 @@ def rows_of(v):
 
 @triton.jit
 def fold(lane):
-    """(T, L) lanes, added two neighbours at a time, as (T,)."""
+    """Add (T, L) lanes, two neighbours at a time; return (T,)."""
     T: tl.constexpr = lane.shape[0]
     L: tl.constexpr = lane.shape[1]
     v = lane
     for k in tl.static_range(7):
         if (L >> k) > 1:
-            # Of two numbers there is one order; and neighbours meet by shuffles, without a change of layout.
+            # Two numbers have one order; and neighbours meet by shuffles, without a change of layout.
             v = tl.sum(tl.reshape(v, (T, L >> (k + 1), 2)), axis=2)
     return tl.reshape(v, (T,))
 
 
 @triton.jit
 def empty_lanes(whole, L: tl.constexpr):
-    """Lanes before their first summand: -0 in chunks that are full, else 0, as csrc/cpu/tree.h has them."""
+    """Return lanes before their first summand: -0 in full chunks, else 0, as in csrc/cpu/tree.h."""
     zero = tl.zeros((whole.shape[0], L), tl.float64)
     return tl.where(whole[:, None], minus_zero(zero), zero)
 
 
 @triton.jit
 def add_rows(lane, v, there):
-    """`lane` (T, L) plus the rows of v (8 or 1, T, L) one after another, where there are any."""
+    """Add the rows of v (8 or 1, T, L) to `lane` (T, L), one after another, where `there` is true."""
     v = v.to(tl.float64)
     v = tl.where(there, v, minus_zero(v))
     if v.shape[0] == 1:
@@ -70,13 +70,13 @@ def add_rows(lane, v, there):
 
 @triton.jit
 def pick(v, index):
-    """Element `index` of a block (T,) of float64, exactly."""
+    """Return element `index` of a block (T,) of float64, exactly."""
     return tl.sum(tl.where(tl.arange(0, v.shape[0]) == index, v, minus_zero(v)), axis=0)
 
 
 @triton.jit
 def top(v, count):
-    """The sum of the first `count` of T <= 128 chunk sums."""
+    """Add up the first `count` of T <= 128 chunk sums."""
     T: tl.constexpr = v.shape[0]
     lanes = const(0.0, v) + tl.where(tl.arange(0, T) < count, v, minus_zero(v))
     folded = tl.sum(fold(tl.reshape(lanes, (1, T))), axis=0)
@@ -94,9 +94,9 @@ def _transformed(v, mean, SQUARES: tl.constexpr):
 
 @triton.jit
 def chunks_at(address, first, n, c, mean, T: tl.constexpr, SQUARES: tl.constexpr):
-    """Sums of the chunks numbered c (T,) of lists of n (T,) float64 that begin at `first` (T,).
+    """Add up the chunks numbered c (T,) of lists of n (T,) float64 that begin at `first` (T,).
 
-    SQUARES: of the squares of what they have above `mean`.
+    SQUARES: add up squared deviations from `mean`.
     """
     left = n - c * CHUNK
     lane = empty_lanes(left >= CHUNK, 128)
@@ -110,7 +110,7 @@ def chunks_at(address, first, n, c, mean, T: tl.constexpr, SQUARES: tl.constexpr
 
 @triton.jit
 def totals(address, first, n, mean, SQUARES: tl.constexpr):
-    """The sums of several lists of float64: W of up to a chunk each, n (W,) numbers that begin at `first` (W,).
+    """Add up W lists of float64 of up to a chunk each: n (W,) numbers that begin at `first` (W,).
 
     A single number stays as it is, as it does in tree.h, and the sum of none is 0.
     """
@@ -120,13 +120,16 @@ def totals(address, first, n, mean, SQUARES: tl.constexpr):
 
 @triton.jit
 def total(address, n, mean, SQUARES: tl.constexpr):
-    """The sum of up to a chunk of float64 at an address."""
+    """Add up at most a chunk of float64 at an address."""
     two = tl.arange(0, 2)
     return pick(totals(address, two.to(tl.int64) * 0, tl.where(two == 0, n, 0), mean, SQUARES), 0)
 
 
 @triton.jit
 def next_level(first, n):
-    """Where the sums of a list's chunks lie, and how many they are: behind it, if it has more than a chunk."""
+    """Return where the sums of a list's chunks lie, and how many there are.
+
+    They lie behind the list if it has more than a chunk; else they are the list itself.
+    """
     grown = n > CHUNK
     return tl.where(grown, first + n, first), tl.where(grown, (n + (CHUNK - 1)) // CHUNK, n)

@@ -76,7 +76,7 @@ def driver(monkeypatch):
 
     made = Driver()
     monkeypatch.setattr(launch, "_handles", {})
-    monkeypatch.setattr(launch, "_by_handle", True)
+    monkeypatch.setattr(launch._state, "by_handle", True)
     monkeypatch.setattr(config, "_active", made)
     monkeypatch.setattr(backends, "get", lambda tensors, scanned=-1: ft.BACKEND)
     yield made
@@ -211,7 +211,7 @@ def test_what_an_ordinary_launch_raises_too_is_not_of_handles(driver, monkeypatc
     monkeypatch.setattr(triton.runtime.JITFunction, "run", run)
     with pytest.raises(ValueError, match="of somebody's"):
         fastgan.generator_loss(torch.zeros(64))
-    assert launch._by_handle
+    assert launch._state.by_handle
 
 
 def test_other_errors_of_a_launch_are_raised(driver, ordinary):
@@ -310,7 +310,7 @@ def test_the_trial_of_a_changed_triton(driver, machine, monkeypatch, changed):
     else:
         monkeypatch.setattr(launch, "compiled", gone)
     assert machine.unusable("cuda", 0) is None
-    assert not launch._by_handle
+    assert not launch._state.by_handle
 
 
 def test_nothing_is_launched_or_kept_during_a_capture(driver, machine):
