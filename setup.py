@@ -1,7 +1,7 @@
 """Builds the native extension, without torch, and never fails an install for lack of a compiler.
 
-What was built, with what, and why the rest was not, goes into fastgan/_build.json, which
-`python -m fastgan info` shows. Metadata is in pyproject.toml.
+The outcome goes into fastgan/_build.json, which `python -m fastgan info` shows: what was built, with which
+compilers, and why anything was left out. Metadata is in pyproject.toml.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ FLAGS = [
 ]  # fmt: skip
 KERNELS = ("loss", "penalty", "interpolate")
 Command = tuple[str, str, list[str]]  # output, source, command
-# The kernels are compiled once for each of these and chosen from at run time.
+# The kernels are compiled once for each of these; one is chosen at run time.
 ISAS: dict[str, list[str]] = {"generic": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
     ISAS |= {"v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
 
 
 def find_compiler() -> list[str]:
-    """The C++ compiler's command: $CXX, Python's own, or the first on the PATH."""
+    """Return the C++ compiler's command: $CXX, Python's own, or the first on the PATH."""
     named = [os.environ.get("CXX"), sysconfig.get_config_var("CXX"), "c++", "g++", "clang++"]
     for command in filter(None, named):
         words = shlex.split(command)
@@ -47,21 +47,25 @@ def find_compiler() -> list[str]:
 
 
 def run(command: list[str]) -> str:
-    """The command's output; its error output goes into the exception."""
-    done = subprocess.run(command, capture_output=True, text=True)
+    """Run a command and return its output; its error output goes into the exception."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{shlex.join(command)} failed:\n{done.stdout}{done.stderr}")
     return done.stdout
 
 
 def reason(error: Exception) -> str:
-    """An error for the record: its first lines, without what ninja says of objects that came out well."""
+    """Return an error for the record: its first lines, without ninja's messages about objects that succeeded."""
     text = str(error)
     return "\n".join(text[max(0, text.find("FAILED: ")) :].splitlines()[:40])
 
 
 def compile_all(commands: list[Command], work: Path) -> str:
-    """Runs each: by ninja, all at once, where it is there."""
+    """Run each command: by ninja, all at once, if it is installed.
+
+    Returns:
+        How they were run.
+    """
     work.mkdir(parents=True, exist_ok=True)
     try:
         import ninja
@@ -87,7 +91,7 @@ class NativeBuild(build_ext):
     """Compiles csrc/ and records the outcome."""
 
     def run(self) -> None:
-        """Builds, or installs the reference backend alone and says why."""
+        """Build, or install the reference backend alone and say why."""
         facts = {"python": platform.python_version(), "platform": sysconfig.get_platform()}
         facts["cuda"] = "not built: the native extension was not"
         self.facts = facts
@@ -112,14 +116,14 @@ class NativeBuild(build_ext):
             (folder / "_build.json").write_text(json.dumps(facts, indent=1) + "\n")
 
     def remove_others(self, folder: Path) -> None:
-        """An earlier build's modules, which would be loaded with this one's."""
+        """Remove an earlier build's modules, which would be loaded with this one's."""
         suffix = sysconfig.get_config_var("EXT_SUFFIX")
         for path in folder.glob(f"_native_cuda*{suffix}"):
             if f"fastgan.{path.name.removesuffix(suffix)}" not in [ext.name for ext in self.extensions]:
                 path.unlink()
 
     def build_extension(self, ext: Extension) -> None:
-        """With CUDA if that is wanted and succeeds, else without."""
+        """Build with CUDA if that is wanted and succeeds, else without."""
         if ext.name != "fastgan._native":  # made with _native, whose CPU kernels it has too
             return
         if os.name == "nt":
@@ -150,12 +154,12 @@ class NativeBuild(build_ext):
         return Path(self.build_temp).resolve()
 
     def object(self, cxx: list[str], name: str, source: str, extra: list[str]) -> Command:
-        """Compiles a C++ source."""
+        """Return the command that compiles a C++ source."""
         path, out = str(ROOT / "csrc" / source), str(self.work / f"{name}.o")
         return out, path, [*cxx, *FLAGS, *extra, "-MMD", "-MF", f"{out}.d", "-c", path, "-o", out]
 
     def binding(self, cxx: list[str], module: str, *defines: str) -> Command:
-        """Compiles a module's binding."""
+        """Return the command that compiles a module's binding."""
         import pybind11
 
         python = [sysconfig.get_path("include"), sysconfig.get_path("platinclude")]
@@ -164,7 +168,7 @@ class NativeBuild(build_ext):
         return self.object(cxx, f"{module}_bindings", "bindings.cpp", extra)
 
     def cpu_kernels(self, cxx: list[str]) -> list[Command]:
-        """Compiles each source for each instruction set."""
+        """Return the commands that compile each source for each instruction set."""
         return [
             self.object(cxx, f"{source}_{isa}", f"cpu/{source}.cpp", [f"-DFASTGAN_ISA={isa}", *march])
             for source in KERNELS
@@ -172,7 +176,7 @@ class NativeBuild(build_ext):
         ]
 
     def build_with_cuda(self, cxx: list[str]) -> None:
-        """A module for each toolkit; the CPU kernels are compiled once and linked into all of them."""
+        """Build a module for each toolkit; the CPU kernels are compiled once and linked into all of them."""
         if toolkit.mode() == "0":
             raise toolkit.NoCudaError("FASTGAN_CUDA=0")
         sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
@@ -193,7 +197,7 @@ class NativeBuild(build_ext):
     def cuda_kernels(
         self, cxx: list[str], module: str, cuda: toolkit.Toolkit, sources: list[Path]
     ) -> list[Command]:
-        """Compiles a module's CUDA sources and its binding."""
+        """Return the commands that compile a module's CUDA sources and its binding."""
         threads = max(1, (os.cpu_count() or 1) // len(sources))
         commands = []
         for path in sources:

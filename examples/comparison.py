@@ -1,8 +1,8 @@
-"""What the examples of a changed import share: one trainer run twice from one seed, and what became of its curves.
+"""Common code of the examples of a changed import: train twice from one seed, and compare the curves.
 
 "Before" is a run with the trainer's own losses, in plain PyTorch; "after" is the same code with fastgan's. The
-networks have SiLU where the trainers have LeakyReLU: at a kink a difference in the last bit of a number becomes
-another gradient, and the curves would part by per cents for reasons that have nothing to do with the losses.
+networks have SiLU where the trainers have LeakyReLU. At a kink, a difference in the last bit of a number becomes
+another gradient, and the curves would diverge by percents for reasons unrelated to the losses.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RUNS = {"before": "trainer's own", "after": "fastgan's"}
 
 
 def arguments(name: str, description: str) -> argparse.Namespace:
-    """Reads the command line, and sets threads and the default dtype as it says."""
+    """Read the command line, and set threads and the default dtype accordingly."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
@@ -47,7 +47,7 @@ def arguments(name: str, description: str) -> argparse.Namespace:
 
 
 def seed(number: int) -> None:
-    """Seeds everything that an example draws from."""
+    """Seed everything that an example draws from."""
     random.seed(number)
     np.random.seed(number)
     torch.manual_seed(number)
@@ -59,10 +59,10 @@ def run_both(
     after: ModuleType,
     args: argparse.Namespace,
 ) -> tuple[dict[str, Any], dict[str, Curves]]:
-    """Calls train(losses, steps) with each of the two modules of losses, both times from the same seed.
+    """Call train(losses, steps) with each of the two modules of losses, both times from the same seed.
 
     Returns:
-        What the trainings made, and their curves; both by the run, "before" and "after".
+        The results of the trainings, and their curves; both by the run, "before" and "after".
     """
     made, curves = {}, {}
     for run, losses in (("before", before), ("after", after)):
@@ -73,7 +73,7 @@ def run_both(
 
 
 def conclude(curves: dict[str, Curves], title: str, args: argparse.Namespace, *written: Path) -> None:
-    """Draws the curves of both runs, and says what was written and how far apart the curves are."""
+    """Draw the curves of both runs, and print which files were written and how far apart the curves are."""
     path = args.out / "curves.png"
     draw_curves(curves, title, path)
     print("wrote", ", ".join(str(file) for file in (*written, path)))
@@ -86,7 +86,7 @@ def conclude(curves: dict[str, Curves], title: str, args: argparse.Namespace, *w
 
 
 def by_loss(curves: dict[str, Curves]) -> dict[str, dict[str, np.ndarray]]:
-    """The curves by the name of the loss, and then by the run."""
+    """Return the curves by the name of the loss, and then by the run."""
     names = next(iter(curves.values()))[0]
     return {
         name: {run: np.array([step[name] for step in steps]) for run, steps in curves.items()} for name in names
@@ -94,12 +94,12 @@ def by_loss(curves: dict[str, Curves]) -> dict[str, dict[str, np.ndarray]]:
 
 
 def size(curves: dict[str, Curves], name: str) -> float:
-    """A loss's mean size over the first run: Wasserstein losses go through 0, where a ratio means nothing."""
+    """Return a loss's mean size over the first run: Wasserstein losses cross 0, where a ratio means nothing."""
     return float(np.mean([abs(step[name]) for step in next(iter(curves.values()))]))
 
 
 def draw_curves(curves: dict[str, Curves], title: str, path: Path) -> None:
-    """Plots each loss of both runs, one over the other, and below it how far apart they are."""
+    """Plot each loss of both runs, one over the other, and below it how far apart they are."""
     losses = by_loss(curves)
     figure, axes = plt.subplots(
         2, len(losses), figsize=(5.2 * len(losses), 6), sharex=True, squeeze=False, layout="constrained"
@@ -117,7 +117,7 @@ def draw_curves(curves: dict[str, Curves], title: str, path: Path) -> None:
 
 
 def _draw_difference(axis: plt.Axes, steps: np.ndarray, values: dict[str, np.ndarray]) -> None:
-    """Plots the difference of two curves beside the spacing of the dtype's numbers around their value."""
+    """Plot the difference of two curves beside the spacing of the dtype's numbers around their value."""
     dtype = np.float64 if torch.get_default_dtype() == torch.float64 else np.float32
     difference = np.abs(values["before"] - values["after"])
     spacing = np.spacing(np.abs(values["before"]).astype(dtype))
@@ -135,7 +135,7 @@ def _draw_difference(axis: plt.Axes, steps: np.ndarray, values: dict[str, np.nda
 
 
 def draw_pictures(rows: dict[str, Tensor], columns: int, title: str, path: Path) -> None:
-    """Draws batches of pictures in [-1, 1] below each other, each named, with so many pictures in a line."""
+    """Draw batches of pictures in [-1, 1] below each other, each named, with `columns` pictures per line."""
     lines = [len(pictures) // columns for pictures in rows.values()]
     width = 11.0
     figure, axes = plt.subplots(
@@ -157,5 +157,5 @@ def draw_pictures(rows: dict[str, Tensor], columns: int, title: str, path: Path)
 
 
 def digits() -> Tensor:
-    """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, in [-1, 1]."""
+    """Return scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, in [-1, 1]."""
     return torch.tensor(load_digits().images, dtype=torch.get_default_dtype()).unsqueeze(1) / 8 - 1

@@ -1,11 +1,11 @@
-"""Trains a small GAN on handwritten digits with a loss of your choice, in about two minutes on a CPU.
+"""Train a small GAN on handwritten digits with a loss of your choice, in about two minutes on a CPU.
 
     python examples/digits.py --loss hinge --relativistic average
     python examples/digits.py --loss wgan-gp
     python examples/digits.py --loss nonsaturating --penalty r1
 
-The digits (1,797 of 8 x 8 pixels) come with scikit-learn, so that nothing is downloaded. What is written:
-samples.png, curves.png, and a line that compares the fused losses with the reference backend.
+The digits (1,797 of 8 x 8 pixels) come with scikit-learn, so that nothing is downloaded. The example writes
+samples.png and curves.png, and prints a line that compares the fused losses with the reference backend.
 """
 
 from __future__ import annotations
@@ -66,15 +66,15 @@ class Generator(nn.Module):
         )
 
     def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
-        """Draws one picture for each row of noise and its label."""
+        """Draw one picture for each row of noise and its label."""
         return self.net(torch.cat([noise, one_hot(labels, CLASSES)], 1))
 
 
 class Discriminator(nn.Module):
     """A picture and its label -> a logit, high for real (projection discriminator, Miyato and Koyama 2018).
 
-    Something must bound how steep the logit is, which every loss gains from and "wasserstein" needs: spectral
-    normalization, unless a gradient penalty does it.
+    The slope of the logit must be bounded: every loss gains from that, and "wasserstein" needs it. Spectral
+    normalization does it, unless a gradient penalty does.
     """
 
     def __init__(self, width: int = 32, bound: Callable[[nn.Module], nn.Module] = spectral_norm) -> None:
@@ -92,13 +92,13 @@ class Discriminator(nn.Module):
         self.by_class = bound(nn.Embedding(CLASSES, 8 * width))
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Judges whether each picture is a real one of its label."""
+        """Judge whether each picture is a real one of its label."""
         features = self.features(images)
         return self.score(features).squeeze(1) + (features * self.by_class(labels)).sum(1)
 
 
 def real_digits() -> tuple[Tensor, Tensor]:
-    """All digits as pictures in [-1, 1], and their labels."""
+    """Return all digits as pictures in [-1, 1], and their labels."""
     digits = load_digits()
     return torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 8 - 1, torch.tensor(digits.target)
 
@@ -110,14 +110,14 @@ def train(
     options: dict[str, str | None],
     penalty: fastgan.nn.GradientPenalty | None,
 ) -> tuple[nn.Module, list[dict[str, float]], list[Logits]]:
-    """Trains both networks in turn; `options` are the `loss` and `relativistic` of fastgan.
+    """Train both networks in turn; `options` are the `loss` and `relativistic` of fastgan.
 
-    `penalty`, if there is one, is added to the discriminator's loss whenever it is not None, and gives the
-    norms of its gradient beside.
+    `penalty`, if given, is added to the discriminator's loss whenever it returns a result, which also includes the
+    norms of its gradient.
 
     Returns:
-        The generator with averaged weights, and for each step what the curves show and the
-        discriminator's logits (real, fake).
+        The generator with averaged weights; and, for each step, the numbers for the curves and the discriminator's
+        logits (real, fake).
     """
     G = Generator()
     D = Discriminator() if penalty is None else Discriminator(bound=lambda layer: layer)
@@ -166,7 +166,7 @@ def train(
 def draw_samples(
     generator: nn.Module, images: Tensor, labels: Tensor, title: str, path: Path, rows: int = 8
 ) -> None:
-    """Draws generated beside real digits, a column for each class."""
+    """Draw generated beside real digits, one column per class."""
     wanted = torch.arange(CLASSES).repeat(rows)
     with torch.no_grad():
         generated = generator(torch.randn(len(wanted), NOISE), wanted)
@@ -185,7 +185,7 @@ def draw_samples(
 
 
 def draw_curves(curves: list[dict[str, float]], title: str, path: Path) -> None:
-    """Plots the losses, and the discriminator's mean logits and accuracy on real and on fake."""
+    """Plot the losses, and the discriminator's mean logits and accuracy on real and on fake."""
     panels = {
         "loss": ("loss of D", "loss of G"),
         "mean logit of a batch": ("real_mean", "fake_mean"),
@@ -208,7 +208,7 @@ def draw_curves(curves: list[dict[str, float]], title: str, path: Path) -> None:
 
 
 def loss_part(backend: str, logits: Logits, options: dict[str, str | None]) -> tuple[float, Tensor, Tensor]:
-    """The losses of D and G and their gradients with respect to the logits, on one backend.
+    """Compute the losses of D and G and their gradients with respect to the logits, on one backend.
 
     Returns:
         The seconds that both took, forward and backward; the losses; the gradients.
@@ -226,7 +226,7 @@ def loss_part(backend: str, logits: Logits, options: dict[str, str | None]) -> t
 
 
 def compare_backends(logits: list[Logits], options: dict[str, str | None]) -> str:
-    """Hands each step's logits to both backends in turn, and says how far apart and how fast they are."""
+    """Run both backends on each step's logits in turn, and print how far apart and how fast they are."""
     times: dict[str, list[float]] = {"auto": [], "reference": []}
     apart = []
     for i, step in enumerate(logits):
@@ -246,7 +246,7 @@ def compare_backends(logits: list[Logits], options: dict[str, str | None]) -> st
 
 
 def arguments() -> argparse.Namespace:
-    """Reads the command line."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(description="Trains a small GAN on handwritten digits.")
     names = [name for loss, aliases in fastgan.losses().items() for name in (loss, *aliases)]
     parser.add_argument(
@@ -263,7 +263,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Trains, draws and compares."""
+    """Train, draw and compare."""
     args = arguments()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)

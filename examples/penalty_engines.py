@@ -1,13 +1,15 @@
-"""R3GAN and WGAN-GP on handwritten digits by three engines, whose curves lie on each other.
+"""R3GAN and WGAN-GP on handwritten digits by three engines, whose curves coincide.
 
     python examples/penalty_engines.py
     python examples/penalty_engines.py --model r3gan --steps 1000
     python examples/penalty_engines.py --no-compile
 
-Each model is trained three times from one seed: by the recipe, which is what trainers have, in plain PyTorch; by
-`fastgan.discriminator_step`, eager; and by the same, compiled. The discriminators have LeakyReLU, behind which a
-last bit that differs can become another slope, and training makes that more from step to step. Hence float64, whose
-last bit is too small for it; in float32 (`--dtype float32`) the curves come to part by per cents.
+Each model is trained three times from one seed: by the recipe that trainers have, in plain PyTorch; by
+`fastgan.discriminator_step`, eager; and by the same, compiled.
+
+The discriminators have LeakyReLU. A different last bit at its kink can become another slope, and training
+amplifies that from step to step. Hence the default is float64, whose last bit is too small for it. In float32
+(`--dtype float32`) the curves diverge by percents.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "eager": {"color": "#3182bd", "linewidth": 2.6, "linestyle": (0, (3, 2))},
     "compiled": {"color": "#000000", "linewidth": 1.3, "linestyle": (0, (1, 2))},
 }
-# Of discriminator, real, fake and their conditions: what is differentiated, the loss and the penalty in it.
+# (discriminator, real, fake, conditions) -> the sum to differentiate, and the loss and the penalty in it.
 Step = Callable[[nn.Module, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
@@ -59,8 +61,8 @@ class Discriminator(nn.Module):
     def __init__(self, *layers: nn.Module, features: int) -> None:
         super().__init__()
         self.features = nn.Sequential(*layers, nn.Flatten())
-        # The losses see differences of logits: a bias would have a gradient of nothing but rounding, which Adam
-        # would make whole steps of, and other ones in each run.
+        # The losses see differences of logits: a bias would have a gradient of rounding errors alone, which Adam
+        # would turn into whole steps, different in each run.
         self.score = nn.Linear(features, CLASSES, bias=False)
 
     def forward(self, images: Tensor, conditions: Tensor) -> Tensor:
@@ -88,25 +90,25 @@ class ResidualBlock(nn.Module):
 
 
 def residual(width: int = 16) -> Discriminator:
-    """R3GAN's discriminator, for 8 x 8 pixels: no more than one of its blocks."""
+    """Return R3GAN's discriminator, for 8 x 8 pixels: no more than one of its blocks."""
     return Discriminator(nn.Conv2d(1, width, 4, 2, 1), ResidualBlock(width), features=width * 16)
 
 
 def convolutional(width: int = 8) -> Discriminator:
-    """WGAN-GP's critic, for 8 x 8 pixels."""
+    """Return WGAN-GP's critic, for 8 x 8 pixels."""
     lower = [nn.Conv2d(1, width, 3, padding=1), nn.LeakyReLU(0.2)]
     upper = [nn.Conv2d(width, 2 * width, 4, 2, 1), nn.LeakyReLU(0.2)]
     return Discriminator(*lower, *upper, features=2 * width * 16)
 
 
 def zero_centered(samples: Tensor, logits: Tensor) -> Tensor:
-    """The squared norm of each sample's gradient."""
+    """Return the squared norm of each sample's gradient."""
     (gradient,) = torch.autograd.grad(logits.sum(), samples, create_graph=True)
     return gradient.square().sum((1, 2, 3))
 
 
 def r3gan_recipe(D: nn.Module, real: Tensor, fake: Tensor, conditions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """R3GAN's step: the paired relativistic loss, R1 and R2."""
+    """Compute R3GAN's losses: the paired relativistic loss, R1 and R2."""
     real, fake = real.detach().requires_grad_(), fake.detach().requires_grad_()
     real_logits, fake_logits = D(real, conditions), D(fake, conditions)
     r1, r2 = zero_centered(real, real_logits), zero_centered(fake, fake_logits)
@@ -115,7 +117,7 @@ def r3gan_recipe(D: nn.Module, real: Tensor, fake: Tensor, conditions: Tensor) -
 
 
 def wgan_gp_recipe(D: nn.Module, real: Tensor, fake: Tensor, conditions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """WGAN-GP's step: the Wasserstein loss and the penalty between real and fake."""
+    """Compute WGAN-GP's losses: the Wasserstein loss and the penalty between real and fake."""
     eps = torch.rand(len(real), 1, 1, 1)  # the numbers that fastgan draws, and as early
     points = (eps * real + (1 - eps) * fake).requires_grad_()
     (gradient,) = torch.autograd.grad(D(points, conditions).sum(), points, create_graph=True)
@@ -128,15 +130,15 @@ class Model(NamedTuple):
     """A way to train.
 
     Attributes:
-        title: its name, and what is trained.
+        title: its name, and its networks and data.
         discriminator: builds the discriminator.
         recipe: the discriminator's step in plain PyTorch.
         recipe_generator: the generator's loss in plain PyTorch, of fake and real logits.
         options: of fastgan's losses.
-        penalties: the weights of fastgan's by their kind.
+        penalties: the weights of fastgan's penalties, by name.
         critic_steps: steps of the discriminator for each of the generator.
         rate, betas: Adam's.
-        steps: how many there are by default, of the generator.
+        steps: the default number of the generator's steps.
     """
 
     title: str
@@ -180,7 +182,7 @@ MODELS = {
 
 
 class Run(NamedTuple):
-    """A training's pictures, curves and time, and what was compiled in it."""
+    """A training's pictures, curves and time, and its number of compilations."""
 
     pictures: Tensor
     curves: Curves
@@ -189,7 +191,7 @@ class Run(NamedTuple):
 
 
 def discriminator_step(model: Model, engine: str) -> Step:
-    """The discriminator's step by the recipe or by fastgan."""
+    """Return the discriminator's step by the recipe or by fastgan."""
     if engine == "recipe":
         return model.recipe
     loss = DiscriminatorLoss(**model.options)
@@ -204,7 +206,7 @@ def discriminator_step(model: Model, engine: str) -> Step:
 
 
 def generator_loss(model: Model, engine: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """The generator's loss by the recipe or by fastgan, of fake and real logits."""
+    """Return the generator's loss by the recipe or by fastgan, of fake and real logits."""
     if engine == "recipe":
         return model.recipe_generator
     loss = GeneratorLoss(**model.options)
@@ -212,7 +214,7 @@ def generator_loss(model: Model, engine: str) -> Callable[[Tensor, Tensor], Tens
 
 
 def train(model: Model, engine: str, steps: int) -> Run:
-    """Trains both networks; every engine draws the same random numbers in the same order."""
+    """Train both networks; every engine draws the same random numbers in the same order."""
     G, D = Generator(), model.discriminator()
     optimizer_g = torch.optim.Adam(G.parameters(), lr=model.rate, betas=model.betas)
     optimizer_d = torch.optim.Adam(D.parameters(), lr=model.rate, betas=model.betas)
@@ -246,13 +248,13 @@ def train(model: Model, engine: str, steps: int) -> Run:
 
 
 def apart(curves: dict[str, Curves], engine: str) -> dict[str, np.ndarray]:
-    """How far each curve of an engine is from the recipe's, in units of that one's size, step by step."""
+    """Return how far each curve of an engine is from the recipe's, relative to that one's size, step by step."""
     losses = by_loss(curves)
     return {name: np.abs(v[engine] - v["recipe"]) / size(curves, name) for name, v in losses.items()}
 
 
 def draw(curves: dict[str, Curves], title: str, path: Path) -> None:
-    """Plots the curves of all engines on each other, and below them how far they are from the recipe's."""
+    """Plot the curves of all engines on each other, and below them how far they are from the recipe's."""
     losses = by_loss(curves)
     figure, axes = plt.subplots(2, len(losses), figsize=(16, 7), sharex=True, layout="constrained")
     for (upper, lower), (name, values) in zip(axes.T, losses.items(), strict=True):
@@ -277,10 +279,10 @@ def draw(curves: dict[str, Curves], title: str, path: Path) -> None:
 
 
 def compare(name: str, args: argparse.Namespace) -> float:
-    """Trains a model by each engine, draws and says what came of it.
+    """Train a model by each engine, draw, and print the outcome.
 
     Returns:
-        How far a curve is from the recipe's at most, in units of its size.
+        The largest distance of a curve from the recipe's, relative to that one's size.
     """
     model = MODELS[name]
     steps, folder = args.steps or model.steps, args.out / name
@@ -309,7 +311,7 @@ def compare(name: str, args: argparse.Namespace) -> float:
 
 
 def arguments() -> argparse.Namespace:
-    """Reads the command line, and sets threads and the default dtype as it says."""
+    """Read the command line, and set threads and the default dtype accordingly."""
     parser = argparse.ArgumentParser(description="Compares fastgan's engines with the usual recipe.")
     parser.add_argument("--model", choices=["both", *MODELS], default="both")
     parser.add_argument("--steps", type=int, help="of the generator; by default what takes about a minute")
@@ -326,7 +328,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Trains, draws and compares; fails if curves in float64 do not lie on each other."""
+    """Train, draw and compare; fail if curves in float64 do not coincide."""
     args = arguments()
     found = {name: compare(name, args) for name in (MODELS if args.model == "both" else [args.model])}
     too_far = [name for name, off in found.items() if not off <= args.bound]  # NaN is too

@@ -29,7 +29,7 @@ COLOURS = ((0.9, 0.1, -0.6), (-0.7, 0.1, 0.9), (-0.4, 0.7, -0.3))  # of circles,
 
 
 def distances(kind: Tensor, count: int) -> Tensor:
-    """Signed distances in pixels of each pixel to a random shape of that kind, negative within."""
+    """Return signed distances in pixels of each pixel to a random shape of that kind, negative within."""
     radius, angle = 5 + 5 * torch.rand(count, 1, 1), 2 * math.pi * torch.rand(count, 1, 1)
     centre = SIZE / 2 + (torch.rand(2, count, 1, 1) - 0.5) * SIZE / 2
     axis = torch.arange(SIZE) + 0.5
@@ -43,7 +43,7 @@ def distances(kind: Tensor, count: int) -> Tensor:
 
 
 def shapes(count: int) -> tuple[Tensor, Tensor]:
-    """Pictures of two shapes each, in [-1, 1]: their outlines, and themselves in colour on white."""
+    """Draw pictures of two shapes each, in [-1, 1]: their outlines, and themselves in colour on white."""
     outlines, pictures = torch.ones(count, 1, SIZE, SIZE), torch.ones(count, 3, SIZE, SIZE)
     for _ in range(2):
         kind = torch.randint(3, (count, 1, 1))
@@ -58,7 +58,7 @@ def shapes(count: int) -> tuple[Tensor, Tensor]:
 
 
 def block(ins: int, outs: int, stride: int) -> nn.Sequential:
-    """A convolution that halves the picture, keeps its size (stride 1) or doubles it (stride -2), normalised."""
+    """Return a normalized convolution that halves the picture, keeps its size (stride 1) or doubles it (-2)."""
     if stride < 0:
         conv: nn.Module = nn.ConvTranspose2d(ins, outs, 4, stride=-stride, padding=1, bias=False)
     else:
@@ -107,7 +107,7 @@ class Discriminator(nn.Module):
 
 
 def train(losses: ModuleType, steps: tqdm) -> tuple[Generator, Curves]:
-    """Trains both networks with the GANLoss of that module."""
+    """Train both networks with the GANLoss of that module."""
     G, D = Generator(), Discriminator()
     gan, l1 = losses.GANLoss("lsgan"), nn.L1Loss()
     optimizer_g = torch.optim.Adam(G.parameters(), lr=2e-3, betas=(0.5, 0.999))
@@ -141,7 +141,7 @@ def train(losses: ModuleType, steps: tqdm) -> tuple[Generator, Curves]:
 
 
 def main() -> None:
-    """Trains twice, and draws pictures that neither run has seen."""
+    """Train twice, and draw pictures that neither run has seen."""
     args = arguments("pix2pix", "Compares a small pix2pix with and without fastgan.")
     made, curves = run_both(train, own, fused, args)
     torch.manual_seed(args.seed + 1)

@@ -65,7 +65,7 @@ class Discriminator(nn.Module):
 
 
 def train(losses: ModuleType, steps: tqdm) -> tuple[Tensor, Curves]:
-    """Trains both networks with the AdversarialTraining of that module."""
+    """Train both networks with the AdversarialTraining of that module."""
     G, D = Generator(), Discriminator()
     trainer = losses.AdversarialTraining(G, D)
     optimizer_g = torch.optim.Adam(G.parameters(), lr=2e-3, betas=(0.0, 0.99))
@@ -96,7 +96,7 @@ def train(losses: ModuleType, steps: tqdm) -> tuple[Tensor, Curves]:
 
 
 def main() -> None:
-    """Trains twice, and draws what both generators make of the same noise."""
+    """Train twice, and draw the pictures that both generators make from the same noise."""
     args = arguments("r3gan", "Compares a small R3GAN with and without fastgan.")
     made, curves = run_both(train, own, fused, args)
     samples = args.out / "samples.png"

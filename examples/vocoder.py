@@ -1,12 +1,12 @@
-"""A HiFi-GAN in miniature on a synthesised tune, before and after one changed import.
+"""A HiFi-GAN in miniature on a synthesized tune, before and after one changed import.
 
     python examples/vocoder.py
     python examples/vocoder.py --steps 3000
 
-The generator makes a waveform of mel-like frames. The training is HiFi-GAN's: multi-period and multi-scale
+The generator makes a waveform from mel-like frames. The training is HiFi-GAN's: multi-period and multi-scale
 discriminators, `discriminator_loss`, `generator_loss`, `feature_loss` and 45 times the L1 distance of the
-spectrograms. Beside the pictures, sound.wav has the original tune and, after half a second, what the generator
-trained with fastgan makes of its frames.
+spectrograms. Beside the pictures, it writes sound.wav: the original tune and, after half a second, the waveform
+from its frames by the generator trained with fastgan.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Judged = tuple[list[Tensor], list[list[Tensor]]]
 
 
 def tune() -> Tensor:
-    """Half a second of each note: eight harmonics with vibrato and decay."""
+    """Return half a second of each note: eight harmonics with vibrato and decay."""
     time = torch.arange(RATE // 2) / RATE
     sounds = []
     for note in NOTES:
@@ -53,7 +53,7 @@ def tune() -> Tensor:
 
 @cache
 def bands() -> Tensor:
-    """Triangles over the frequencies of a spectrum, evenly spaced in mel."""
+    """Return triangles over the frequencies of a spectrum, evenly spaced in mel."""
     top = 2595 * math.log10(1 + RATE / 2 / 700)
     edges = 700 * (10 ** (torch.linspace(0, top, BANDS + 2) / 2595) - 1)
     frequencies = torch.linspace(0, RATE / 2, FFT // 2 + 1)
@@ -64,7 +64,7 @@ def bands() -> Tensor:
 
 
 def mel(sound: Tensor) -> Tensor:
-    """Log-magnitudes (N, bands, frames) of sounds (N, samples), a frame for each hop."""
+    """Return log-magnitudes (N, bands, frames) of sounds (N, samples), one frame per hop."""
     edge = (FFT - HOP) // 2
     padded = pad(sound.unsqueeze(1), (edge, edge), mode="reflect").squeeze(1)
     window = torch.hann_window(FFT)
@@ -153,13 +153,13 @@ class MultiScale(nn.Module):
 
 
 def segments(sound: Tensor) -> Tensor:
-    """Pieces of the sound from random places."""
+    """Cut pieces of the sound from random places."""
     start = torch.randint(len(sound) - SEGMENT * HOP, (BATCH, 1))
     return sound[start + torch.arange(SEGMENT * HOP)]
 
 
 def train(losses: ModuleType, steps: tqdm) -> tuple[Generator, Curves]:
-    """Trains the generator against both kinds of discriminators with the losses of that module."""
+    """Train the generator against both kinds of discriminators with the losses of that module."""
     G, mpd, msd = Generator(), MultiPeriod(), MultiScale()
     optimizer_g = torch.optim.AdamW(G.parameters(), lr=2e-3, betas=(0.8, 0.99))
     optimizer_d = torch.optim.AdamW([*mpd.parameters(), *msd.parameters()], lr=5e-4, betas=(0.8, 0.99))
@@ -191,7 +191,7 @@ def train(losses: ModuleType, steps: tqdm) -> tuple[Generator, Curves]:
 
 
 def write_sound(sounds: list[Tensor], path: Path) -> None:
-    """Writes sounds one after the other, half a second apart, as 16-bit samples."""
+    """Write sounds one after the other, half a second apart, as 16-bit samples."""
     pause = torch.zeros(RATE // 2)
     samples = torch.cat([piece for sound in sounds for piece in (sound, pause)])
     with wave.open(str(path), "wb") as file:
@@ -202,7 +202,7 @@ def write_sound(sounds: list[Tensor], path: Path) -> None:
 
 
 def draw_spectrograms(sounds: dict[str, Tensor], title: str, path: Path) -> None:
-    """Draws the log-spectrum of each sound, below each other."""
+    """Draw the log-spectrum of each sound, below each other."""
     figure, axes = plt.subplots(len(sounds), 1, figsize=(11, 7), sharex=True, layout="constrained")
     window = torch.hann_window(2 * FFT)
     for axis, (name, sound) in zip(axes, sounds.items(), strict=True):
@@ -219,7 +219,7 @@ def draw_spectrograms(sounds: dict[str, Tensor], title: str, path: Path) -> None
 
 
 def main() -> None:
-    """Trains twice, and lets both generators make the tune from its frames."""
+    """Train twice, and let both generators make the tune from its frames."""
     args = arguments("vocoder", "Compares a small HiFi-GAN with and without fastgan.")
     made, curves = run_both(train, own, fused, args)
     sound = tune()

@@ -5,11 +5,11 @@
     python examples/vqgan.py --double
 
 The training is that of taming-transformers: an autoencoder with a codebook, straight-through gradients, and a patch
-discriminator that joins in after half of the steps; `calculate_adaptive_weight` takes two gradients at the
+discriminator that joins in after half of the steps. For `calculate_adaptive_weight`, two gradients are taken at the
 decoder's last layer before the real backward pass.
 
-In float32 the two curves part, by some percent, 30 to 40 steps after the discriminator has joined in: fastgan's
-adaptive weight is rounded otherwise in its last bit, and this training makes that larger at each step. It does the
+In float32 the two curves diverge, by some percent, 30 to 40 steps after the discriminator has joined in. The last
+bit of fastgan's adaptive weight is rounded differently, and this training amplifies that at each step. It does the
 same to the trainer's own losses with one bit of the weight changed; with --double the curves stay together.
 """
 
@@ -58,7 +58,7 @@ class Autoencoder(nn.Module):
         self.last = nn.Conv2d(width, 1, 3, padding=1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The pictures again, and the codebook's loss."""
+        """Return the reconstructed pictures, and the codebook's loss."""
         found = self.encoder(images).movedim(1, -1)
         nearest = torch.cdist(found.flatten(0, 2), self.codebook).argmin(1).unflatten(0, found.shape[:-1])
         codes = embedding(nearest, self.codebook)
@@ -68,7 +68,7 @@ class Autoencoder(nn.Module):
 
 
 def discriminator(width: int = 32) -> nn.Sequential:
-    """A picture -> logits of patches."""
+    """Return a network: a picture -> logits of patches."""
     return nn.Sequential(
         nn.Conv2d(1, width, 4, stride=2, padding=1),
         nn.SiLU(),
@@ -79,7 +79,7 @@ def discriminator(width: int = 32) -> nn.Sequential:
 
 
 def train(losses: ModuleType, steps: tqdm) -> tuple[Autoencoder, Curves]:
-    """Trains the autoencoder and the discriminator with the losses of that module."""
+    """Train the autoencoder and the discriminator with the losses of that module."""
     model, D = Autoencoder(), discriminator()
     optimizer_g = torch.optim.Adam(model.parameters(), lr=1e-3, betas=(0.5, 0.99))
     optimizer_d = torch.optim.Adam(D.parameters(), lr=2e-4, betas=(0.5, 0.99))
@@ -107,12 +107,12 @@ def train(losses: ModuleType, steps: tqdm) -> tuple[Autoencoder, Curves]:
 
 
 def large_digits() -> Tensor:
-    """The digits at twice their size."""
+    """Return the digits at twice their size."""
     return interpolate(digits(), scale_factor=SIZE // 8, mode="bilinear")
 
 
 def main() -> None:
-    """Trains twice, and draws what both autoencoders make of the same digits."""
+    """Train twice, and draw the pictures that both autoencoders make of the same digits."""
     args = arguments("vqgan", "Compares a small VQGAN with and without fastgan.")
     made, curves = run_both(train, own, fused, args)
     images = large_digits()

@@ -4,7 +4,8 @@
     python examples/wgan_gp.py --steps 1000
 
 The training is that of PyTorch-GAN's wgan_gp.py: five steps of the critic for each of the generator, and 10 times
-what `compute_gradient_penalty` returns. That function draws from NumPy's global generator, before and after alike.
+the penalty of `compute_gradient_penalty`. That function draws from NumPy's global generator, before and after
+alike.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ NOISE, BATCH, CRITIC_STEPS, LAMBDA_GP = 32, 64, 5, 10.0
 
 
 def generator(width: int = 256) -> nn.Sequential:
-    """Noise -> a picture of 8 x 8 pixels in [-1, 1]."""
+    """Return a network: noise -> a picture of 8 x 8 pixels in [-1, 1]."""
     return nn.Sequential(
         nn.Linear(NOISE, width),
         nn.SiLU(),
@@ -39,7 +40,7 @@ def generator(width: int = 256) -> nn.Sequential:
 
 
 def critic(width: int = 256) -> nn.Sequential:
-    """A picture -> one number, high for real; the penalty bounds how steep it is."""
+    """Return a network: a picture -> one number, high for real; the penalty bounds its slope."""
     return nn.Sequential(
         nn.Flatten(),
         nn.Linear(64, width),
@@ -51,7 +52,7 @@ def critic(width: int = 256) -> nn.Sequential:
 
 
 def train(losses: ModuleType, steps: tqdm) -> tuple[Tensor, Curves]:
-    """Trains both networks with the gradient penalty of that module; a step is one of the generator."""
+    """Train both networks with the gradient penalty of that module; a step is one of the generator."""
     G, D = generator(), critic()
     optimizer_g = torch.optim.Adam(G.parameters(), lr=1e-3, betas=(0.0, 0.9))
     optimizer_d = torch.optim.Adam(D.parameters(), lr=1e-3, betas=(0.0, 0.9))
@@ -77,7 +78,7 @@ def train(losses: ModuleType, steps: tqdm) -> tuple[Tensor, Curves]:
 
 
 def main() -> None:
-    """Trains twice, and draws what both generators make of the same noise."""
+    """Train twice, and draw the pictures that both generators make from the same noise."""
     args = arguments("wgan_gp", "Compares a small WGAN-GP with and without fastgan.")
     made, curves = run_both(train, own, fused, args)
     samples = args.out / "samples.png"

@@ -1,8 +1,8 @@
-"""Prints the polynomial coefficients of csrc/common/math.h (needs mpmath).
+"""Print the polynomial coefficients of csrc/common/math.h (needs mpmath).
 
-Each polynomial is a least-squares fit at Chebyshev nodes, one coefficient after another rounded to
-the target type and the rest fitted again to what remains, so that the rounding of a low-order
-coefficient is made up for by the others.
+Each polynomial is a least-squares fit at Chebyshev nodes. One coefficient after another is rounded to the target
+type, and the rest are fitted again to the remainder. So the others make up for the rounding of a low-order
+coefficient.
 
     python csrc/tools/minimax.py
 """
@@ -18,12 +18,12 @@ mp.mp.prec = 400
 
 
 def round_to(value: mp.mpf, is_float: bool) -> mp.mpf:
-    """`value` rounded to float32 or float64."""
+    """Round `value` to float32 or float64."""
     return mp.mpf(struct.unpack("f", struct.pack("f", float(value)))[0] if is_float else float(value))
 
 
 def fit(f: Callable, weight: Callable, low: float, high: float, degree: int, is_float: bool) -> list:
-    """Coefficients of f on [low, high], lowest order first, each a number of the target type."""
+    """Return coefficients of f on [low, high], lowest order first, each a number of the target type."""
     count = 4 * (degree + 1)
     nodes = [
         (mp.mpf(low) + high) / 2 + (mp.mpf(high) - low) / 2 * mp.cos(mp.pi * (2 * k + 1) / (2 * count))
@@ -42,17 +42,17 @@ def fit(f: Callable, weight: Callable, low: float, high: float, degree: int, is_
 
 
 def exp_tail(r: mp.mpf) -> mp.mpf:
-    """(e^r - 1 - r) / r^2."""
+    """Return (e^r - 1 - r) / r^2."""
     return (mp.expm1(r) - r) / r**2 if r else mp.mpf(1) / 2
 
 
 def log1p_tail(u: mp.mpf) -> mp.mpf:
-    """(ln(1 + u) - u + u^2 / 2) / u^3."""
+    """Return (ln(1 + u) - u + u^2 / 2) / u^3."""
     return (mp.log1p(u) - u + u**2 / 2) / u**3 if u else mp.mpf(1) / 3
 
 
 def main() -> None:
-    """Prints every table with its largest relative error in the function it serves."""
+    """Print every table with its largest relative error in the function it serves."""
     half = float(mp.log(2) / 2) * 1.0001
     for name, f, low, high, degree, is_float, whole, power in [
         ("exp float", exp_tail, -half, half, 5, True, mp.exp, 2),

@@ -1,4 +1,4 @@
-"""Finds CUDA's compiler and says how to call it; setup.py imports it."""
+"""Finding CUDA's compiler, and the commands that call it; setup.py imports it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class NoCudaError(RuntimeError):
 
 
 def mode() -> str:
-    """FASTGAN_CUDA: "0" never, "1", "wheels" or toolkits' folders must, "" if it can be.
+    """Return FASTGAN_CUDA: "0" never, "1", "wheels" or toolkits' folders must, "" if it can be.
 
     Raises:
         ValueError: anything else.
@@ -40,12 +40,12 @@ def mode() -> str:
 
 
 def folders() -> list[str]:
-    """The toolkits that FASTGAN_CUDA names."""
+    """Return the toolkits that FASTGAN_CUDA names."""
     return mode().split(os.pathsep) if os.sep in mode() else []
 
 
 def required() -> bool:
-    """Whether a build without CUDA is a failure."""
+    """Return whether a build without CUDA is a failure."""
     return mode() not in ("", "0")
 
 
@@ -57,7 +57,7 @@ class Nvcc(NamedTuple):
 
 
 def within(folder: str, variable: str) -> Nvcc:
-    """The compiler of the toolkit that a variable names.
+    """Return the compiler of the toolkit that a variable names.
 
     Raises:
         FileNotFoundError: there is none.
@@ -69,7 +69,7 @@ def within(folder: str, variable: str) -> Nvcc:
 
 
 def installed() -> Nvcc | None:
-    """The toolkit named by CUDA_HOME or CUDA_PATH, or the nvcc on the PATH.
+    """Return the compiler of CUDA_HOME or CUDA_PATH, or the nvcc on the PATH.
 
     Raises:
         FileNotFoundError: CUDA_HOME or CUDA_PATH names a folder without a compiler.
@@ -82,7 +82,7 @@ def installed() -> Nvcc | None:
 
 
 def packaged() -> Nvcc | None:
-    """The compiler of PyPI's packages, the newest of those that this Python can import."""
+    """Return the compiler of PyPI's packages, the newest of those that this Python can import."""
     found = [path for folder in sys.path for path in Path(folder).glob("nvidia/cu[0-9]*/bin/nvcc")]
     if not found:
         return None
@@ -91,7 +91,7 @@ def packaged() -> Nvcc | None:
 
 
 def find() -> Nvcc:
-    """The compiler to use.
+    """Return the compiler to use.
 
     Raises:
         NoCudaError: there is none.
@@ -106,16 +106,16 @@ def find() -> Nvcc:
 
 
 def build_requirements() -> list[str]:
-    """What a build asks its front end for, beyond pyproject.toml."""
+    """Return the packages that a build asks its front end for, beyond pyproject.toml."""
     return PACKAGES if mode() == "wheels" and installed() is None and packaged() is None else []
 
 
 def architectures(asked: str, known: set[str]) -> list[str]:
-    """Compute capabilities such as "9.0" or "12.0+PTX".
+    """Return compute capabilities such as "9.0" or "12.0+PTX".
 
     Args:
-        asked: TORCH_CUDA_ARCH_LIST; if empty the default is meant, as far as the compiler knows it.
-        known: those which the compiler knows, such as "9.0".
+        asked: TORCH_CUDA_ARCH_LIST; if empty, the default as far as the compiler knows it.
+        known: those that the compiler knows, such as "9.0".
 
     Raises:
         ValueError: one asked for is unknown, or not a number such as 9.0, 9.0a or 9.0+PTX.
@@ -137,9 +137,10 @@ def architectures(asked: str, known: set[str]) -> list[str]:
 
 
 def gencode(archs: list[str]) -> list[str]:
-    """The same as the compiler's options: machine code for each, PTX where asked for.
+    """Return the compiler's options for these: machine code for each, PTX where asked for.
 
-    The first pass, most of the time, is taken once a major version: code for 8.6 is made of what 8.0's is made of.
+    The first pass takes most of the time. It runs once per major version: code for 8.6 starts from the same virtual
+    architecture as that for 8.0.
     """
     numbers = [arch.removesuffix("+PTX").replace(".", "") for arch in archs]
     flags = []
@@ -155,7 +156,7 @@ class Toolkit:
     """How to compile and link with one nvcc."""
 
     def __init__(self, run: Run, nvcc: Nvcc | None = None) -> None:
-        """Asks the compiler for what it is and knows.
+        """Ask the compiler for its version and its architectures.
 
         Args:
             run: gives a command's output and raises if it fails.
@@ -187,18 +188,18 @@ class Toolkit:
         self.flags = [*FLAGS, *small, *gencode(self.architectures)]
 
     def compile(self, source: str, output: str, include: str, threads: int = 1) -> list[str]:
-        """The command for one object, with the headers that it depends on; `threads` share the architectures."""
+        """Return the command for one object, which also lists its headers; `threads` share the architectures."""
         options = ["-I", include, "--threads", str(threads), "-MD", "-MF", f"{output}.d"]
         return [*self.base, *self.flags, *options, "-c", source, "-o", output]
 
     def link(self, objects: list[str], output: str) -> list[str]:
-        """The command for the extension, with the CUDA runtime in it."""
+        """Return the command for the extension, with the CUDA runtime in it."""
         folders = [f"-L{self.nvcc.root / name}" for name in ("lib64", "lib")] if self.nvcc.root else []
         return [*self.base, "-shared", "-cudart", "static", "-nodlink", *objects, *folders, "-ldl", "-o", output]
 
 
 def toolkits(run: Run) -> list[Toolkit]:
-    """Those to build with, the oldest first, since its code runs on the most drivers.
+    """Return the toolkits to build with, the oldest first, since its code runs on the most drivers.
 
     Raises:
         ValueError: FASTGAN_CUDA names two of one major version.
@@ -213,5 +214,5 @@ def toolkits(run: Run) -> list[Toolkit]:
 
 
 def further(run: Run) -> list[str]:
-    """The modules that a build makes beside _native: one for each further toolkit, named by its major version."""
+    """Return the modules to build beside _native: one for each further toolkit, named by its major version."""
     return [f"_native_cuda{toolkit.release[0]}" for toolkit in toolkits(run)[1:]] if len(folders()) > 1 else []
