@@ -13,6 +13,7 @@ from . import _checks as checks
 from .backends import native
 from .backends.specs import PHIS, LossSpec, OperandTerm, Term
 from .ops import loss as ops
+from .ops.autograd import run
 from .ops.losses import PAIRED, discriminator_spec, generator_spec
 
 if TYPE_CHECKING:
@@ -130,9 +131,10 @@ def discriminator_loss(
     Raises:
         TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
     """
-    given = (loss, relativistic, margin, _triple(targets), real_target, fake_target)
+    targets = targets if type(targets) is tuple else _triple(targets)
+    given = (loss, relativistic, margin, targets, real_target, fake_target)
     return _loss(
-        discriminator_spec, {"real_logits": real_logits, "fake_logits": fake_logits}, given, weights=weights,
+        discriminator_spec, ("real_logits", "fake_logits"), (real_logits, fake_logits), given, weights=weights,
         reduction=reduction, return_stats=return_stats, process_group=process_group,
     )  # fmt: skip
 
@@ -196,14 +198,16 @@ def generator_loss(
     Raises:
         TypeError, ValueError: as `discriminator_loss`.
     """
-    logits: dict[str, Any] = {"fake_logits": fake_logits}
+    names: tuple[str, ...] = ("fake_logits",)
+    logits: tuple[Any, ...] = (fake_logits,)
     if relativistic is not None:
         if real_logits is None:
             raise ValueError(f"real_logits: expected logits for relativistic={relativistic!r}, got None")
-        logits["real_logits"] = real_logits
-    given = (loss, relativistic, margin, _triple(targets), real_target, fake_target)
+        names, logits = ("fake_logits", "real_logits"), (fake_logits, real_logits)
+    targets = targets if type(targets) is tuple else _triple(targets)
+    given = (loss, relativistic, margin, targets, real_target, fake_target)
     return _loss(
-        generator_spec, logits, given, weights=weights, reduction=reduction, return_stats=return_stats,
+        generator_spec, names, logits, given, weights=weights, reduction=reduction, return_stats=return_stats,
         process_group=process_group,
     )  # fmt: skip
 
@@ -216,7 +220,8 @@ def _triple(targets: Any) -> tuple[Any, ...]:
 
 def _loss(
     make_spec: Any,
-    logits: dict[str, Any],
+    names: tuple[str, ...],
+    tensors: tuple[Any, ...],
     given: tuple[Any, ...],
     *,
     weights: Any,
@@ -228,7 +233,8 @@ def _loss(
 
     Args:
         make_spec: `discriminator_spec` or `generator_spec`.
-        logits: one or two operands, or sequences of them, by name.
+        names: those of the operands, one or two.
+        tensors: the operands, or sequences of them.
         given: the fields of LossOptions.
         weights: one per member, or None.
         reduction: "mean", "sum" or "none".
@@ -237,13 +243,12 @@ def _loss(
     """
     tracing = torch.compiler.is_compiling()
     loss, relativistic = given[:2]
-    tensors = tuple(logits.values())
     paired = relativistic == "paired" or reduction == "none"
     paired = paired or (relativistic is None and len(tensors) == 2 and loss in PAIRED)
     single, members = isinstance(tensors[0], Tensor), 1
     scanned = -1 if tracing else native.scan(tensors)
     if scanned < 0 or (paired and tensors[0].shape != tensors[-1].shape):
-        tensors, members = _operands(logits, paired)
+        tensors, members = _operands(dict(zip(names, tensors, strict=True)), paired)
         scanned = -1 if tracing else native.scan(tensors)
     if reduction not in ("mean", "sum"):
         checks.reduction(reduction)
@@ -255,13 +260,16 @@ def _loss(
         tensors, scanned = _with_global_means(tensors, process_group), -1
     if weights is not None:
         weights = checks.member_weights(weights, members, tensors[0].device)
-    spec = cached(make_spec, given, members, process_group is not None)
     if tracing:
+        spec = make_spec.__wrapped__(given, members, process_group is not None)
         result, buffers = _traced(spec, tensors, weights, reduction, return_stats)
     else:
-        result, buffers = ops.evaluate(
-            spec, tensors, weights, reduction=reduction, statistics=return_stats, scanned=scanned
-        )
+        try:
+            spec = make_spec(given, members, process_group is not None)
+        except TypeError:  # perhaps a list, which no cache can look up: the checks tell which option it is
+            spec = make_spec.__wrapped__(given, members, process_group is not None)
+        op = ops.Loss(spec, () if weights is None else weights, reduction, return_stats)
+        result, buffers = run(op, tensors, scanned), op.buffers
     if reduction == "none":
         return _by_member(spec, result, members, single)
     if not return_stats:

@@ -48,10 +48,11 @@ class LossBuffers:
     @classmethod
     def allocate(cls, spec: LossSpec, device: torch.device) -> LossBuffers:
         """Make room for a loss."""
+        operands, terms = len(spec.roles), len(spec.terms)
         # What a call does not keep is never read; zeros, where they cost no launch, make it look tidy.
         make = torch.zeros if device.type == "cpu" else torch.empty
-        memory = make(cls.size(spec), dtype=torch.float64, device=device)
-        return cls(memory, len(spec.roles), len(spec.terms))
+        memory = make(2 * operands + terms + LOSS_STATISTICS, dtype=torch.float64, device=device)
+        return cls(memory, operands, terms)
 
     @property
     def means(self) -> Tensor:
@@ -229,9 +230,10 @@ class Kernels(Backend):
             result = tuple([torch.empty(shape, dtype=dtype, device=first.device) for shape in shapes])
         else:
             result = torch.empty((), dtype=dtype, device=first.device)
+        buffers = call.buffers
         self._launch(
             "forward", first, self._loss(call.spec), tensors, unit_gradients, result, call.weights,
-            REDUCTIONS[call.reduction], _memory(call), call.statistics, keep,
+            REDUCTIONS[call.reduction], buffers and buffers.memory, call.statistics, keep,
         )  # fmt: skip
         return result
 

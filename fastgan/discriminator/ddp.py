@@ -52,8 +52,8 @@ _ALONE = (
 def watch(discriminator: Any, penalty: Tensor, reached: Sequence[Tensor], unreached: Sequence[Tensor]) -> None:
     """Make a separate backward of `penalty` warn, where it leaves DDP's ranks unsynchronised.
 
-    DDP averages over ranks once every parameter has received a gradient. `unreached` are those that get none from
-    the penalty, such as a bias behind the last weight; `reached` are those that do.
+    DDP averages over ranks once every parameter has received a gradient. Those in `reached` get one from the
+    penalty; those in `unreached`, such as a bias behind the last weight, do not.
     """
     ddp = torch.nn.parallel.DistributedDataParallel
     discriminator = getattr(discriminator, "_orig_mod", discriminator)  # of a compiled one

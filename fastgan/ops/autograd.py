@@ -20,21 +20,26 @@ from ..backends.base import Gradients, Operands
 
 
 class Operation(ABC):
-    """One call of an operation: its constants, and what its forward leaves for its backward."""
+    """One call of an operation: its constants, its backend, and what its forward leaves for its backward.
 
-    __slots__ = ()
+    Attributes:
+        backend: where the call runs; `run` chooses it.
+    """
+
+    __slots__ = ("backend",)
     second_in_closed_form = True
+    backend: Any
 
     @abstractmethod
-    def forward(self, backend: Any, tensors: Operands, need: Sequence[bool] | None) -> Any:
+    def forward(self, tensors: Operands, need: Sequence[bool] | None) -> Any:
         """Return the result, a tensor or a tuple of them; `need` says which operands want a gradient later."""
 
     @abstractmethod
-    def gradients(self, backend: Any, tensors: Operands, upstream: Operands, need: Sequence[bool]) -> Gradients:
+    def gradients(self, tensors: Operands, upstream: Operands, need: Sequence[bool]) -> Gradients:
         """Return gradients of the operands that need one, in memory that nobody else has."""
 
     def second(
-        self, backend: Any, tensors: Operands, upstream: Operands, cotangents: Gradients, need: Sequence[bool]
+        self, tensors: Operands, upstream: Operands, cotangents: Gradients, need: Sequence[bool]
     ) -> tuple[Operands, Gradients]:
         """Return gradients of <cotangents, gradients> with respect to the upstream and to the operands."""
         raise NotImplementedError
@@ -43,14 +48,14 @@ class Operation(ABC):
     def reference(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return the results in plain PyTorch, differentiable to any order."""
 
-    def backward(self, backend: Any, tensors: Operands, upstream: Operands, need: Sequence[bool]) -> Gradients:
+    def backward(self, tensors: Operands, upstream: Operands, need: Sequence[bool]) -> Gradients:
         """Return `gradients`, also under vmap over the upstream (is_grads_batched), in which they are linear."""
-        if not _without_memory(upstream):
-            return self.gradients(backend, tensors, upstream, need)
+        if not without_memory(upstream):
+            return self.gradients(tensors, upstream, need)
         if len(upstream) > 1 or upstream[0].dim():
             raise RuntimeError("a batched backward of an unreduced result needs fastgan.backend('reference')")
         one = torch.ones((), dtype=upstream[0].dtype, device=upstream[0].device)
-        grads = self.gradients(backend, tensors, (one,), need)
+        grads = self.gradients(tensors, (one,), need)
         return tuple([None if g is None else (upstream[0] * g).to(g.dtype) for g in grads])
 
 
@@ -62,39 +67,40 @@ def run(op: Operation, tensors: Operands, scanned: int = -1) -> Any:
         tensors: its operands.
         scanned: what `backends.native.scan` returned for them, or -1.
     """
-    if torch.compiler.is_compiling():
-        return op.forward(reference.BACKEND, tensors, None)
     if scanned < 0:
+        if torch.compiler.is_compiling():
+            op.backend = reference.BACKEND
+            return op.forward(tensors, None)
         scanned = native.scan(tensors)
-    backend: Any = backends.get(tensors, scanned)
+    op.backend = backend = backends.get(tensors, scanned)
     if backend.differentiable:
-        return op.forward(backend, tensors, None)
+        return op.forward(tensors, None)
     if scanned < 0:
         tensors = tuple([backend.prepare(t) for t in tensors])
         scanned = any([t.requires_grad for t in tensors])
     if scanned & 1 and torch.is_grad_enabled():
-        return apply(op, backend, *tensors)
-    return op.forward(backend, tensors, None)
+        return apply(op, *tensors)
+    return op.forward(tensors, None)
 
 
 class Apply(Function):
     """The result of an operation."""
 
     @staticmethod
-    def forward(ctx: Any, op: Operation, backend: Any, *tensors: Tensor) -> Any:
+    def forward(ctx: Any, op: Operation, *tensors: Tensor) -> Any:
         """Run the operation."""
-        ctx.op, ctx.backend = op, backend
+        ctx.op = op
         ctx.save_for_backward(*tensors)
-        return op.forward(backend, tensors, ctx.needs_input_grad[2:])
+        return op.forward(tensors, ctx.needs_input_grad[1:])
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         """Return the operation's gradients, with a graph if one is asked for."""
         tensors = ctx.saved_tensors  # raises where one was changed in place
-        need = ctx.needs_input_grad[2:]
+        need = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():
-            return (None, None, *ApplyGradient.apply(ctx.op, ctx.backend, need, len(upstream), *upstream, *tensors))
-        return (None, None, *ctx.op.backward(ctx.backend, tensors, upstream, need))
+            return (None, *ApplyGradient.apply(ctx.op, need, len(upstream), *upstream, *tensors))
+        return (None, *ctx.op.backward(tensors, upstream, need))
 
 
 apply = bare_apply(Apply)
@@ -104,30 +110,35 @@ class ApplyGradient(Function):
     """The gradient of an operation, itself differentiable."""
 
     @staticmethod
-    def forward(ctx: Any, op: Operation, backend: Any, need: Sequence[bool], count: int, *arguments: Tensor) -> Any:
+    def forward(ctx: Any, op: Operation, need: Sequence[bool], count: int, *arguments: Tensor) -> Any:
         """Run the operation's backward."""
         ctx.set_materialize_grads(False)
-        ctx.op, ctx.backend, ctx.need, ctx.count = op, backend, need, count
+        ctx.op, ctx.need, ctx.count = op, need, count
         ctx.save_for_backward(*arguments)
         # Not the operation's own backward: what forward computed ahead has one owner, and this has a graph.
-        return tuple(Operation.backward(op, backend, arguments[count:], arguments[:count], need))
+        return tuple(Operation.backward(op, arguments[count:], arguments[:count], need))
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
         """Return the second derivative."""
         arguments, op = ctx.saved_tensors, ctx.op
-        wanted = ctx.needs_input_grad[4:]
-        if torch.is_grad_enabled() or _without_memory(cotangents) or not op.second_in_closed_form:
+        wanted = ctx.needs_input_grad[3:]
+        if torch.is_grad_enabled() or without_memory(cotangents) or not op.second_in_closed_form:
             grads = _second_by_autograd(op, arguments, ctx.count, ctx.need, cotangents, wanted)
-            return (None, None, None, None, *grads)
+            return (None, None, None, *grads)
         upstream, tensors = arguments[: ctx.count], arguments[ctx.count :]
-        up_grads, grads = op.second(ctx.backend, tensors, upstream, cotangents, wanted[ctx.count :])
-        return (None, None, None, None, *up_grads, *grads)
+        up_grads, grads = op.second(tensors, upstream, cotangents, wanted[ctx.count :])
+        return (None, None, None, *up_grads, *grads)
 
 
-def _without_memory(tensors: Sequence[Tensor | None]) -> bool:
+def without_memory(tensors: Sequence[Tensor | None]) -> bool:
     """Return whether these have no memory to read: under a transform, or batched by is_grads_batched."""
-    return is_transformed() or any([t is not None and is_batched(t) for t in tensors])
+    if is_transformed():
+        return True
+    for t in tensors:  # noqa: SIM110 (at every backward: a loop is faster)
+        if t is not None and is_batched(t):
+            return True
+    return False
 
 
 def _second_by_autograd(

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..backends import reference
-from ..backends.base import Gradients, Kernels, Operands
+from ..backends.base import Gradients, Operands
 from . import autograd
 from .autograd import Operation
 
@@ -19,16 +19,16 @@ class Interpolation(Operation):
     __slots__ = ()
     second_in_closed_form = False
 
-    def forward(self, backend: Any, tensors: Operands, need: Sequence[bool] | None) -> Any:
+    def forward(self, tensors: Operands, need: Sequence[bool] | None) -> Any:
         """Return the points."""
         half = len(tensors) // 2
-        return backend.interpolate_forward(tensors[:half], tensors[half:-1], tensors[-1])
+        return self.backend.interpolate_forward(tensors[:half], tensors[half:-1], tensors[-1])
 
-    def gradients(self, backend: Kernels, tensors: Operands, upstream: Operands, need: Sequence[bool]) -> Gradients:
+    def gradients(self, tensors: Operands, upstream: Operands, need: Sequence[bool]) -> Gradients:
         """Return gradients of the operands that need one."""
         half = len(tensors) // 2
-        given = tuple([backend.prepare(u) for u in upstream])
-        return backend.interpolate_backward(
+        given = tuple([self.backend.prepare(u) for u in upstream])
+        return self.backend.interpolate_backward(
             tuple(tensors[:half]), tuple(tensors[half:-1]), tensors[-1], given, need
         )
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import backends
 from .._torch_internals import version
 from ..backends import reference
-from ..backends.base import Gradients, Kernels, LossBuffers, Operands, Weights
+from ..backends.base import Gradients, LossBuffers, Operands, Weights
 from ..backends.specs import LossSpec
 from . import autograd
 from .autograd import Operation
@@ -36,18 +36,22 @@ class Loss(Operation):
         self.statistics = statistics
         self.buffers: LossBuffers | None = None
         self.unit_gradients: Gradients | None = None
-        self.weights_version = version(weights) if isinstance(weights, Tensor) else 0
+        self.weights_version = 0
 
     def _check_weights(self) -> None:
         if isinstance(self.weights, Tensor) and version(self.weights) != self.weights_version:
             raise RuntimeError("weights: modified by an inplace operation between forward and backward")
 
-    def forward(self, backend: Any, tensors: Operands, need: Sequence[bool] | None) -> Any:
+    def forward(self, tensors: Operands, need: Sequence[bool] | None) -> Any:
         """Return the loss; with `need`, also compute the gradients for an upstream of 1.
 
         float16 is left to backward: its upstream is a loss scale, and a gradient rounded before it is
         scaled has lost what the scale is for.
         """
+        backend = self.backend
+        if isinstance(self.weights, Tensor):
+            self.weights = backend.prepare_weights(self.weights)
+            self.weights_version = version(self.weights) if isinstance(self.weights, Tensor) else 0
         if not backend.differentiable:
             if self.buffers is None and (self.spec.subtracts_mean or self.statistics):
                 self.buffers = LossBuffers.allocate(self.spec, tensors[0].device)
@@ -60,31 +64,34 @@ class Loss(Operation):
                 )
         return backend.loss_forward(self, tensors, self.unit_gradients, need is not None)
 
-    def backward(self, backend: Kernels, tensors: Operands, upstream: Operands, need: Sequence[bool]) -> Gradients:
+    def backward(self, tensors: Operands, upstream: Operands, need: Sequence[bool]) -> Gradients:
         """Return gradients of the operands that need one.
 
         Gradients that forward computed are handed out once, so that they have one owner, who may modify them. Every
         later backward over the same graph computes its own.
         """
         ahead, self.unit_gradients = self.unit_gradients, None
-        if ahead is not None and not autograd._without_memory(upstream):
-            complete = all([g is not None or not wanted for g, wanted in zip(ahead, need, strict=True)])
-            if complete and backend.rescale(self, ahead, upstream[0]):
-                return ahead
-        return super().backward(backend, tensors, upstream, need)
+        if ahead is not None and not autograd.without_memory(upstream):
+            for gradient, wanted in zip(ahead, need, strict=True):
+                if gradient is None and wanted:
+                    break
+            else:
+                if self.backend.rescale(self, ahead, upstream[0]):
+                    return ahead
+        return super().backward(tensors, upstream, need)
 
-    def gradients(self, backend: Kernels, tensors: Operands, upstream: Operands, need: Sequence[bool]) -> Gradients:
+    def gradients(self, tensors: Operands, upstream: Operands, need: Sequence[bool]) -> Gradients:
         """Return gradients of the operands that need one, from the operands."""
         self._check_weights()
-        return backend.loss_backward(self, tuple(tensors), tuple(upstream), need)
+        return self.backend.loss_backward(self, tuple(tensors), tuple(upstream), need)
 
     def second(
-        self, backend: Kernels, tensors: Operands, upstream: Operands, cotangents: Gradients, need: Sequence[bool]
+        self, tensors: Operands, upstream: Operands, cotangents: Gradients, need: Sequence[bool]
     ) -> tuple[Operands, Gradients]:
         """Return gradients of <cotangents, gradients> with respect to the upstream and to the operands."""
         self.unit_gradients = None
         self._check_weights()
-        return backend.loss_second(self, tuple(tensors), tuple(upstream), tuple(cotangents), need)
+        return self.backend.loss_second(self, tuple(tensors), tuple(upstream), tuple(cotangents), need)
 
     def reference(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return the results in plain PyTorch."""
@@ -101,7 +108,7 @@ class SingleTerm(Loss):
         super().__init__(spec, (), reduction)
         self.value: Tensor | None = value
 
-    def forward(self, backend: Any, tensors: Operands, need: Sequence[bool] | None) -> Any:
+    def forward(self, tensors: Operands, need: Sequence[bool] | None) -> Any:
         """Return the value."""
         value, self.value = self.value, None
         return value
@@ -127,8 +134,6 @@ def evaluate(
         values: whether the buffers' values are wanted; without `statistics` the statistics need not be there.
         scanned: what `backends.native.scan` returned for the operands, or -1.
     """
-    if isinstance(weights, Tensor):
-        weights = backends.get(tensors, scanned).prepare_weights(weights)
     op = Loss(spec, () if weights is None else weights, reduction, statistics)
     if values:
         op.buffers = LossBuffers.allocate(spec, tensors[0].device)
@@ -157,7 +162,8 @@ def evaluate_terms(
     if torch.is_grad_enabled() and any([t.requires_grad for t in tensors]):
         for k, (single, operands) in enumerate(spec.single_terms()):
             op = SingleTerm(single, reduction, values[k])
-            values[k] = autograd.apply(op, backend, *[tensors[i] for i in operands])
+            op.backend = backend
+            values[k] = autograd.apply(op, *[tensors[i] for i in operands])
     return total, values
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._torch_internals import version
 from ..backends import reference
-from ..backends.base import Gradients, Kernels, Operands
+from ..backends.base import Gradients, Operands
 from ..backends.specs import PenaltySpec
 from . import autograd
 from .autograd import Operation
@@ -46,21 +46,21 @@ class Penalty(Operation):
         if [version(t) for t in self._constants()] != self.versions:
             raise RuntimeError("mask or weights: modified by an inplace operation between forward and backward")
 
-    def forward(self, backend: Any, tensors: Operands, need: Sequence[bool] | None) -> Any:
+    def forward(self, tensors: Operands, need: Sequence[bool] | None) -> Any:
         """Return the penalty; save the norms."""
-        return backend.penalty_forward(self, tensors)
+        return self.backend.penalty_forward(self, tensors)
 
-    def gradients(self, backend: Kernels, tensors: Operands, upstream: Operands, need: Sequence[bool]) -> Gradients:
+    def gradients(self, tensors: Operands, upstream: Operands, need: Sequence[bool]) -> Gradients:
         """Return gradients of the operands that need one."""
         self._check_constants()
-        return backend.penalty_backward(self, tensors, upstream[0], need)
+        return self.backend.penalty_backward(self, tensors, upstream[0], need)
 
     def second(
-        self, backend: Kernels, tensors: Operands, upstream: Operands, cotangents: Gradients, need: Sequence[bool]
+        self, tensors: Operands, upstream: Operands, cotangents: Gradients, need: Sequence[bool]
     ) -> tuple[Operands, Gradients]:
         """Return gradients of <cotangents, gradients> with respect to the upstream and to the operands."""
         self._check_constants()
-        up_grad, grads = backend.penalty_second(self, tensors, upstream[0], cotangents, need)
+        up_grad, grads = self.backend.penalty_second(self, tensors, upstream[0], cotangents, need)
         return (up_grad,), grads
 
     def reference(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:

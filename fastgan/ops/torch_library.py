@@ -35,20 +35,21 @@ def _chosen(tensors: Sequence[Tensor], need: Sequence[bool]) -> list[Tensor]:
 
 def _prepared(
     tensors: list[Tensor], spec: str, reduction: str, backend: str, buffers: Tensor | None = None
-) -> tuple[Any, Loss, Operands]:
-    """Return the backend, the operation and its operands."""
-    serving, op = backends.named(backend), Loss(decode(spec), (), reduction)
+) -> tuple[Loss, Operands]:
+    """Return the operation and its operands."""
+    op = Loss(decode(spec), (), reduction)
+    op.backend = backends.named(backend)
     if buffers is not None:
         op.buffers = LossBuffers(buffers, len(op.spec.roles), len(op.spec.terms))
-    return serving, op, tuple([serving.prepare(t) for t in tensors])
+    return op, tuple([op.backend.prepare(t) for t in tensors])
 
 
 def _loss(tensors: list[Tensor], spec: str, reduction: str, stats: bool, backend: str) -> tuple[Tensor, Tensor]:
-    serving, op, plain = _prepared(tensors, spec, reduction, backend)
+    op, plain = _prepared(tensors, spec, reduction, backend)
     op.statistics = stats
     op.buffers = LossBuffers.allocate(op.spec, tensors[0].device)
     # A backward may follow, but no unit gradients: the graph decides where memory for gradients comes from.
-    loss = serving.loss_forward(op, plain, None, True)
+    loss = op.backend.loss_forward(op, plain, None, True)
     return loss, op.buffers.memory
 
 
@@ -72,8 +73,8 @@ def _loss_backward(
     need: list[bool],
     backend: str,
 ) -> list[Tensor]:
-    serving, op, plain = _prepared(tensors, spec, reduction, backend, buffers)
-    return _as_promised(tensors, op.gradients(serving, plain, (upstream,), need))
+    op, plain = _prepared(tensors, spec, reduction, backend, buffers)
+    return _as_promised(tensors, op.gradients(plain, (upstream,), need))
 
 
 def _loss_second(
@@ -88,8 +89,8 @@ def _loss_second(
 ) -> tuple[Tensor, list[Tensor]]:
     given = iter(cotangents)
     vs = tuple([next(given) if n else None for n in need])
-    serving, op, plain = _prepared(tensors, spec, reduction, backend, buffers)
-    up, grads = op.second(serving, plain, (upstream,), vs, need)
+    op, plain = _prepared(tensors, spec, reduction, backend, buffers)
+    up, grads = op.second(plain, (upstream,), vs, need)
     return up[0], _as_promised(tensors, grads)
 
 
