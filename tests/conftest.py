@@ -14,6 +14,8 @@ def pytest_configure(config):
     """One folder for all of a run's processes; a worker of pytest-xdist takes its share of the processors."""
     if not hasattr(config, "workerinput"):
         os.environ[SHARED] = tempfile.mkdtemp(prefix="fastgan-tests-")
+        # What another checkout or an earlier run has left in inductor's cache is not under test.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(os.environ[SHARED], "inductor"))
     else:
         share = max(1, torch.get_num_threads() // config.workerinput["workercount"])
         torch.set_num_threads(share)
