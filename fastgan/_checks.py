@@ -110,31 +110,33 @@ def reduction(value: Any) -> None:
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {value!r}")
 
 
-def constant_vector(name: str, value: Any, length: int, device: torch.device) -> None:
-    """Check that `value` is a vector of `length` constants on `device`."""
+def constant_vector(name: str, value: Any, device: torch.device, hint: str = "") -> None:
+    """Check that `value` is a vector of constants on `device`."""
     if not isinstance(value, Tensor) or value.dtype not in FLOATS:
         kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"{name}: expected a floating-point tensor, got {kind}")
-    if value.shape != (length,) or value.device != device:
+    if value.dim() != 1 or value.device != device:
         raise ValueError(
-            f"{name}: expected shape ({length},) on {device}, got {tuple(value.shape)} on {value.device}"
+            f"{name}: expected a 1-D tensor on {device}, got shape {tuple(value.shape)} on {value.device}"
         )
     if value.requires_grad:
-        raise ValueError(f"{name}: expected constants, got a tensor that requires grad")
+        raise ValueError(f"{name}: expected constants, got a tensor that requires grad{hint}")
 
 
 def member_weights(value: Any, count: int, device: torch.device) -> tuple[float, ...] | Tensor | None:
     """Return one weight for each member: a tuple of floats, or the 1-D tensor that `value` is."""
     if value is None:
         return None
+    result: Any = value
     if isinstance(value, Tensor):
-        constant_vector("weights", value, count, device)
-        return value
-    if not isinstance(value, (list, tuple)):
+        constant_vector("weights", value, device, " (weigh the losses yourself)")
+    elif isinstance(value, (list, tuple)):
+        result = tuple([number("weights", w) for w in value])
+    else:
         raise TypeError(f"weights: expected a sequence of numbers or a 1-D tensor, got {type(value).__name__}")
-    if len(value) != count:
-        raise ValueError(f"weights: expected one for each of {count} members, got {len(value)}")
-    return tuple([number("weights", w) for w in value])
+    if len(result) != count:
+        raise ValueError(f"weights: expected one for each of {count} members, got {len(result)}")
+    return result
 
 
 def is_readable(t: Tensor) -> bool:

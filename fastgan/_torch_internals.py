@@ -52,8 +52,8 @@ def no_modes() -> Iterator[None]:
 
 
 def version(t: Tensor) -> int:
-    """Return how often a tensor was modified in place; 0 where nobody counts: inference tensors, traced graphs."""
-    return 0 if torch.compiler.is_compiling() or t.is_inference() else t._version
+    """Return how often a tensor was modified in place; 0 for an inference tensor, which does not count."""
+    return 0 if t.is_inference() else t._version
 
 
 def is_view(t: Tensor) -> bool:

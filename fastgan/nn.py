@@ -95,12 +95,13 @@ class GradientPenalty(penalties.ScheduledPenalty, nn.Module):
         **kwargs: Any,
     ) -> Tensor | tuple[Tensor, PenaltyStats] | None:
         """Return the penalty, or None between: see `fastgan.gradient_penalty`."""
-        if not self.is_due:
+        due = self.due()
+        if due is None:
             self.advance()
             return None
         real, fake, args, kwargs = self.cut(real, fake, args, kwargs)
-        options = {"kind": self.kind, **self.due_options, **kwargs}
-        result = penalties.gradient_penalty(discriminator, real, fake, *args, **options)
+        options = {**self.options, "weight": due.weight}
+        result = penalties.gradient_penalty(discriminator, real, fake, *args, kind=self.kind, **options, **kwargs)
         self.advance()  # not if it failed, so that a step that is tried again has its penalty
         return result
 

@@ -44,8 +44,11 @@ class PenaltyStats(NamedTuple):
 
 def checked_grads(grads: Any, over: str) -> tuple[Tensor, ...]:
     """Return gradients as a tuple of checked tensors whose norms have one shape."""
+    if over not in OVER:
+        checks.choice("over", over, OVER)
     tensors = (grads,) if isinstance(grads, Tensor) else grads
-    if torch.compiler.is_compiling() or not isinstance(tensors, tuple) or native.scan(tensors) < 0:
+    quick = isinstance(tensors, tuple) and len(tensors) > 0 and not torch.compiler.is_compiling()
+    if not quick or native.scan(tensors) < 0:
         tensors = checks.operands("grads", grads)
     least = {"sample": 1, "channel": 2, "batch": 0}[over]
     for t in tensors:
@@ -94,7 +97,9 @@ def _checked_masks(mask: Any, grads: tuple[Tensor, ...]) -> tuple[tuple[Tensor, 
 def _checked_weights(weights: Any, grads: tuple[Tensor, ...], over: str) -> Tensor:
     if over == "batch":
         raise ValueError("weights: has no effect over='batch', which has one norm")
-    checks.constant_vector("weights", weights, len(grads[0]), grads[0].device)
+    checks.constant_vector("weights", weights, grads[0].device)
+    if len(weights) != len(grads[0]):
+        raise ValueError(f"weights: expected shape ({len(grads[0])},), one per sample, got {tuple(weights.shape)}")
     return weights.double().resolve_neg().contiguous()
 
 
@@ -135,8 +140,8 @@ def gradient_norm(grads: Tensors, *, over: str = "sample") -> Tensor:
     Raises:
         TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
     """
-    spec = cached(_spec, "power", 1.0, 1, over, "none")
-    return ops.evaluate(spec, checked_grads(grads, over))[0]
+    tensors = checked_grads(grads, over)
+    return ops.evaluate(PenaltySpec("power", 1.0, 1, 1.0, over, "none"), tensors)[0]
 
 
 # fmt: off
@@ -192,8 +197,8 @@ def norm_penalty(
     Raises:
         TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
     """
-    spec = cached(_spec, kind, target, power, over, reduction)
     tensors = checked_grads(grads, over)
+    spec = cached(_spec, kind, target, power, over, reduction)
     masks, average = None, None
     if mask is not None:
         masks, average = _checked_masks(mask, tensors)

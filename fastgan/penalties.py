@@ -93,7 +93,7 @@ class PenaltyOptions:
         """Check that all options are known and have an effect."""
         numbers = self.weight, self.target, self.power, self.sigma
         names = self.kind, self.over, self.engine, self.return_stats
-        given = self.eps is not None, self.generator is not None
+        given = type(self.eps), type(self.generator)
         try:
             _check(numbers, names, given, *map(type, numbers))  # 1 and True are one key, of two types
         except TypeError:  # perhaps a list, which no cache can look up: the checks tell which
@@ -130,11 +130,12 @@ class PenaltyOptions:
 
 
 @lru_cache(maxsize=256)
-def _check(numbers: tuple[Any, ...], names: tuple[Any, ...], given: tuple[bool, bool], *types: type) -> None:
-    """Check the options of a penalty; `given` says whether there are eps and a generator."""
+def _check(numbers: tuple[Any, ...], names: tuple[Any, ...], given: tuple[type, type], *types: type) -> None:
+    """Check the options of a penalty; `given` has the types of eps and of the generator."""
     weight, target, power, sigma = numbers
     kind, over, engine, return_stats = names
-    has_eps, has_generator = given
+    eps, generator = given
+    nothing = type(None)
     checks.choice("kind", kind, KINDS)
     checks.choice("engine", engine, ENGINES)
     checks.choice("over", over, OVER)
@@ -144,15 +145,16 @@ def _check(numbers: tuple[Any, ...], names: tuple[Any, ...], given: tuple[bool, 
         "target": (target, checks.number("target", target) != 1.0 and psi in ("power", "")),
         "power": (power, power is not None and kind != "wgan-div"),
         "sigma": (sigma, sigma is not None and psi != ""),
-        "eps": ("a tensor", has_eps and inputs not in ("between", "around")),
-        "generator": ("a torch.Generator", has_generator and inputs in ("real", "fake") and psi != ""),
+        "eps": (eps, eps is not nothing and inputs not in ("between", "around")),
+        "generator": (generator, generator is not nothing and inputs in ("real", "fake") and psi != ""),
         "over": (over, over != "sample" and not psi),
         "engine": (engine, engine == "compiled" and not psi),
         "return_stats": (return_stats, return_stats and not psi),
     }
     for name, (value, has_none) in idle.items():
         if has_none:
-            raise ValueError(f"{name}: has no effect on kind {kind!r}, got {value!r}")
+            got = f"a {value.__name__}" if isinstance(value, type) else repr(value)
+            raise ValueError(f"{name}: has no effect on kind {kind!r}, got {got}")
     if power is not None:
         checks.integer("power", power, 1, MAX_POWER)
     if sigma is not None and checks.number("sigma", sigma) <= 0:
@@ -239,19 +241,12 @@ class ScheduledPenalty:
         self.options = options
         self.calls = 0
 
-    @property
-    def is_due(self) -> bool:
-        """Whether this call has a penalty."""
-        return self.calls % self.interval == 0
-
-    @property
-    def due_options(self) -> dict[str, Any]:
-        """The options of a call that has a penalty: it weighs as much as those left out."""
-        return {**self.options, "weight": self.options.get("weight", PenaltyOptions.weight) * self.interval}
-
     def due(self) -> PenaltyOptions | None:
-        """Return the options of this call's penalty, or None between."""
-        return PenaltyOptions(self.kind, **self.due_options) if self.is_due else None
+        """Return the options of this call's penalty, which weighs as much as those left out, or None between."""
+        if self.calls % self.interval:
+            return None
+        weight = self.options.get("weight", PenaltyOptions.weight) * self.interval
+        return PenaltyOptions(self.kind, **{**self.options, "weight": weight})
 
     def advance(self) -> None:
         """Count a call."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -48,24 +48,23 @@ class StepOptions:
     """What `discriminator_step` takes beside the discriminator and its inputs; checked when it is made.
 
     Attributes:
-        loss: a name or a function.
+        loss, penalty, engine, prune: as `discriminator_step` takes them.
         penalties: the penalties with their schedules.
-        engine, prune: as `discriminator_step` takes them.
     """
 
     loss: Loss
-    penalties: tuple[ScheduledPenalty, ...]
+    penalty: Penalty | Sequence[Penalty] | None
     engine: str
     prune: bool
+    penalties: tuple[ScheduledPenalty, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Check the engine, the loss and the penalties' options."""
-        if self.engine not in ENGINES:
-            checks.choice("engine", self.engine, ENGINES)
+        """Check the loss and the penalties' options."""
         if not isinstance(self.loss, str) and not callable(self.loss):
             raise TypeError(
                 f"loss: expected a name or a function of real and fake logits, got {type(self.loss).__name__}"
             )
+        object.__setattr__(self, "penalties", _schedules(self.penalty))
         for p in self.penalties:
             for name, instead in _INSTEAD.items():
                 if name in p.options:
@@ -269,12 +268,14 @@ def _run(
     discriminator: Any, real: Any, fake: Any, args: Any, fake_args: Any, kwargs: Any, options: dict[str, Any]
 ) -> DiscriminatorStep:
     """Run `discriminator_step` outside of any compiled graph."""
+    if options["engine"] not in ENGINES:
+        checks.choice("engine", options["engine"], ENGINES)
     check_callable("discriminator_step", discriminator)
     create_graph = torch.is_grad_enabled()
     prune = options["prune"] and create_graph and prunable(discriminator)
     for name, x in (("real", real), ("fake", fake)):
         checked_samples(name, x)
-    o = StepOptions(penalties=_schedules(options.pop("penalty")), **options)
+    o = StepOptions(**options)
     if not isinstance(fake_args, (list, tuple, type(None))):
         raise TypeError(f"fake_args: expected a tuple of arguments, got {type(fake_args).__name__}")
     fake_args = args if fake_args is None else tuple(fake_args)

@@ -259,9 +259,10 @@ def _run(graphs: _Graphs, discriminator: nn.Module, body: Body, inputs: Parts, k
             step = _Step(discriminator, body, state, inputs, lambda: _facts(discriminator, key, inputs))
             flat = _first(graphs, step, whole, reader.held, device)
             return _results(flat, step.extras, step.reached, needed), "eager"
-    with _as_traced(device):
-        flat = found.run(state.params, state.buffers, inputs.tensors)
-    graphs.info = graphs.info._replace(calls=graphs.info.calls + 1)
+        # Under the lock too: while another thread traces, PyTorch refuses to enter a compiled graph.
+        with _as_traced(device):
+            flat = found.run(state.params, state.buffers, inputs.tensors)
+        graphs.info = graphs.info._replace(calls=graphs.info.calls + 1)
     return _results(flat, found.extras, found.reached, needed), "compiled"
 
 

@@ -26,17 +26,16 @@ _ONCE_ONLY = {
 _WAYS_OUT = "; else use kind='r1-approx' or 'r2-approx', which need no second derivative"
 
 
-# Types of nodes that are sound; a walk meets the same ones at every call.
+# Types of PyTorch's own nodes that are sound; a walk meets the same ones at every call. A Function's type is not
+# kept: it would keep what its code refers to.
 _HARMLESS: set[type] = set()
 
 
 def _is_suspect(node: Any) -> bool:
     """Return whether a node, by itself, cannot be differentiated."""
     if is_python_node(node):
-        if node.name().startswith("CompiledFunctionBackward") or is_once_differentiable(python_function(node)):
-            return True
-        _HARMLESS.add(type(node))
-        return False
+        compiled = node.name().startswith("CompiledFunctionBackward")
+        return compiled or is_once_differentiable(python_function(node))
     if node.name() in ("torch::autograd::NotImplemented", "torch::autograd::Error"):
         return True
     if type(node).__name__ != "CppFunction":  # the type of all nodes that have none of their own

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .._torch_internals import version
@@ -19,7 +20,7 @@ class Penalty(Operation):
     """A penalty on the norms of groups of the operands' elements, and what a backend reads of it (`PenaltyCall`).
 
     Attributes:
-        versions: how often each constant, maybe the caller's own memory, had been modified.
+        versions: how often each constant, maybe the caller's own memory, had been modified; None in a traced graph.
     """
 
     __slots__ = ("masks", "norms", "numbers", "spec", "statistics", "versions", "weights")
@@ -37,13 +38,13 @@ class Penalty(Operation):
         self.statistics = statistics
         self.norms: Any = None
         self.numbers: Tensor | None = None
-        self.versions = [version(t) for t in self._constants()]
+        self.versions = None if torch.compiler.is_compiling() else [version(t) for t in self._constants()]
 
     def _constants(self) -> list[Tensor]:
         return [*(self.masks or ()), *(() if self.weights is None else (self.weights,))]
 
     def _check_constants(self) -> None:
-        if [version(t) for t in self._constants()] != self.versions:
+        if self.versions is not None and [version(t) for t in self._constants()] != self.versions:
             raise RuntimeError("mask or weights: modified by an inplace operation between forward and backward")
 
     def forward(self, tensors: Operands, need: Sequence[bool] | None) -> Any:

@@ -27,7 +27,9 @@ def test_cpu(isa):
     assert list(found) == list(json.loads(golden.STORED.read_text()))
 
 
-@pytest.mark.parametrize(("backend", "every"), [("simulated", 1), ("triton", 9), ("triton", 1)])
+@pytest.mark.parametrize(
+    ("backend", "every"), [("simulated", 1), ("triton", 9), pytest.param("triton", 1, marks=pytest.mark.slow)]
+)
 def test_other_backends(backend, every):
     """The CUDA kernels on the host harness, and the Triton kernels in their interpreter."""
     if backend == "triton":

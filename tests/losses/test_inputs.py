@@ -59,7 +59,7 @@ CASES = [
     (lambda: D(ok, ok, "hinge", margin=[1.0]), TypeError, "margin: expected a number, got list"),
     (lambda: D(ok, ok, ["hinge"]), ValueError, "loss: unknown name"),
     (lambda: D([ok], [ok], weights=["a"]), TypeError, "weights: expected a number, got str"),
-    (lambda: D([ok], [ok], weights=torch.ones(1, 1)), ValueError, "weights: expected shape \\(1,\\) on cpu, got \\(1, 1\\)"),
+    (lambda: D([ok], [ok], weights=torch.ones(1, 1)), ValueError, "weights: expected a 1-D tensor on cpu, got shape \\(1, 1\\)"),
     (lambda: D([ok], [ok], weights=torch.ones(1, requires_grad=True)), ValueError, "weights: expected constants"),
     (lambda: D(ok, ok, reduction="none", return_stats=True), ValueError, "return_stats: expected reduction"),
     (lambda: D(ok, ok, process_group=1), ValueError, "process_group: expected relativistic='average', got None"),

@@ -1,6 +1,7 @@
 """Norms and penalties on given gradients: values, both orders, extremes, masks, and the same bits everywhere."""
 
 import math
+from contextlib import nullcontext
 from fractions import Fraction
 
 import numpy as np
@@ -460,3 +461,30 @@ def test_compile_traces_the_whole_graph(call):
         torch.testing.assert_close(
             torch.autograd.grad(got, g), torch.autograd.grad(want, g), rtol=1e-12, atol=1e-14
         )
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("after", [False, True])
+def test_modified_masks_under_compiled_autograd(before, after):
+    """A mask that changed before the forward is fine, one that changes after it is not."""
+    from torch._dynamo import compiled_autograd
+
+    x = torch.randn(6, 4, requires_grad=True)
+    mask = torch.ones(6, 4)
+    if before:
+        mask[0] = 2
+    value = fastgan.norm_penalty(x, mask=mask)
+    (want,) = torch.autograd.grad(value, x, retain_graph=True)
+    if after:
+        mask.mul_(3)
+    compiler = compiled_autograd._enable(lambda module: torch.compile(module, backend="eager"))
+    with pytest.raises(RuntimeError, match="modified by an inplace") if after else nullcontext(), compiler:
+        value.backward()
+    assert after or torch.equal(x.grad, want)
+
+
+@pytest.mark.parametrize("call", [fastgan.gradient_norm, fastgan.norm_penalty])
+@pytest.mark.parametrize("nothing", [(), []])
+def test_no_gradients_at_all(call, nothing):
+    with pytest.raises(ValueError, match="grads: expected at least one tensor"):
+        call(nothing)

@@ -2,10 +2,13 @@
 
 import collections
 import copy
+import dataclasses
 import functools
+import gc
 import math
 import pickle
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -699,7 +702,7 @@ CASES = [
     (lambda: NP(ok, mask=torch.ones(3, requires_grad=True)), ValueError, "mask: expected a constant"),
     (lambda: NP([ok, ok], mask=[torch.ones(3)]), ValueError, "mask: expected one for each of 2 tensors, got 1"),
     (lambda: NP(ok, weights=[1.0] * 4), TypeError, "weights: expected a floating-point tensor, got list"),
-    (lambda: NP(ok, weights=torch.ones(3)), ValueError, r"weights: expected shape \(4,\) on cpu, got \(3,\)"),
+    (lambda: NP(ok, weights=torch.ones(3)), ValueError, r"weights: expected shape \(4,\), one per sample, got \(3,\)"),
     (lambda: NP(ok, over="batch", weights=torch.ones(4)), ValueError, "weights: has no effect over='batch'"),
     (lambda: MODULE("r1", interval=0), ValueError, "interval: expected an integer of at least 1, got 0"),
     (lambda: MODULE("r1", part=0.0), ValueError, r"part: expected a number in \(0, 1\], got 0"),
@@ -714,3 +717,47 @@ CASES = [
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_module_s_options_are_not_overridden_by_a_call():
+    d, x = nn.Linear(4, 1), torch.randn(5, 4)
+    for options in ({"weight": 5.0}, {"kind": "wgan-gp"}, {"return_stats": True}):
+        module = fastgan.nn.GradientPenalty("r1", interval=4, return_stats=False)
+        with pytest.raises(TypeError, match="multiple values"):
+            module(d, x, x, **options)
+        assert module.calls == 0
+
+
+def test_a_schedule_of_one_s_own():
+    class Halved(fastgan.nn.GradientPenalty):
+        def due(self):
+            return dataclasses.replace(super().due(), weight=0.5)
+
+    d, x = nn.Linear(4, 1), torch.randn(5, 4)
+    whole = fastgan.r1_penalty(d, x, weight=1.0)
+    assert torch.equal(Halved("r1", weight=1.0)(d, x), whole / 2)
+    assert torch.equal(fastgan.discriminator_step(d, x, x, penalty=Halved("r1", weight=1.0)).penalty, whole / 2)
+
+
+def test_functions_of_a_discriminator_are_not_kept():
+    """One that makes a Function at each call must not leave it behind, with what its code refers to."""
+    made = []
+
+    def discriminator(x):
+        class Double(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x):
+                return x * 2
+
+            @staticmethod
+            def backward(ctx, g):
+                return g * 2
+
+        made.append(weakref.ref(Double))
+        return Double.apply(x).square() * w
+
+    w = torch.ones((), requires_grad=True)
+    for _ in range(3):
+        fastgan.r1_penalty(discriminator, torch.randn(5, 4)).backward()
+    gc.collect()
+    assert [ref() for ref in made[:-1]] == [None, None]

@@ -426,9 +426,9 @@ def test_auto_leaves_cpu_tensors_to_the_cpu():
 
 def test_a_compiled_graph_keeps_the_backend(monkeypatch):
     calls = []
-    forward, backward = ft.Triton.forward, ft.Triton.backward
-    monkeypatch.setattr(ft.Triton, "forward", lambda *a, **k: calls.append("forward") or forward(*a, **k))
-    monkeypatch.setattr(ft.Triton, "backward", lambda *a, **k: calls.append("backward") or backward(*a, **k))
+    forward, backward = ft.Triton.loss_forward, ft.Triton.loss_backward
+    monkeypatch.setattr(ft.Triton, "loss_forward", lambda *a, **k: calls.append("forward") or forward(*a, **k))
+    monkeypatch.setattr(ft.Triton, "loss_backward", lambda *a, **k: calls.append("backward") or backward(*a, **k))
     compiled = torch.compile(fastgan.generator_loss, fullgraph=True, backend="aot_eager")
     x = logits(50).requires_grad_()
     with fastgan.backend("triton"):
