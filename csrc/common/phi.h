@@ -1,7 +1,8 @@
 // The functions that every loss is made of: a term is phi(scale * z + shift) + linear * z.
 //
 // A new phi is a name in FASTGAN_PHIS, at its end, and a struct of its value, slope and curvature.
-// The same name comes into fastgan/backends/formulas.py and triton_kernels/phi.py; tests compare the lists.
+// The same name comes into fastgan/backends/formulas.py and triton_kernels/phi.py; tests compare
+// the lists.
 #pragma once
 #include "list.h"
 #include "math.h"
