@@ -7,8 +7,8 @@ import sys
 from importlib import import_module
 
 SUITES = ("losses", "penalties", "steps", "trainers")
-# Programs of bench/gpu.sh, each with a command line of its own.
-PROGRAMS = {"gpu": "gpu", "gpu-shapes": "gpu_shapes", "gpu-ncu": "gpu_ncu"}
+# Programs with a command line of their own: those of bench/gpu.sh, and two checkouts against each other.
+PROGRAMS = {"gpu": "gpu", "gpu-shapes": "gpu_shapes", "gpu-ncu": "gpu_ncu", "versions": "versions"}
 
 
 def main(given: list[str]) -> None:
