@@ -100,7 +100,7 @@ def fused_backends(device: torch.device) -> tuple[list[str], list[str]]:
     names = ["cuda", "triton"] if device.type == "cuda" else ["cpu"]
     ready, why = [], []
     for name in names:
-        refusal = backends.missing(name)
+        refusal = backends.named(name).missing()
         if refusal is None:
             try:
                 with fastgan.backend(name):

@@ -31,6 +31,7 @@ from .. import backends, requirements
 from .._torch_internals import has_backward_hooks
 from . import double_backward, snapshot
 from .ddp import watch
+from .forward import plain_arithmetic
 from .snapshot import Parts, Reader, State, UnfitError
 
 LIMIT = 8  # graphs of one discriminator, after which it runs eagerly
@@ -422,7 +423,12 @@ def _compiled(step: _Step, before: _Before) -> _Graph:
     finally:
         torch.set_autocast_cache_enabled(cached)
         before.take_back_attributes()
-    run = torch.compile(traced, dynamic=False, fullgraph=True, options={"fallback_random": True})
+    compiled = torch.compile(traced, dynamic=False, fullgraph=True, options={"fallback_random": True})
+
+    def run(*given: Sequence[Tensor]) -> list[Tensor]:
+        with plain_arithmetic.elsewhere():
+            return compiled(*given)
+
     return _Graph(run, step.extras._replace(tensors=[]), step.reached, [])
 
 

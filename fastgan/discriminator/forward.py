@@ -27,16 +27,19 @@ from .prune import Prune, with_zeros
 class _PlainArithmetic:
     """Run compiled networks as they were before compilation, and attention in plain arithmetic.
 
-    Both settings are the process's: the first of several threads makes them and the last takes them back.
+    Both settings are the process's: the first of several threads makes them and the last takes them back. PyTorch
+    refuses to run a compiled step under them. One of another thread therefore waits until they are taken back.
     """
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.changed = threading.Condition()
         self.depth = 0
+        self.barred = 0
         self.stack = ExitStack()
 
     def __enter__(self) -> None:
-        with self.lock:
+        with self.changed:
+            self.changed.wait_for(lambda: not self.barred)
             if self.depth == 0:
                 with ExitStack() as settings:
                     settings.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -46,13 +49,27 @@ class _PlainArithmetic:
             self.depth += 1
 
     def __exit__(self, *exception: Any) -> None:
-        with self.lock:
+        with self.changed:
             self.depth -= 1
             if self.depth == 0:
                 self.stack.close()
+                self.changed.notify_all()
+
+    @contextmanager
+    def elsewhere(self) -> Iterator[None]:
+        """Keep these settings out of all threads, for a compiled step."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.depth == 0)
+            self.barred += 1
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.barred -= 1
+                self.changed.notify_all()
 
 
-_plain_arithmetic = _PlainArithmetic()
+plain_arithmetic = _PlainArithmetic()
 
 
 @contextmanager
@@ -62,7 +79,7 @@ def differentiable() -> Iterator[None]:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(_plain_arithmetic)
+        stack.enter_context(plain_arithmetic)
         yield
 
 

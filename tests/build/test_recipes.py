@@ -79,18 +79,18 @@ PHI = {
         ("ABS, RELU_HALF = (", "ABS, RELU_HALF, LEAKY = ("),
         (
             '    else:\n        tl.static_assert(False, "phi_slope',
-            "    elif kind // 2 == LEAKY:\n"
+            "    elif code // 2 == LEAKY:\n"
             "        return tl.where(a > zero, one, tl.where(a <= zero, const(0.25, a), a))\n"
             '    else:\n        tl.static_assert(False, "phi_slope',
         ),
         (
             '    else:\n        tl.static_assert(False, "phi_curvature',
-            "    elif kind // 2 == LEAKY:\n        return zero\n"
+            "    elif code // 2 == LEAKY:\n        return zero\n"
             '    else:\n        tl.static_assert(False, "phi_curvature',
         ),
         (
             '    else:\n        tl.static_assert(False, "phi_value',
-            "    elif kind // 2 == LEAKY:\n        return tl.where(zero > a, const(0.25, a) * a, a) + rest\n"
+            "    elif code // 2 == LEAKY:\n        return tl.where(zero > a, const(0.25, a) * a, a) + rest\n"
             '    else:\n        tl.static_assert(False, "phi_value',
         ),
     ],

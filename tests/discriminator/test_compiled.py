@@ -25,6 +25,7 @@ from torch.nn import functional as F
 import fastgan
 from fastgan import requirements
 from fastgan.discriminator import compile as compiled
+from fastgan.discriminator import forward
 from fastgan.nn import DiscriminatorLoss, GradientPenalty
 
 if lacking := requirements.lacking("engine='compiled'"):
@@ -1069,6 +1070,22 @@ def test_threads_at_once(inductor):
         assert info.refused is None
         assert info.graphs == 1
         assert info.calls == (7 if d is shared else 3)
+
+
+def test_a_compiled_step_waits_for_an_eager_penalty_of_another_thread(inductor):
+    """Under whose settings PyTorch would refuse to run it, and the network would run eagerly for good."""
+    net, x = Net(), batch(0).float()
+    for _ in range(2):
+        r1(net, "compiled", x)
+    thread = threading.Thread(target=r1, args=(net, "compiled", x))
+    with forward.differentiable():
+        thread.start()
+        thread.join(0.5)
+        assert thread.is_alive()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert fastgan.compile_info(net).calls == 2
+    assert fastgan.compile_info(net).refused is None
 
 
 # ---------------------------------------------------------------------------------- what cannot be compiled

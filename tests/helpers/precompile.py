@@ -47,7 +47,7 @@ def recording(found):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "launch", launched)
         patch.setattr(launch, "load", load)
-        patch.setattr(checks, "readable", lambda t: False)
+        patch.setattr(checks, "is_readable", lambda t: False)
         yield patch
 
 
