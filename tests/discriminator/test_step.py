@@ -470,7 +470,7 @@ def test_inside_a_compiled_step():
     why = (
         "a gradient penalty differentiates twice"
         if outside_graphs.TAKES_REASON
-        else r"disable\(\) wrapped function <function _run"
+        else r"disable\(\) wrapped function <function call"
     )
     with pytest.raises(torch._dynamo.exc.Unsupported, match=why):
         torch.compile(whole, backend="aot_eager", fullgraph=True)(real, fake)

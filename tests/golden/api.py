@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import importlib
 import inspect
 import pkgutil
@@ -27,6 +28,8 @@ def _public(module: ModuleType) -> list[str]:
 
 
 def _signature(value: object) -> str:
+    if isinstance(value, type) and issubclass(value, enum.Enum):
+        return ""  # it is Python's own, and differs between versions
     try:
         signature = inspect.signature(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
