@@ -279,7 +279,7 @@ def _loss(
 
 
 def _traced(spec: LossSpec, tensors: tuple[Tensor, ...], weights: Any, reduction: str, numbers: bool) -> Any:
-    """Return what `ops.loss.evaluate` returns, in a graph that torch.compile traces."""
+    """Return a loss and its buffers where wanted, in a graph that torch.compile traces."""
     from .ops import torch_library  # which registers operators, wanted only here
 
     return torch_library.evaluate(spec, tensors, weights, reduction, numbers)

@@ -45,7 +45,9 @@ class DiscriminatorStep(NamedTuple):
 
 @dataclass(frozen=True)
 class StepOptions:
-    """What `discriminator_step` takes beside the discriminator and its inputs; checked when it is made.
+    """What `discriminator_step` takes beside the discriminator and its inputs.
+
+    Loss and penalties are checked when it is made, the engine before anything else.
 
     Attributes:
         loss, penalty, engine, prune: as `discriminator_step` takes them.

@@ -48,11 +48,10 @@ class LossBuffers:
     @classmethod
     def allocate(cls, spec: LossSpec, device: torch.device) -> LossBuffers:
         """Make room for a loss."""
-        operands, terms = len(spec.roles), len(spec.terms)
         # What a call does not keep is never read; zeros, where they cost no launch, make it look tidy.
         make = torch.zeros if device.type == "cpu" else torch.empty
-        memory = make(2 * operands + terms + LOSS_STATISTICS, dtype=torch.float64, device=device)
-        return cls(memory, operands, terms)
+        memory = make(cls.size(spec), dtype=torch.float64, device=device)
+        return cls(memory, len(spec.roles), len(spec.terms))
 
     @property
     def means(self) -> Tensor:
@@ -230,10 +229,9 @@ class Kernels(Backend):
             result = tuple([torch.empty(shape, dtype=dtype, device=first.device) for shape in shapes])
         else:
             result = torch.empty((), dtype=dtype, device=first.device)
-        buffers = call.buffers
         self._launch(
             "forward", first, self._loss(call.spec), tensors, unit_gradients, result, call.weights,
-            REDUCTIONS[call.reduction], buffers and buffers.memory, call.statistics, keep,
+            REDUCTIONS[call.reduction], memory_of(call), call.statistics, keep,
         )  # fmt: skip
         return result
 
@@ -244,7 +242,7 @@ class Kernels(Backend):
         grads = _empty_like(tensors, need)
         self._launch(
             "backward", tensors[0], self._loss(call.spec), tensors, grads, self._all(upstream), call.weights,
-            REDUCTIONS[call.reduction], _memory(call),
+            REDUCTIONS[call.reduction], memory_of(call),
         )  # fmt: skip
         return grads
 
@@ -258,7 +256,7 @@ class Kernels(Backend):
             "second", tensors[0], self._loss(call.spec), tensors, grads,
             tuple([None if v is None else self.prepare(v) for v in cotangents]), self._all(upstream),
             up_grads if call.reduction == "none" else up_grads[0], call.weights, REDUCTIONS[call.reduction],
-            _memory(call),
+            memory_of(call),
         )  # fmt: skip
         return up_grads, grads
 
@@ -344,7 +342,8 @@ class Kernels(Backend):
         return codes, _groups_first(tensors, spec.over), masks, call.weights
 
 
-def _memory(call: LossCall) -> Tensor | None:
+def memory_of(call: LossCall) -> Tensor | None:
+    """Return the memory of a call's buffers, or None where there are none."""
     return None if call.buffers is None else call.buffers.memory
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import Gradients, LossCall, Weights, place_name
+from .base import Gradients, LossCall, Weights, memory_of, place_name
 from .native import Extension, missing, native
 
 __all__ = ["BACKEND", "PREFERRED", "missing", "native"]
@@ -46,14 +46,8 @@ class Cpu(Extension):
         """Turn gradients for an upstream of 1 into those for `upstream`, in place."""
         if upstream.item() == 1.0 and not call.spec.subtracts_mean:
             return True
-        memory = None if call.buffers is None else call.buffers.memory
-        return native.rescale(
-            self._loss(call.spec),
-            unit_gradients,
-            (upstream,),
-            memory,
-            torch.get_num_threads(),
-        )
+        spec, threads = self._loss(call.spec), torch.get_num_threads()
+        return native.rescale(spec, unit_gradients, (upstream,), memory_of(call), threads)
 
     def _launch(self, name: str, t: Tensor, *arguments: Any) -> None:
         getattr(self.module, name)(*arguments, torch.get_num_threads())

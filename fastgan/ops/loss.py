@@ -115,26 +115,18 @@ class SingleTerm(Loss):
 
 
 def evaluate(
-    spec: LossSpec,
-    tensors: Operands,
-    weights: tuple[float, ...] | Tensor | None = None,
-    reduction: str = "mean",
-    statistics: bool = False,
-    values: bool = False,
-    scanned: int = -1,
+    spec: LossSpec, tensors: Operands, reduction: str = "mean", values: bool = False, scanned: int = -1
 ) -> tuple[Any, LossBuffers | None]:
-    """Return a loss, or each term's unreduced values, and the buffers with values and statistics where wanted.
+    """Return a loss, or each term's unreduced values, and the buffers where there are any.
 
     Args:
         spec: the loss.
         tensors: its operands.
-        weights: one per member; None for all 1.
         reduction: "mean", "sum" or "none".
-        statistics: whether the buffers' statistics are wanted.
-        values: whether the buffers' values are wanted; without `statistics` the statistics need not be there.
+        values: whether the buffers' values are wanted; their statistics need not be there.
         scanned: what `backends.native.scan` returned for the operands, or -1.
     """
-    op = Loss(spec, () if weights is None else weights, reduction, statistics)
+    op = Loss(spec, (), reduction)
     if values:
         op.buffers = LossBuffers.allocate(spec, tensors[0].device)
     return autograd.run(op, tensors, scanned), op.buffers

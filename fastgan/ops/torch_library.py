@@ -179,7 +179,7 @@ torch.library.register_autograd(
 def evaluate(
     spec: LossSpec, tensors: Operands, weights: Weights | None, reduction: str, numbers: bool
 ) -> tuple[Any, LossBuffers | None]:
-    """Return what `loss.evaluate` returns, while a graph is traced.
+    """Return a loss, or each term's unreduced values, and the buffers where wanted, while a graph is traced.
 
     What no operator covers (unreduced values, weights in a tensor, other devices) is traced through the
     reference, which the compiler fuses.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -100,7 +101,7 @@ def long_sentences(files: list[Path]) -> list[str]:
             texts = [(line, _body(text)) for _, line, _, text in docstrings(path)]
         for line, text in texts:
             found += [
-                f"{path.relative_to(ROOT)}:{line}: {words(s)} words: {s}"
+                f"{os.path.relpath(path, ROOT)}:{line}: {words(s)} words: {s}"
                 for s in sentences(text)
                 if words(s) > MOST
             ]
