@@ -1,6 +1,6 @@
 """Every private name of torch that eager calls rely on, each under a plain name.
 
-The compiled engine (fastgan/discriminator/compile.py, snapshot.py) reads more of them, by its nature.
+What torch.compile traces (fastgan/discriminator/traced.py, compile.py) reads more of them, by its nature.
 """
 
 from __future__ import annotations

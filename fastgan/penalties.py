@@ -13,16 +13,9 @@ from torch import Tensor
 from . import _checks as checks
 from .backends.specs import MAX_POWER, OVER, PenaltySpec, Term
 from .discriminator import compile as compiled
+from .discriminator import forward as eagerly
 from .discriminator.ddp import watch
-from .discriminator.forward import (
-    Forward,
-    as_given,
-    check_callable,
-    differentiable,
-    outputs_of,
-    prunable,
-    tensors_of,
-)
+from .discriminator.forward import Forward, as_given, outputs_of, tensors_of
 from .functional import reduce_terms
 from .interpolation import around, between, checked_samples, interpolate, nearby
 from .norms import PenaltyStats, Tensors, checked_grads, gradient_norm, norm_penalty, of_gradients
@@ -95,7 +88,10 @@ class PenaltyOptions:
         names = self.kind, self.over, self.engine, self.return_stats
         given = type(self.eps), type(self.generator)
         try:
-            _check(numbers, names, given, *map(type, numbers))  # 1 and True are one key, of two types
+            if torch.compiler.is_compiling():  # without the cache
+                _check.__wrapped__(numbers, names, given)
+            else:
+                _check(numbers, names, given, *map(type, numbers))  # 1 and True are one key, of two types
         except TypeError:  # perhaps a list, which no cache can look up: the checks tell which
             _check.__wrapped__(numbers, names, given)
         kind = KINDS[self.kind]
@@ -168,12 +164,12 @@ class PenaltyResult(NamedTuple):
     stats: PenaltyStats | None
 
 
-def penalty_of(forward: Forward, o: PenaltyOptions, engine: str = "eager") -> PenaltyResult:
+def penalty_of(call: Forward, o: PenaltyOptions, engine: str = "eager") -> PenaltyResult:
     """Return the penalty on the gradient of one call of a discriminator."""
     spec = o.spec()
-    grads = checked_grads(forward.gradients(), o.over)
+    grads = checked_grads(call.gradients(), o.over)
     value, stats = of_gradients(spec, grads, return_stats=o.return_stats, engine=engine)
-    return PenaltyResult(forward.with_zeros(value) if forward.create_graph else value, stats)
+    return PenaltyResult(call.with_zeros(value) if call.create_graph else value, stats)
 
 
 def difference_of(here: Any, nearby: Any, o: PenaltyOptions) -> Tensor:
@@ -182,36 +178,42 @@ def difference_of(here: Any, nearby: Any, o: PenaltyOptions) -> Tensor:
     return reduce_terms([Term("square", weight=float(o.weight))] * len(pairs), pairs)
 
 
-def _run(discriminator: Callable[..., Any], real: Any, fake: Any, args: Any, kwargs: Any, options: Any) -> Any:
-    """Run `gradient_penalty` outside of any compiled graph."""
+def _evaluate(
+    calls: Any, discriminator: Callable[..., Any], inputs: Any, o: PenaltyOptions, create_graph: bool = True
+) -> tuple[Tensor, Any, list[Tensor]]:
+    """Return a penalty at inputs that are drawn, its statistics, and the leaves that were made."""
+    x, args, kwargs = inputs
+    with calls.differentiable():
+        call = calls.Forward(discriminator, x, args, kwargs, create_graph=create_graph, prune=o.prune)
+        call.gradients()
+    value, stats = penalty_of(call, o, "eager, pruned" if o.prune else "eager")
+    if create_graph:
+        watch(discriminator, value, *call.parameters()[:2])
+    return value, stats, call.created
+
+
+def _run(
+    calls: Any, discriminator: Callable[..., Any], real: Any, fake: Any, args: Any, kwargs: Any, options: Any
+) -> Any:
+    """Run `gradient_penalty`; `calls` is the module that calls discriminators, eagerly or in a graph."""
     o = PenaltyOptions(**options)
-    check_callable("gradient_penalty", discriminator)
+    calls.check_callable("gradient_penalty", discriminator)
     create_graph = torch.is_grad_enabled()
-    prune = o.prune and create_graph and prunable(discriminator)
+    prune = o.prune and create_graph and calls.prunable(discriminator)
     x = o.evaluated_at(real, fake)
     if o.is_approximate:
         moved = o.nearby(x)  # drawn before the discriminator draws, of dropout say
         return difference_of(discriminator(x, *args, **kwargs), discriminator(moved, *args, **kwargs), o)
-    o = o.without_draws(prune)
+    o, inputs = o.without_draws(prune), (x, args, kwargs)
 
-    def step(discriminator: Callable[..., Any], inputs: Any) -> tuple[Tensor, Any, list[Tensor]]:
-        x, args, kwargs = inputs
-        with differentiable():
-            forward = Forward(discriminator, x, args, kwargs, create_graph=create_graph, prune=o.prune)
-            forward.gradients()
-        value, stats = penalty_of(forward, o, "eager, pruned" if o.prune else "eager")
-        if create_graph:
-            watch(discriminator, value, *forward.parameters()[:2])
-        return value, stats, forward.created
+    def evaluate() -> tuple[Tensor, Any]:
+        return _evaluate(calls, discriminator, inputs, o, create_graph)[:2]
 
-    def eager() -> tuple[Tensor, Any]:
-        return step(discriminator, (x, args, kwargs))[:2]
-
-    if o.engine == "compiled" and create_graph:
-        (value, stats), engine = compiled.run(discriminator, step, (x, args, kwargs), ("penalty", o), eager)
+    if o.engine == "compiled" and create_graph and calls is eagerly:
+        (value, stats), engine = compiled.run(discriminator, _evaluate, inputs, (o,), evaluate)
         stats = stats._replace(engine=engine) if stats and engine == "compiled" else stats
     else:
-        value, stats = eager()
+        value, stats = evaluate()
     return (value, stats) if o.return_stats else value
 
 
@@ -344,10 +346,10 @@ def gradient_penalty(
         eps: (N,) in [0, 1], for points between and "dragan"; by default uniform.
         generator: for random draws: eps, then noise.
         over: "sample", "channel" (one norm per pixel) or "batch".
-        engine: "auto" and "eager": autograd with create_graph. "compiled": the double backward traced and
-            compiled as one graph (torch.nn.Module discriminators). It compiles for each batch size, dtype, mode
-            and so on, which takes from seconds to minutes; the first call of each is eager, and compared with the
-            graph. What cannot be compiled warns once and runs eagerly. See `fastgan.compile_info`.
+        engine: "auto" and "eager": autograd with create_graph. "compiled": forward and double backward as one
+            graph of torch.compile (torch.nn.Module discriminators). It compiles for each batch size, dtype, mode
+            and so on, which takes seconds. What cannot be compiled warns once and runs eagerly. See
+            `fastgan.compile_info`, and `fastgan.compiling` for functions that you compile yourself.
         prune: skip second derivatives that are exactly zero: those of relu, leaky_relu and other piecewise linear
             operations, for which PyTorch sends zeros back through the whole discriminator. The gradients are
             bit-identical. Nothing is skipped where modules have backward hooks or sparse gradients.
@@ -367,10 +369,10 @@ def gradient_penalty(
         "generator": generator, "over": over, "engine": engine, "prune": prune, "return_stats": return_stats,
     }  # fmt: skip
     if torch.compiler.is_compiling():
-        from .discriminator import outside_graphs
+        from .discriminator import in_graphs
 
-        return outside_graphs.call(_run, discriminator, real, fake, args, kwargs, options)
-    return _run(discriminator, real, fake, args, kwargs, options)
+        return in_graphs.call(_run, discriminator, real, fake, args, kwargs, options)
+    return _run(eagerly, discriminator, real, fake, args, kwargs, options)
 
 
 def r1_penalty(

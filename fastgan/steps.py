@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,7 +13,8 @@ from torch import Tensor, nn
 from . import _checks as checks
 from ._torch_internals import tree_map_only
 from .discriminator import compile as compiled
-from .discriminator.forward import Forward, check_callable, differentiable, prunable
+from .discriminator import forward as eagerly
+from .discriminator.forward import Forward
 from .functional import discriminator_loss
 from .interpolation import checked_samples
 from .norms import Tensors
@@ -145,44 +145,45 @@ class _Step:
     """A step under way: the two forwards, then the penalties.
 
     Attributes:
+        calls: the module that calls discriminators.
         sides: the calls on "real" and on "fake".
         created: the leaves that were made for gradients.
     """
 
-    def __init__(self, discriminator: Any, create_graph: bool, prune: bool, traced: bool) -> None:
+    def __init__(self, calls: Any, discriminator: Any, create_graph: bool, prune: bool) -> None:
+        self.calls = calls
         self.discriminator = discriminator
         self.create_graph = create_graph
         self.prune = prune
-        self.traced = traced
         self.sides: dict[str, Forward | _Plain] = {}
         self.created: list[Tensor] = []
 
     def forward(self, x: Any, args: Any, kwargs: Any) -> Forward:
         """Call the discriminator so that its gradient by x can be taken."""
-        found = Forward(self.discriminator, x, args, kwargs, create_graph=self.create_graph, prune=self.prune)
+        options = {"create_graph": self.create_graph, "prune": self.prune}
+        found = self.calls.Forward(self.discriminator, x, args, kwargs, **options)
         self.created += found.created
         return found
 
     def side(self, name: str, x: Any, args: Any, kwargs: Any, due: Sequence[_DuePenalty]) -> None:
         """Call the discriminator on a batch of the loss."""
         twice = any([d.shared == name and not d.options.is_approximate for d in due])
-        with differentiable() if self.traced or twice else nullcontext():
-            if twice:
+        if twice:
+            with self.calls.differentiable():
                 self.sides[name] = self.forward(x, args, kwargs)
-            else:
-                self.sides[name] = _Plain(self.discriminator(x, *args, **kwargs), args, kwargs)
+        else:
+            self.sides[name] = _Plain(self.discriminator(x, *args, **kwargs), args, kwargs)
 
     def penalty(self, d: _DuePenalty) -> Tensor:
         """Return one penalty."""
         if not d.options.is_approximate:
-            with differentiable():
+            with self.calls.differentiable():
                 side = self.sides[d.shared] if d.shared else self.forward(d.x, d.args, d.kwargs)
                 assert isinstance(side, Forward)
                 side.gradients()
             value = penalty_of(side, d.options.without_draws(self.prune)).value
         else:
-            with differentiable() if self.traced else nullcontext():
-                value = self._difference(d)
+            value = self._difference(d)
         return value if self.create_graph else value.detach()
 
     def _difference(self, d: _DuePenalty) -> Tensor:
@@ -195,9 +196,15 @@ class _Step:
 
 
 def _step(
-    discriminator: Callable[..., Any], inputs: Any, loss: Callable[[Any, Any], Any], step: _Step
+    calls: Any,
+    discriminator: Callable[..., Any],
+    inputs: Any,
+    loss: Callable[[Any, Any], Any],
+    prune: bool,
+    create_graph: bool = True,
 ) -> tuple[Tensor, Any, list[Tensor]]:
     """Return total, (loss, penalty, logits), and the leaves that were made."""
+    step = _Step(calls, discriminator, create_graph, prune)
     real, fake, args, fake_args, kwargs, due = inputs
     step.side("real", real, args, kwargs, due)
     step.side("fake", fake, fake_args, kwargs, due)
@@ -260,42 +267,40 @@ def discriminator_step(
     """
     options = {"loss": loss, "penalty": penalty, "engine": engine, "prune": prune}
     if torch.compiler.is_compiling():
-        from .discriminator import outside_graphs
+        from .discriminator import in_graphs
 
-        return outside_graphs.call(_run, discriminator, real, fake, args, fake_args, kwargs, options)
-    return _run(discriminator, real, fake, args, fake_args, kwargs, options)
+        return in_graphs.call(_run, discriminator, real, fake, args, fake_args, kwargs, options)
+    return _run(eagerly, discriminator, real, fake, args, fake_args, kwargs, options)
 
 
 def _run(
-    discriminator: Any, real: Any, fake: Any, args: Any, fake_args: Any, kwargs: Any, options: dict[str, Any]
+    calls: Any, discriminator: Any, real: Any, fake: Any, args: Any, fake_args: Any, kwargs: Any, options: Any
 ) -> DiscriminatorStep:
-    """Run `discriminator_step` outside of any compiled graph."""
+    """Run `discriminator_step`; `calls` is the module that calls discriminators, eagerly or in a graph."""
     if options["engine"] not in ENGINES:
         checks.choice("engine", options["engine"], ENGINES)
-    check_callable("discriminator_step", discriminator)
+    calls.check_callable("discriminator_step", discriminator)
     create_graph = torch.is_grad_enabled()
-    prune = options["prune"] and create_graph and prunable(discriminator)
+    prune = options["prune"] and create_graph and calls.prunable(discriminator)
     for name, x in (("real", real), ("fake", fake)):
         checked_samples(name, x)
     o = StepOptions(**options)
     if not isinstance(fake_args, (list, tuple, type(None))):
         raise TypeError(f"fake_args: expected a tuple of arguments, got {type(fake_args).__name__}")
     fake_args = args if fake_args is None else tuple(fake_args)
-    due = [d for p in o.penalties if (d := _due(p, real, fake, args, fake_args, kwargs)) is not None]
+    found = [_due(p, real, fake, args, fake_args, kwargs) for p in o.penalties]
+    due = [d for d in found if d is not None]
     inputs = (real, fake, args, fake_args, kwargs, due)
     loss = o.loss_function()
 
-    def step(discriminator: Any, inputs: Any, traced: bool = True) -> tuple[Tensor, Any, list[Tensor]]:
-        return _step(discriminator, inputs, loss, _Step(discriminator, create_graph, prune, traced))
-
-    def eager() -> tuple[Tensor, Any]:
-        return step(discriminator, inputs, False)[:2]
+    def evaluate() -> tuple[Tensor, Any]:
+        return _step(calls, discriminator, inputs, loss, prune, create_graph)[:2]
 
     engine = "eager"
-    if o.engine == "compiled" and create_graph:
-        (total, results), engine = compiled.run(discriminator, step, inputs, ("step", o.loss, prune), eager)
+    if o.engine == "compiled" and create_graph and calls is eagerly:
+        (total, results), engine = compiled.run(discriminator, _step, inputs, (loss, prune), evaluate)
     else:
-        total, results = eager()
+        total, results = evaluate()
     for p in o.penalties:
         p.advance()  # not if it failed, so that a step that is tried again has its penalties
     if engine == "eager" and prune and not all([d.options.is_approximate for d in due]):

@@ -59,6 +59,9 @@ class Made(NamedTuple):
         return zoo.built(self.case, self.width, self.size).to(self.device)
 
 
+# The cases of the table of whole steps.
+STEPS = "conv", "residual", "spectral norm", "batch norm", "vocoder", "projection", "attention"
+STEPS += "layer norm", "smooth", "mlp"
 Value = Callable[[nn.Module, Made], Tensor]
 Work = Callable[[], Tensor]
 
@@ -179,6 +182,33 @@ def our_step(engine: str) -> Value:
     return value
 
 
+# --- in a compiled function of the caller's -----------------------------------------------------------------
+
+
+class InOneGraph:
+    """A contender's value and its backward in one compiled function, which needs torch 2.11.
+
+    A recipe so is what one can have without fastgan, by the same switch of Dynamo's.
+    """
+
+    def __init__(self, value: Value) -> None:
+        self.value = value
+        self.step: Any = None
+
+    def __call__(self, net: nn.Module, m: Made) -> Tensor:
+        """Return the value; the gradients are there."""
+        if self.step is None:
+            self.step = torch.compile(self.whole, fullgraph=True)
+        with fastgan.compiling():
+            return self.step(net, m)
+
+    def whole(self, net: nn.Module, m: Made) -> Tensor:
+        """What is compiled."""
+        value = self.value(net, m)
+        value.backward()
+        return value.detach()
+
+
 # --- tables ---------------------------------------------------------------------------------------------
 
 
@@ -201,18 +231,24 @@ class Table(NamedTuple):
 _BY_PARTS = {f"{engine} {part:g}": our_part(engine, part) for engine in ("pruned", "compiled") for part in PARTS}
 TABLES = {
     "penalty": Table(
-        {"recipe": recipe_penalty} | {engine: our_penalty(engine) for engine in ENGINES},
-        dict.fromkeys(ENGINES, "recipe"),
+        {"recipe": recipe_penalty, "recipe in a graph": InOneGraph(recipe_penalty)}
+        | {engine: our_penalty(engine) for engine in ENGINES}
+        | {"in a graph": InOneGraph(our_penalty("pruned"))},
+        dict.fromkeys(["recipe in a graph", *ENGINES, "in a graph"], "recipe"),
         "recipe",
         tuple(ZOO),
     ),
     "step": Table(
         {"recipe": recipe_step, "shared": shared_step, "separate": separate_step}
-        | {"one graph": our_step("pruned"), "compiled": our_step("compiled")},
-        # Spectral norm and batch statistics move at each forward, of which there are fewer in one graph.
-        {"separate": "recipe", "one graph": "shared", "compiled": "shared"},
+        | {"shared in a graph": InOneGraph(shared_step), "one call": our_step("pruned")}
+        | {"compiled": our_step("compiled"), "in a graph": InOneGraph(our_step("pruned"))},
+        # Spectral norm and batch statistics move at each forward, of which there are fewer in one call.
+        {
+            "separate": "recipe",
+            **dict.fromkeys(["shared in a graph", "one call", "compiled", "in a graph"], "shared"),
+        },
         "recipe",
-        ("conv", "residual", "spectral norm", "batch norm", "vocoder", "projection", "attention"),
+        STEPS,
     ),
     "forwards": Table(
         {"forward": forward, "loss": recipe_loss}
@@ -254,16 +290,20 @@ def work(value: Value, net: nn.Module, m: Made) -> Work:
     return step
 
 
+def compiles(name: str) -> bool:
+    """Whether a contender is compiled."""
+    return name.startswith("compiled") or name.endswith("in a graph")
+
+
 def settle(net: nn.Module, step: Work) -> str | None:
-    """Calls a compiled step until it has run as a graph, or returns why it does not."""
+    """Calls a compiled step, and returns why it does not run as a graph, if it does not."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a refusal is told of in the report
-        for _ in range(3):
+        try:
             step()
-            info = fastgan.compile_info(net)
-            if info.calls or info.refused:
-                return info.refused
-    return "its values are not finite"
+        except Exception as error:  # of a caller's own graph
+            return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    return fastgan.compile_info(net).refused
 
 
 def outcome(net: nn.Module, step: Work, state: dict[str, Tensor]) -> dict[str, Tensor | None]:
@@ -324,37 +364,44 @@ def peak(net: nn.Module, step: Work, device: str) -> float:
 
 
 @contextmanager
-def nothing_compiled(compiled: bool) -> Iterator[None]:
-    """An empty cache, so that a case's seconds are those of its first run on a machine."""
-    if not compiled:
-        yield
-        return
+def nothing_compiled() -> Iterator[None]:
+    """An empty cache, so that a contender's seconds are those of its first run on a machine."""
     from torch._inductor.utils import fresh_cache
 
-    torch._dynamo.reset()
     with fresh_cache():
         yield
 
 
-def contenders(table: Table, m: Made, compiled: bool) -> tuple[dict[str, nn.Module], dict[str, Work], Row]:
-    """The discriminators, the steps, and which of them do not compile and why."""
-    names = [name for name in table.values if compiled or not name.startswith("compiled")]
+class Contenders(NamedTuple):
+    """The discriminators, the steps, how long they took to compile, and which of them do not and why."""
+
+    nets: dict[str, nn.Module]
+    works: dict[str, Work]
+    seconds: dict[str, float]
+    refused: dict[str, str]
+
+
+def contenders(table: Table, m: Made, compiled: bool) -> Contenders:
+    """Return them; each is compiled with an empty cache."""
+    names = [name for name in table.values if compiled or not compiles(name)]
     nets = {name: m.net() for name in names}
-    works = {name: work(table.values[name], nets[name], m) for name in names}
-    refused = {}
-    for name in [n for n in names if n.startswith("compiled")]:
-        why = settle(nets[name], works[name])
+    found = Contenders(nets, {name: work(table.values[name], nets[name], m) for name in names}, {}, {})
+    for name in [n for n in names if compiles(n)]:
+        with nothing_compiled():
+            start = perf_counter()
+            why = settle(nets[name], found.works[name])
+            found.seconds[name] = round(perf_counter() - start, 1)
         if why is not None:
-            refused[name] = why
-            del works[name]
-    return nets, works, refused
+            found.refused[name] = why
+            del found.works[name]
+    return found
 
 
 def measure_table(run: Run, name: str, title: str) -> Row:
     """A case's row in one of the tables."""
     options, table = run.options, TABLES[title]
     m = make(name, options.width, options.size, options.batch, run.device)
-    nets, works, refused = contenders(table, m, run.compiled)
+    nets, works, seconds, refused = contenders(table, m, run.compiled)
     check(table, m, nets, works)
     works[table.base]()
     start = perf_counter()
@@ -375,7 +422,7 @@ def measure_table(run: Run, name: str, title: str) -> Row:
         "size": m.size,
         "batch": options.batch,
     }
-    facts |= {"refused": refused, "compile seconds": {n: round(i.seconds, 1) for n, i in infos.items()}}
+    facts |= {"refused": refused, "compile seconds": seconds}
     if title == "penalty":
         facts["MiB"] = {n: peak(nets[n], works[n], run.device) for n in row["seconds"]}
     return facts | row
@@ -383,12 +430,13 @@ def measure_table(run: Run, name: str, title: str) -> Row:
 
 def measure(run: Run, name: str) -> Iterator[Row]:
     """A case's row in each table; one that is wrong does not make the others' compiling vain."""
-    with nothing_compiled(run.compiled):
-        for title in [t for t in run.options.tables if name in TABLES[t].names]:
-            try:
-                yield measure_table(run, name, title)
-            except AssertionError as error:
-                yield {"wrong": f"{HEADINGS[title]}: {error}"}
+    for title in [t for t in run.options.tables if name in TABLES[t].names]:
+        if run.compiled:
+            torch._dynamo.reset()
+        try:
+            yield measure_table(run, name, title)
+        except AssertionError as error:
+            yield {"wrong": f"{HEADINGS[title]}: {error}"}
 
 
 # --- what is written --------------------------------------------------------------------------------------
@@ -417,12 +465,12 @@ def penalty_table(rows: list[Row]) -> str:
     ours = [n for n in names if n != "recipe"]
     head = ["case", "width, size, batch", "aim", *(f"{n} ms" for n in names)]
     head += [cell for n in ours for cell in (f"recipe/{n}", "(median)")]
-    head += ["compiling s"]
+    head += [f"{n}: compiling s" for n in names if compiles(n)]
     lines = []
     for row in rows:
         cells = [*title_of(row), "yes" if row["aim"] else "", *(milliseconds(row, n) for n in names)]
         cells += [cell for n in ours for cell in ratios(row, n)]
-        cells += [f"{s:.0f}" for s in row["compile seconds"].values()] or [""]
+        cells += [f"{row['compile seconds'].get(n, '')}" for n in names if compiles(n)]
         lines.append(cells)
     return report.table(head, lines)
 
@@ -488,11 +536,13 @@ def verdicts(rows: list[Row]) -> str:
 
 NOTES = {
     "penalty": "WGAN-GP's penalty from samples to the parameters' gradients. recipe: plain PyTorch as in most"
-    " trainers; unpruned: fastgan with prune=False; pruned: fastgan's default; compiled: engine='compiled', as a"
-    " graph. compiling: tracing, compiling and comparing with the eager step, with an empty cache.",
+    " trainers; unpruned: fastgan with prune=False; pruned: fastgan's default; compiled: engine='compiled'. In a"
+    " graph: with its backward in one function under torch.compile, the recipe's and ours. compiling: the first"
+    " step, with an empty cache.",
     "step": "Hinge loss and R1 on real. recipe: three forwards; shared: the recipe with R1 by the loss's forward on"
-    " real, as some trainers have it; separate: fastgan's discriminator_loss and r1_penalty; one graph:"
-    " discriminator_step; compiled: that with engine='compiled'.",
+    " real, as some trainers have it; separate: fastgan's discriminator_loss and r1_penalty; one call:"
+    " discriminator_step; compiled: that with engine='compiled'. In a graph: with its backward in one function"
+    " under torch.compile.",
     "forwards": "In forwards of the discriminator in training mode, without a graph. loss: two forwards and the"
     " backward of the hinge loss. recipe: R1 as in most trainers; pruned, compiled: by fastgan.nn.GradientPenalty."
     " Every 4 or 16: divided by that interval.",

@@ -47,8 +47,7 @@ class backend:  # noqa: N801 (used as a statement: `with fastgan.backend("cpu"):
         name: "auto" (CPU tensors: cpu, else reference; CUDA tensors: cuda, else triton, else reference; those
             of other accelerators: triton, else reference), "cpu", "cuda", "triton" or "reference". One asked for
             by name that cannot serve a call raises and says why. A graph that torch.compile traces keeps the
-            backend it was traced with. A step with engine="compiled" is traced through the reference, whichever is
-            named.
+            backend it was traced with; norms and points are traced through the reference, whichever is named.
 
     Raises:
         ValueError: an unknown name.

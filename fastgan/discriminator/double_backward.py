@@ -7,7 +7,7 @@ no gradient, or one with a part missing. `check` finds these at the call.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -43,7 +43,7 @@ def _is_suspect(node: Any) -> bool:
     return False
 
 
-def _walk(roots: Sequence[Any], seen: set[Any]) -> tuple[list[Tensor], list[Any]]:
+def walk(roots: Sequence[Any], seen: set[Any]) -> tuple[list[Tensor], list[Any]]:
     """Return the leaves of the graph below `roots` and its suspect nodes, where they were not seen before."""
     leaves, suspects = [], []
     stack = [r for r in roots if r is not None]
@@ -65,7 +65,7 @@ def _walk(roots: Sequence[Any], seen: set[Any]) -> tuple[list[Tensor], list[Any]
 
 def leaves_below(t: Tensor) -> list[Tensor]:
     """Return the leaves that get a gradient of `t`."""
-    return _walk([t.grad_fn], set())[0]
+    return walk([t.grad_fn], set())[0]
 
 
 def _refusal(suspects: Sequence[Any], names: Sequence[str]) -> str:
@@ -76,6 +76,11 @@ def _refusal(suspects: Sequence[Any], names: Sequence[str]) -> str:
                 return (
                     "it ran as a compiled graph, of which PyTorch computes no second derivative; pass the network"
                     " from before compilation"
+                )
+            if python_function(node).__name__ == "ApplyTemplate":
+                return (
+                    "it applies a torch.autograd.Function, whose second derivative torch.compile loses; call the"
+                    " penalty outside of the graph, or write the function in plain operations"
                 )
             return (
                 f"its function {python_function(node).__name__} is marked once_differentiable; write its backward"
@@ -92,7 +97,7 @@ def _leads_to(node: Any, inputs: Sequence[Tensor]) -> bool:
     """
     ends = {t.grad_fn for t in inputs if t.grad_fn is not None}
     seen: set[Any] = set()
-    leaves, _ = _walk([node], seen)
+    leaves, _ = walk([node], seen)
     return bool(ends & seen) or any(t is leaf for t in inputs for leaf in leaves)
 
 
@@ -116,12 +121,16 @@ def _touches(nodes: set[Any], end: Any) -> bool:
 
 
 def check(
-    outputs: Sequence[Tensor], grads: Sequence[Tensor], inputs: Sequence[Tensor], pruned: Sequence[Any] = ()
+    outputs: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    pruned: Sequence[Any] = (),
+    lost: Callable[[Any], bool] | None = None,
 ) -> ReachedParameters:
     """Return the parameters below the gradients `grads` of `outputs` by `inputs`.
 
-    The graph that made `inputs` is not looked at: it is differentiated once, as by any loss. `pruned` are nodes
-    below which PyTorch would have sent zeros.
+    The graph that made `inputs` is not looked at: it is differentiated once, as by any loss. Below the nodes
+    `pruned` PyTorch would have sent zeros. `lost` tells which Functions have lost their second derivative.
 
     Raises:
         RuntimeError: the gradients cannot be differentiated, or lead to no parameter.
@@ -129,8 +138,10 @@ def check(
     # What is seen is kept alive, or the same node would come back as another object.
     ends = {t.grad_fn for t in inputs if t.grad_fn is not None}
     seen: set[Any] = set(ends)
-    reached, suspects = _walk([g.grad_fn for g in grads], seen)
-    unreached, more = _walk([o.grad_fn for o in outputs], seen)
+    reached, suspects = walk([g.grad_fn for g in grads], seen)
+    unreached, more = walk([o.grad_fn for o in outputs], seen)
+    if lost is not None:
+        more += [n for n in seen if is_python_node(n) and lost(n)]
     suspects = [n for n in [*suspects, *more] if not is_python_node(n) or _leads_to(n, inputs)]
     if suspects:
         why = _refusal(suspects, [n.name() for n in seen])
@@ -153,6 +164,6 @@ def check(
 
 def _below_pruned(pruned: Sequence[Any], inputs: Sequence[Tensor], ends: set[Any]) -> list[Tensor]:
     """Return the leaves and inputs to which PyTorch would have sent zeros."""
-    found, _ = _walk(pruned, below := set(ends))
+    found, _ = walk(pruned, below := set(ends))
     direct = ends & set(pruned)
     return found + [t for t in inputs if t.grad_fn in direct or (t.grad_fn and _touches(below - ends, t.grad_fn))]

@@ -33,9 +33,14 @@ class _PlainArithmetic:
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
+        self.own = threading.local()  # its `depth` is this thread's part of the whole
         self.depth = 0
         self.barred = 0
         self.stack = ExitStack()
+
+    def is_mine(self) -> bool:
+        """Return whether this thread is among those that have made the settings."""
+        return getattr(self.own, "depth", 0) > 0
 
     def __enter__(self) -> None:
         with self.changed:
@@ -44,11 +49,16 @@ class _PlainArithmetic:
                 with ExitStack() as settings:
                     settings.enter_context(sdpa_kernel(SDPBackend.MATH))
                     if compiler_is_loaded():  # else nothing has been compiled
-                        settings.enter_context(torch.compiler.set_stance("force_eager"))
+                        try:
+                            settings.enter_context(torch.compiler.set_stance("force_eager"))
+                        except RuntimeError as error:  # PyTorch sets none while it runs the parts of a graph
+                            raise RuntimeError(_IN_PARTS) from error
                     self.stack = settings.pop_all()
             self.depth += 1
+        self.own.depth = getattr(self.own, "depth", 0) + 1
 
     def __exit__(self, *exception: Any) -> None:
+        self.own.depth -= 1
         with self.changed:
             self.depth -= 1
             if self.depth == 0:
@@ -69,6 +79,10 @@ class _PlainArithmetic:
                 self.changed.notify_all()
 
 
+_IN_PARTS = (
+    "a penalty under fastgan.compiling() could not be traced as a whole; compile with fullgraph=True to see why, or"
+    " call it where fastgan.compiling() is off"
+)
 plain_arithmetic = _PlainArithmetic()
 
 
@@ -118,9 +132,13 @@ def prunable(discriminator: Any) -> bool:
     Not where something could tell zeros from nothing, as backward hooks and sparse gradients do, and not where
     somebody else replaces functions.
     """
-    modules = list(modules_of(discriminator))
-    sparse = any([vars(m).get("sparse") is True for m in modules])
-    return not sparse and _functions_are_torchs() and not has_backward_hooks(modules)
+    return _functions_are_torchs() and tells_no_zeros(list(modules_of(discriminator)))
+
+
+def tells_no_zeros(modules: list[nn.Module]) -> bool:
+    """Return whether nothing in these modules could tell a gradient of zeros from none."""
+    sparse = any([getattr(m, "sparse", None) is True for m in modules])
+    return not sparse and not has_backward_hooks(modules)
 
 
 def _functions_are_torchs() -> bool:
@@ -170,13 +188,6 @@ def tensors_of(x: Any) -> tuple[Tensor, ...]:
     return (x,) if isinstance(x, Tensor) else tuple(x)
 
 
-def leaf(t: Tensor, with_graph: bool) -> Tensor:
-    """Return `t` itself if it has a graph to keep, else a leaf on its memory."""
-    if with_graph and t.requires_grad:
-        return t
-    return (t.clone() if t.is_inference() else t.detach()).requires_grad_()
-
-
 def _saveable(t: Tensor) -> Tensor:
     """Return `t`, or a copy of it that autograd may save."""
     return t.clone() if t.is_inference() else t
@@ -197,18 +208,31 @@ class Forward:
         self, discriminator: Callable[..., Any], x: Any, args: Any, kwargs: Any, *, create_graph: bool, prune: bool
     ) -> None:
         given = tensors_of(x)
-        inputs = tuple([leaf(t, create_graph) for t in given])
+        inputs = tuple([t if create_graph and t.requires_grad else self._leaf(t) for t in given])
         self.discriminator, self.args, self.kwargs = discriminator, args, kwargs
         self.x = as_given(x, inputs)
         self.created = [t for t, own in zip(inputs, given, strict=True) if t is not own]
         self.create_graph = create_graph
         self._gradients: tuple[Tensor, ...] | None = None
         self._parameters = ReachedParameters([], [], [])
-        if any(isinstance(t, Tensor) and t.is_inference() for t in tree_leaves((args, kwargs))):
-            args, kwargs = tree_map_only(Tensor, _saveable, (args, kwargs))
-        self._pruning = Prune() if prune and create_graph and _functions_are_torchs() else None
+        args, kwargs = self._arguments(args, kwargs)
+        self._pruning: Any = self._prune() if prune and create_graph else None
         with self._pruning or nullcontext():
             self.result = discriminator(self.x, *args, **kwargs)
+
+    def _leaf(self, t: Tensor) -> Tensor:
+        """Return a leaf on the memory of `t`."""
+        return (t.clone() if t.is_inference() else t.detach()).requires_grad_()
+
+    def _prune(self) -> Any:
+        """Return what skips zero second derivatives, or None."""
+        return Prune() if _functions_are_torchs() else None
+
+    def _arguments(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Return arguments that autograd may save."""
+        if any(isinstance(t, Tensor) and t.is_inference() for t in tree_leaves((args, kwargs))):
+            return tree_map_only(Tensor, _saveable, (args, kwargs))
+        return args, kwargs
 
     def gradients(self) -> tuple[Tensor, ...]:
         """Return the gradient of the sum of all outputs by each tensor of the input.
@@ -234,27 +258,41 @@ class Forward:
         return with_zeros(t, [p for p in self._parameters.zero_gradient if id(p) not in left_out])
 
     def _differentiate(self) -> tuple[Tensor, ...]:
-        inputs = list(tensors_of(self.x))
+        inputs, outputs = list(tensors_of(self.x)), self._outputs()
+        grads = gradients_of(outputs, inputs, self.create_graph)
+        if self.create_graph:
+            self._parameters = check(outputs, grads, inputs, self._pruning.inputs() if self._pruning else ())
+        return grads
+
+    def _outputs(self) -> list[Tensor]:
+        """Return the outputs that have a graph."""
         outputs = [o for o in outputs_of(self.result) if o.requires_grad]
         if not outputs:
             raise RuntimeError(
                 "discriminator: its output has no graph back to its input (was it computed under no_grad, or"
                 " detached?)"
             )
-        ones = [torch.ones_like(o) for o in outputs]
-        try:
-            grads = torch.autograd.grad(outputs, inputs, ones, create_graph=self.create_graph, allow_unused=True)
-        except RuntimeError as error:
-            if "use_reentrant" not in str(error):
-                raise
-            raise RuntimeError(
-                "discriminator: reentrant checkpointing cannot be differentiated by an input; use"
-                " torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
-            ) from error
-        for k, g in enumerate(grads):
-            if g is None:
-                which = "its input" if isinstance(self.x, Tensor) else f"tensor {k} of its input"
-                raise ValueError(f"discriminator: its output does not depend on {which}")
-        if self.create_graph:
-            self._parameters = check(outputs, grads, inputs, self._pruning.inputs() if self._pruning else ())
-        return grads
+        return outputs
+
+
+def gradients_of(outputs: list[Tensor], inputs: list[Tensor], create_graph: bool) -> tuple[Tensor, ...]:
+    """Return the gradient of the sum of all outputs by each input.
+
+    Raises:
+        RuntimeError, ValueError: a reentrant checkpoint; an input on which no output depends.
+    """
+    ones = [torch.ones_like(o) for o in outputs]
+    try:
+        grads = torch.autograd.grad(outputs, inputs, ones, create_graph=create_graph, allow_unused=True)
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error):
+            raise
+        raise RuntimeError(
+            "discriminator: reentrant checkpointing cannot be differentiated by an input; use"
+            " torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+        ) from error
+    for k, g in enumerate(grads):
+        if g is None:
+            which = "its input" if len(inputs) == 1 else f"tensor {k} of its input"
+            raise ValueError(f"discriminator: its output does not depend on {which}")
+    return grads

@@ -40,11 +40,12 @@ class Rule(NamedTuple):
     inplace: bool = False
 
 
-class _Linear(Function):
+class PiecewiseLinear(Function):
     """A rule's operation, whose gradient depends on that by its result alone."""
 
     @staticmethod
     def forward(ctx: Any, rule: Rule, used: list[bool], x: Tensor) -> Tensor:
+        """Run the operation; `used` is told whether a gradient with a graph went through it."""
         ctx.set_materialize_grads(False)
         ctx.vjp, ctx.used = rule.vjp, used
         y = rule.run(x)
@@ -55,6 +56,7 @@ class _Linear(Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None) -> Any:
+        """Return the gradient, which depends on `g` alone."""
         if g is None:
             return None, None, None
         if torch.is_grad_enabled():  # else it is a constant, of which there is no second derivative
@@ -63,22 +65,24 @@ class _Linear(Function):
         return None, None, ctx.vjp(g, kept.detach())
 
 
-class _Zeros(Function):
+class Zeros(Function):
     """A tensor, and zeros for parameters on which it depends through masks alone, as PyTorch gives them."""
 
     @staticmethod
     def forward(ctx: Any, t: Tensor, *parameters: Tensor) -> Tensor:
+        """Return the tensor."""
         ctx.like = [p.detach() for p in parameters]  # not saved: they may be changed in place before the backward
         return t.clone()  # a view could not be changed in place
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
+        """Return zeros beside the tensor's own gradient."""
         return upstream, *[torch.zeros_like(p) for p in ctx.like]
 
 
 def with_zeros(t: Tensor, parameters: list[Tensor]) -> Tensor:
     """Return a penalty or a gradient in a form whose backward also gives zeros to these parameters."""
-    return _Zeros.apply(t, *parameters) if parameters else t
+    return Zeros.apply(t, *parameters) if parameters else t
 
 
 # ---------------------------------------------------------------------------------- which operations
@@ -203,20 +207,28 @@ class Prune(TorchFunctionMode):
         if func is Tensor.register_hook:  # where it would be called with zeros there may be nothing
             hook = args[1] if len(args) > 1 else kwargs["hook"]
             return func(args[0], lambda g: None if g is None else hook(g))
-        make = RULES.get(func)
-        if make is not None and args and _suits(args[0]) and all(map(_is_plain, (*args[1:], *kwargs.values()))):
-            rule = None if "out" in kwargs else make(*args, **kwargs)
-            x = args[0]
-            if rule is not None and not (rule.inplace and (x.is_leaf or internals.is_view(x))):
-                used = [False]  # and no reference to the graph, which would be one in a circle
-                self.replaced.append((used, get_gradient_edge(x).node))
-                return _Linear.apply(rule, used, x)
-        return func(*args, **kwargs)
+        rule = rule_for(func, args, kwargs)
+        if rule is None:
+            return func(*args, **kwargs)
+        used = [False]  # and no reference to the graph, which would be one in a circle
+        self.replaced.append((used, get_gradient_edge(args[0]).node))
+        return PiecewiseLinear.apply(rule, used, args[0])
 
 
-def _suits(x: Any) -> bool:
+def rule_for(func: Any, args: Any, kwargs: Any, kinds: Any = (Tensor, torch.nn.Parameter)) -> Rule | None:
+    """Return the rule for a call of a function on a tensor of one of these types, or None where there is none."""
+    make = RULES.get(func)
+    if make is None or not args or not _suits(args[0], kinds):
+        return None
+    if "out" in kwargs or not all(map(_is_plain, (*args[1:], *kwargs.values()))):
+        return None
+    rule = make(*args, **kwargs)
+    return None if rule and rule.inplace and (args[0].is_leaf or internals.is_view(args[0])) else rule
+
+
+def _suits(x: Any, kinds: Any) -> bool:
     """Return whether an operation on x may be replaced. The absolute value of complex numbers is linear nowhere."""
-    if type(x) not in (Tensor, torch.nn.Parameter) or not x.dtype.is_floating_point:
+    if type(x) not in kinds or not x.dtype.is_floating_point:
         return False
     other = internals.is_transformed() or internals.forward_level() >= 0
     return x.requires_grad and torch.is_grad_enabled() and not other

@@ -63,9 +63,9 @@ def test_operations(name, dtype):
         assert torch.equal(a, b)
         assert a.stride() == b.stride()
     if name in LEFT:
-        assert "_Linear" not in node
+        assert "PiecewiseLinear" not in node
     else:
-        assert node == "_LinearBackward"
+        assert node == "PiecewiseLinearBackward"
         assert none is None
         assert zeros is not None
         assert not zeros.any()

@@ -1,0 +1,43 @@
+"""What becomes of a penalty that a function calls while torch.compile traces it.
+
+Imported only then, as it brings in the compiler.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import torch
+
+from . import compile as compiled
+from . import forward, traced
+
+_WHY = "a gradient penalty differentiates twice; fastgan.compiling() has it traced into the graph"
+TAKES_REASON = "reason" in inspect.signature(torch.compiler.disable).parameters  # from torch 2.7 on
+_disable = partial(torch.compiler.disable, reason=_WHY) if TAKES_REASON else torch.compiler.disable
+_log = logging.getLogger("fastgan")
+
+
+def call(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function as a part of the graph under `fastgan.compiling`, else between the graph's parts."""
+    if compiled.switch.on:
+        return function(traced, *arguments)
+    return _between(function, forward, *arguments)
+
+
+@_disable
+def _between(function: Callable[..., Any], *arguments: Any) -> Any:
+    _say()
+    return function(*arguments)
+
+
+@cache  # once
+def _say() -> None:
+    _log.warning(
+        "a gradient penalty inside of a function for torch.compile runs eagerly, between the parts of its graph;"
+        " with fastgan.compiling() it is traced into the graph"
+    )
