@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -109,19 +108,46 @@ class _Switch:
             self.on = self.depth > 0
 
 
+class _RandomObjects:
+    """Have Dynamo refuse instances of random.Random, whose state it takes for a constant: their numbers would freeze.
+
+    The setting is the process's: the first of several threads makes it and the last takes it back.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.depth = 0
+        self.before: Any = None
+
+    def __enter__(self) -> None:
+        from torch._dynamo.variables.builder import RandomVariable
+
+        with self.lock:
+            if self.depth == 0:
+                self.before = RandomVariable.is_supported_random_obj
+                RandomVariable.is_supported_random_obj = staticmethod(lambda _: False)
+            self.depth += 1
+
+    def __exit__(self, *exception: Any) -> None:
+        from torch._dynamo.variables.builder import RandomVariable
+
+        with self.lock:
+            self.depth -= 1
+            if self.depth == 0:
+                RandomVariable.is_supported_random_obj = staticmethod(self.before)
+
+
 switch = _Switch()
+_random_objects = _RandomObjects()
 
 
 @contextmanager
 def _settings() -> Iterator[None]:
     import torch._dynamo
-    from torch._dynamo.variables.builder import RandomVariable
 
     wanted = {**SETTINGS, **dict.fromkeys(("recompile_limit", "cache_size_limit"), LIMIT)}
     known = {name: value for name, value in wanted.items() if hasattr(torch._dynamo.config, name)}
-    # Dynamo takes a generator's state for a constant: an instance of random.Random would give the same numbers anew.
-    random_objects = patch.object(RandomVariable, "is_supported_random_obj", staticmethod(lambda _: False))
-    with torch._dynamo.config.patch(known), random_objects:
+    with torch._dynamo.config.patch(known), _random_objects:
         yield
 
 

@@ -192,11 +192,12 @@ def test_lazy_penalties():
     assert len(graphs) <= 4
 
 
-def test_by_inductor():
+@pytest.mark.parametrize("mode", ["default", pytest.param("reduce-overhead", marks=pytest.mark.slow)])
+def test_by_inductor(mode):
     """In the generated code the gradients are the same."""
     d = Net()
     twin = copy.deepcopy(d)
-    outer = compiled_whole(CALLS["a step"], backend="inductor")
+    outer = compiled_whole(CALLS["a step"], backend="inductor", mode=mode)
     same(results(outer, d, REAL, FAKE), results(CALLS["a step"], twin, REAL, FAKE))
 
 
