@@ -245,6 +245,7 @@ def test_settings_are_known_and_given_back():
     config = torch._dynamo.config
     defaults = {"trace_autograd_ops": False, "allow_rnn": False, "allow_unspec_int_on_nn_module": False}
     defaults |= {"skip_nnmodule_hook_guards": True, "skip_no_tensor_aliasing_guards_on_parameters": True}
+    defaults |= {"use_numpy_random_stream": False}
     assert defaults.keys() == compiled.SETTINGS.keys()
     if requirements.parsed(torch.__version__) < (2, 11):
         del defaults["trace_autograd_ops"]
