@@ -50,7 +50,7 @@ def eps_for(t: Tensor, eps: Any, generator: torch.Generator | None) -> Tensor:
     dtype = torch.float64 if t.dtype == torch.float64 else torch.float32
     n = len(t)
     if eps is None:
-        return torch.rand(n, dtype=dtype, device=t.device, generator=generator)
+        return torch.rand((n,), dtype=dtype, device=t.device, **_drawn_by(generator))
     if not isinstance(eps, Tensor) or eps.dtype not in checks.FLOATS:
         kind = eps.dtype if isinstance(eps, Tensor) else type(eps).__name__
         raise TypeError(f"eps: expected a floating-point tensor, got {kind}")
@@ -63,6 +63,11 @@ def eps_for(t: Tensor, eps: Any, generator: torch.Generator | None) -> Tensor:
         if not (low >= 0 and high <= 1):  # NaN fails too
             raise ValueError(f"eps: expected numbers in [0, 1], got some from {low:g} to {high:g}")
     return eps if eps.dtype is dtype and eps.dim() == 1 else eps.to(dtype).reshape(n)
+
+
+def _drawn_by(generator: torch.Generator | None) -> dict[str, Any]:
+    """Return the argument; none for None, with which torch.compile takes no sizes that vary."""
+    return {} if generator is None else {"generator": generator}
 
 
 def between(real: Any, fake: Any, eps: Tensor | None, generator: torch.Generator | None) -> tuple[Tensor, ...]:
@@ -82,7 +87,7 @@ def _perturbed(real: Tensor, generator: torch.Generator | None) -> Tensor:
     if real.numel() < 2:
         raise ValueError("real: expected at least two elements, of which a standard deviation can be taken")
     wide = real.double() if real.dtype == torch.float64 else real.float()
-    noise = torch.rand(real.shape, dtype=wide.dtype, device=real.device, generator=generator)
+    noise = torch.rand(real.shape, dtype=wide.dtype, device=real.device, **_drawn_by(generator))
     return (wide + 0.5 * wide.std() * noise).to(real.dtype)
 
 
@@ -91,7 +96,7 @@ def nearby(points: tuple[Tensor, ...], sigma: float, generator: torch.Generator 
     moved = []
     for p in points:
         dtype = torch.float64 if p.dtype == torch.float64 else torch.float32
-        noise = torch.randn(p.shape, dtype=dtype, device=p.device, generator=generator)
+        noise = torch.randn(p.shape, dtype=dtype, device=p.device, **_drawn_by(generator))
         moved.append((p + sigma * noise).to(p.dtype))
     return tuple(moved)
 

@@ -187,7 +187,7 @@ def _evaluate(
         call = calls.Forward(discriminator, x, args, kwargs, create_graph=create_graph, prune=o.prune)
         call.gradients()
     value, stats = penalty_of(call, o, "eager, pruned" if o.prune else "eager")
-    if create_graph:
+    if create_graph and calls is eagerly:  # no graph holds a DistributedDataParallel
         watch(discriminator, value, *call.parameters()[:2])
     return value, stats, call.created
 

@@ -16,7 +16,7 @@ import time
 import types
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.autograd.graph import get_gradient_edge
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import requirements
@@ -109,7 +110,7 @@ class _Switch:
 
 
 class _RandomObjects:
-    """Have Dynamo refuse instances of random.Random, whose state it takes for a constant: their numbers would freeze.
+    """Have Dynamo refuse instances of random.Random: it takes their state for a constant, and numbers would freeze.
 
     The setting is the process's: the first of several threads makes it and the last takes it back.
     """
@@ -142,10 +143,10 @@ _random_objects = _RandomObjects()
 
 
 @contextmanager
-def _settings() -> Iterator[None]:
+def _settings(**more: int) -> Iterator[None]:
     import torch._dynamo
 
-    wanted = {**SETTINGS, **dict.fromkeys(("recompile_limit", "cache_size_limit"), LIMIT)}
+    wanted = {**SETTINGS, **more}
     known = {name: value for name, value in wanted.items() if hasattr(torch._dynamo.config, name)}
     with torch._dynamo.config.patch(known), _random_objects:
         yield
@@ -317,10 +318,31 @@ class _Fresh:
         if id(t) not in self.known:
             self.known[id(t)] = t.clone() if t.is_inference() else t.detach()
             if t.requires_grad:
-                self.known[id(t)].requires_grad_()
+                self.known[id(t)].requires_grad_().register_hook(_refuse_features)
                 self.given.append(t)
                 self.leaves.append(self.known[id(t)])
         return self.known[id(t)]
+
+
+def _refuse_features(_: Tensor) -> None:
+    """Raise where a gradient comes to an input's stand-in from elsewhere than the step's own gradients."""
+    raise RuntimeError(
+        "engine='compiled': a tensor that the discriminator's forward left behind leads to its input, which would"
+        " get no gradient; use engine='eager'"
+    )
+
+
+def _check_related(given: Sequence[Tensor], params: Collection[int]) -> None:
+    """Raise where an input is a parameter, or one is computed from another: their stand-ins would not be."""
+    if any(id(t) in params for t in given):
+        raise UnfitError("its input is one of its parameters")
+    ends = {get_gradient_edge(t).node for t in given} if len(given) > 1 else set()
+    for t in given if ends else ():
+        if t.grad_fn is not None:
+            seen: set[Any] = set()
+            double_backward.walk([below for below, _ in t.grad_fn.next_functions], seen)
+            if seen & ends:
+                raise UnfitError("one of its inputs is computed from another")
 
 
 def _run(graphs: _Graphs, discriminator: nn.Module, body: Body, inputs: Any, options: Any) -> Any:
@@ -333,6 +355,7 @@ def _run(graphs: _Graphs, discriminator: nn.Module, body: Body, inputs: Any, opt
     needed = [*[p for p in params.values() if p.requires_grad], *fresh.given]
     if not needed:
         return None
+    _check_related(fresh.given, params.keys())
     buffers = [b for m in modules for b in m._buffers.values() if b is not None]
     _check(discriminator, modules, [*params.values(), *buffers, *fresh.known.values()])
     step, first = partial(_counted, graphs), not graphs.info.calls
@@ -350,7 +373,7 @@ def _counted(graphs: _Graphs, body: Body, discriminator: nn.Module, *arguments: 
     from torch._dynamo import config, eval_frame
     from torch._dynamo.utils import counters
 
-    with _lock, plain_arithmetic.elsewhere(), _settings():
+    with _lock, plain_arithmetic.elsewhere(), _settings(recompile_limit=LIMIT, cache_size_limit=LIMIT):
         if config.disable or eval_frame._stance.stance != "default":
             raise UnfitError("torch.compile is switched off")
         before, begin = counters["stats"]["unique_graphs"], time.perf_counter()
@@ -372,6 +395,9 @@ def _check(discriminator: nn.Module, modules: Sequence[nn.Module], tensors: Sequ
     """Raise where it shows without running it that a discriminator cannot be compiled."""
     if isinstance(discriminator, torch.jit.ScriptModule):
         raise UnfitError("it is a scripted module")
+    kind = type(discriminator)
+    if any(getattr(kind, name) is not getattr(nn.Module, name) for name in ("parameters", "named_parameters")):
+        raise UnfitError("it lists its parameters in a way of its own")
     if plain_arithmetic.is_mine():
         raise UnfitError("it is called inside of another penalty")
     if torch.is_anomaly_enabled():

@@ -63,6 +63,11 @@ def walk(roots: Sequence[Any], seen: set[Any]) -> tuple[list[Tensor], list[Any]]
     return leaves, suspects
 
 
+def is_stand_in(node: Any) -> bool:
+    """Return whether a node stands for the graph of a tensor from outside, while a graph is traced."""
+    return not is_python_node(node) and node.name() == "torch::autograd::Error"
+
+
 def leaves_below(t: Tensor) -> list[Tensor]:
     """Return the leaves that get a gradient of `t`."""
     return walk([t.grad_fn], set())[0]
@@ -141,6 +146,7 @@ def check(
     reached, suspects = walk([g.grad_fn for g in grads], seen)
     unreached, more = walk([o.grad_fn for o in outputs], seen)
     if lost is not None:
+        suspects, more = ([n for n in found if not is_stand_in(n)] for found in (suspects, more))
         more += [n for n in seen if is_python_node(n) and lost(n)]
     suspects = [n for n in [*suspects, *more] if not is_python_node(n) or _leads_to(n, inputs)]
     if suspects:

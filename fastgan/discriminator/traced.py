@@ -23,9 +23,9 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
-from .._torch_internals import is_python_node, python_function
+from .._torch_internals import is_python_node, python_function, tree_leaves
 from . import forward, prune
-from .double_backward import ReachedParameters, check, leaves_below, walk
+from .double_backward import check, is_stand_in, walk
 from .forward import gradients_of, modules_of, tells_no_zeros, tensors_of
 
 in_graph = torch.compiler.allow_in_graph
@@ -64,10 +64,6 @@ class Forward(forward.Forward):
     def _prune(self) -> Any:
         return _Prune()
 
-    def parameters(self) -> ReachedParameters:
-        """Return nothing: it is for DistributedDataParallel, which no graph holds."""
-        return ReachedParameters([], [], [])
-
     def _arguments(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
         return args, kwargs
 
@@ -80,7 +76,8 @@ class Forward(forward.Forward):
             return t
         inputs = [x for x in tensors_of(self.x) if not any([x is c for c in self.created])]
         parameters = [p for m in modules_of(self.discriminator) for p in m.parameters(False) if p.requires_grad]
-        return with_zeros(t, self._outputs(), [*parameters, *inputs], self.created)
+        others = [a for a in tree_leaves((self.args, self.kwargs)) if isinstance(a, Tensor) and a.requires_grad]
+        return with_zeros(t, self._outputs(), [*parameters, *inputs, *others], self.created)
 
 
 class _Prune(TorchFunctionMode):
@@ -169,7 +166,8 @@ def own_gradients(value: Tensor, needed: list[Tensor], created: list[Tensor]) ->
     """
     if _is_dynamos(value):
         known = {id(t) for t in (*needed, *created)}
-        if any(id(t) not in known for t in leaves_below(value)):
+        leaves, suspects = walk([value.grad_fn], set())
+        if any(id(t) not in known for t in leaves) or any(map(is_stand_in, suspects)):
             raise RuntimeError("it uses a parameter that is not its own")
     # A forward may leave tensors with a graph in attributes, which become results of the graph.
     return torch.autograd.grad(value, needed, allow_unused=True, retain_graph=True)

@@ -1652,3 +1652,64 @@ def test_what_did_not_fit_one_call_may_fit_another():
         r1(d, "compiled")
     d.first._backward_hooks.clear()
     compiled_twice(penalty, d)
+
+
+# ---------------------------------------------------------------------------------- inputs and parameters that are related
+
+
+class Reversed(Net):
+    def parameters(self, recurse=True):
+        return iter(list(super().parameters(recurse))[::-1])
+
+
+def test_parameters_in_an_order_of_their_own():
+    """Gradients would be handed to the wrong ones."""
+    with pytest.warns(UserWarning, match="it lists its parameters in a way of its own"):
+        assert agrees(penalty, Reversed().double()) == "eager, pruned"
+
+
+class Added(Net):
+    def forward(self, x, y):
+        return super().forward(x + y.tanh())
+
+
+def test_inputs_that_are_computed_from_each_other():
+    """The gradient by one goes through the other."""
+    d = Added().double()
+    x = batch(4).requires_grad_()
+    for given, other in ((x, x.sin()), (x * 2, None)):
+        y = given.cos() if other is None else other
+        want = fastgan.r1_penalty(d, given, y)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert torch.equal(fastgan.r1_penalty(d, given, y, engine="compiled"), want)
+    assert fastgan.compile_info(d).graphs == 0
+    fastgan.r1_penalty(d, x, batch(5).requires_grad_(), engine="compiled")
+    assert fastgan.compile_info(d)[:2] == (1, 1)
+
+
+def test_an_input_that_is_a_parameter():
+    d = Added(const=nn.Parameter(batch(4))).double()
+    with pytest.warns(UserWarning, match="its input is one of its parameters"):
+        fastgan.r1_penalty(d, d.const, X, engine="compiled")
+
+
+def test_features_that_lead_to_an_input_are_refused():
+    """In the backward, as their gradient would end at a stand-in."""
+    d = network(remembers)
+    fake = (batch(3).requires_grad_() * 2).sin()
+    total = fastgan.r2_penalty(d, fake, engine="compiled")
+    with pytest.raises(
+        RuntimeError, match="a tensor that the discriminator's forward left behind leads to its input"
+    ):
+        (total + d.features.square().mean()).backward()
+
+
+def test_a_tensor_with_a_graph_in_an_attribute():
+    """The graph cannot hand it its gradient."""
+    table = batch(6, 8).requires_grad_()
+    d = network(lambda self, h: h * self.a.mean(0))
+    d.a = table.exp()
+    want = torch.autograd.grad(r1(d, "eager"), table, retain_graph=True)
+    with pytest.warns(UserWarning, match="it uses a parameter that is not its own"):
+        same(torch.autograd.grad(r1(d, "compiled"), table), want)

@@ -101,6 +101,7 @@ CALLS = {
     "loss and penalty": lambda d, real, fake: fastgan.discriminator_loss(d(real), d(fake)) + fastgan.r1_penalty(d, real),
     "a step": lambda d, real, fake: STEP(d, real, fake, loss="hinge", penalty="r1").total,
     "a step with all": lambda d, real, fake: STEP(d, real, fake, loss=HINGE, penalty=["r1", R1, "r2", "wgan-gp"]).total,
+    "labels that want one": lambda d, real, labels: fastgan.r1_penalty(d, real, labels if labels.dim() == 1 else EPS),
     "points": lambda d, real, fake: d(fastgan.interpolate(real, fake, EPS)).square().mean(),
 }  # fmt: skip
 
@@ -170,6 +171,32 @@ def test_of_the_zoo(name):
         found.append(test_zoo.steps(lambda kind, net, *given, p=penalty: p(net, *given), "r1", name, DOUBLE))
     for got, want in zip(*found, strict=True):
         test_zoo.same(got, want)
+
+
+@pytest.mark.parametrize("kind", ["wgan-gp", "dragan", "r1"])
+def test_batches_of_several_sizes(kind):
+    """As the last one of a loader has another."""
+
+    def penalty(d, real, fake):
+        return fastgan.gradient_penalty(d, real, fake, kind=kind)
+
+    d = Net()
+    twin, outer = copy.deepcopy(d), compiled_whole(penalty)
+    for n in (4, 3, 2):
+        torch.manual_seed(n)
+        same(results(outer, d, REAL[:n], FAKE[:n]), results(penalty, twin, REAL[:n], FAKE[:n]))
+
+
+@pytest.mark.parametrize("with_graph", [False, True])
+def test_labels_that_want_a_gradient(with_graph):
+    d = Net()
+    twin, outer = copy.deepcopy(d), compiled_whole(CALLS["labels that want one"])
+    found = []
+    for each, function in ((d, outer), (twin, CALLS["labels that want one"])):
+        leaf = EPS.clone().requires_grad_()
+        labels = leaf.exp() if with_graph else leaf
+        found.append([*results(function, each, REAL, labels), leaf.grad])
+    same(*found)
 
 
 def test_lazy_penalties():
