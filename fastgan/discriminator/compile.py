@@ -120,22 +120,24 @@ class _RandomObjects:
         self.depth = 0
         self.before: Any = None
 
-    def __enter__(self) -> None:
+    def _kind(self) -> Any:
         from torch._dynamo.variables.builder import RandomVariable
 
+        return RandomVariable
+
+    def __enter__(self) -> None:
+        kind = self._kind()
         with self.lock:
             if self.depth == 0:
-                self.before = RandomVariable.is_supported_random_obj
-                RandomVariable.is_supported_random_obj = staticmethod(lambda _: False)
+                self.before = kind.is_supported_random_obj
+                kind.is_supported_random_obj = staticmethod(lambda _: False)
             self.depth += 1
 
     def __exit__(self, *exception: Any) -> None:
-        from torch._dynamo.variables.builder import RandomVariable
-
         with self.lock:
             self.depth -= 1
             if self.depth == 0:
-                RandomVariable.is_supported_random_obj = staticmethod(self.before)
+                self._kind().is_supported_random_obj = staticmethod(self.before)
 
 
 switch = _Switch()
