@@ -163,6 +163,12 @@ def compiling() -> Iterator[None]:
         def step(real, fake): ...
 
     Without it, a penalty in a function that torch.compile traces runs eagerly, between the parts of its graph.
+    A context or a decorator; it has to be on at each call, as a graph may be made anew. It sets Dynamo's switches
+    for penalties, and takes them back.
+
+    Raises:
+        RuntimeError: at the call of such a function, where a discriminator cannot be traced as a whole, or applies
+            a torch.autograd.Function inside of a penalty (see docs/penalties.md).
     """
     switch.turn(1)
     try:
@@ -320,7 +326,7 @@ class _Fresh:
         if id(t) not in self.known:
             self.known[id(t)] = t.clone() if t.is_inference() else t.detach()
             if t.requires_grad:
-                self.known[id(t)].requires_grad_().register_hook(_refuse_features)
+                self.known[id(t)].requires_grad_()
                 self.given.append(t)
                 self.leaves.append(self.known[id(t)])
         return self.known[id(t)]
@@ -366,6 +372,8 @@ def _run(graphs: _Graphs, discriminator: nn.Module, body: Body, inputs: Any, opt
 
         step = partial(beside_eager, step)
     value, extras, grads = step(body, discriminator, inputs, fresh.leaves, options)
+    for leaf in fresh.leaves:  # only now, as the step's own gradients would call it too
+        leaf.register_hook(_refuse_features)
     leaves = [t for t, g in zip(needed, grads, strict=True) if g is not None]
     return _Given.apply(value, [g for g in grads if g is not None], *leaves), extras
 

@@ -1713,3 +1713,10 @@ def test_a_tensor_with_a_graph_in_an_attribute():
     want = torch.autograd.grad(r1(d, "eager"), table, retain_graph=True)
     with pytest.warns(UserWarning, match="it uses a parameter that is not its own"):
         same(torch.autograd.grad(r1(d, "compiled"), table), want)
+
+
+def test_a_check_of_inputs_that_want_gradients(monkeypatch):
+    """The comparison takes gradients by the inputs' stand-ins too."""
+    monkeypatch.setenv("FASTGAN_CHECK_COMPILED", "1")
+    d = Added().double()
+    compiled_twice(penalty, d, batch(4).requires_grad_(), batch(5).requires_grad_())
