@@ -167,8 +167,8 @@ def compiling() -> Iterator[None]:
     for penalties, and takes them back.
 
     Raises:
-        RuntimeError: at the call of such a function, where a discriminator cannot be traced as a whole, or applies
-            a torch.autograd.Function inside of a penalty (see docs/penalties.md).
+        RuntimeError: at the call of such a function, where a discriminator cannot be traced as a whole. So does a
+            torch.autograd.Function inside of a penalty (see docs/penalties.md).
     """
     switch.turn(1)
     try:
