@@ -14,7 +14,8 @@ from ._info import info
 from .auxiliary import adaptive_weight, feature_matching_loss, lecam_penalty
 from .backends import backend
 from .backends.specs import Term
-from .discriminator.compile import CompileInfo, compile_info, compiling
+from .discriminator.compile import CompileInfo, compile_info
+from .discriminator.dynamo import compiling
 from .functional import LossStats, discriminator_loss, generator_loss, reduce_terms, term
 from .ops.losses import losses, register_loss
 from .penalties import (

@@ -1,6 +1,6 @@
 """Every private name of torch that eager calls rely on, each under a plain name.
 
-What torch.compile traces (fastgan/discriminator/traced.py, compile.py) reads more of them, by its nature.
+What torch.compile traces (traced.py, compile.py, dynamo.py in fastgan/discriminator) reads more of them, by nature.
 """
 
 from __future__ import annotations

@@ -13,8 +13,7 @@ from typing import Any
 
 import torch
 
-from . import compile as compiled
-from . import forward, traced
+from . import dynamo, forward, traced
 
 _WHY = "a gradient penalty differentiates twice; fastgan.compiling() has it traced into the graph"
 TAKES_REASON = "reason" in inspect.signature(torch.compiler.disable).parameters  # from torch 2.7 on
@@ -24,7 +23,7 @@ _log = logging.getLogger("fastgan")
 
 def call(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function as a part of the graph under `fastgan.compiling`, else between the graph's parts."""
-    if compiled.switch.on:
+    if dynamo.switch.on:
         return function(traced, *arguments)
     return _between(function, forward, *arguments)
 

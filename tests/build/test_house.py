@@ -12,7 +12,7 @@ from fastgan.backends import native
 from tests.helpers import house, prose
 
 # They read more of torch's private names, by their nature: see _torch_internals.py.
-ENGINE = {"_torch_internals.py", "compile.py", "traced.py"}
+ENGINE = {"_torch_internals.py", "compile.py", "traced.py", "dynamo.py"}
 PUBLIC = (  # noqa: SIM905
     "discriminator_loss generator_loss reduce_terms gradient_penalty r1_penalty r2_penalty norm_penalty gradient_norm"
     " interpolate feature_matching_loss lecam_penalty adaptive_weight discriminator_step"

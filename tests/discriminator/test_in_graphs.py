@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 import fastgan
 from fastgan import requirements
-from fastgan.discriminator import compile as compiled
+from fastgan.discriminator import dynamo
 from fastgan.nn import DiscriminatorLoss, GradientPenalty
 from tests.discriminator import test_zoo
 
@@ -273,16 +273,16 @@ def test_settings_are_known_and_given_back():
     defaults = {"trace_autograd_ops": False, "allow_rnn": False, "allow_unspec_int_on_nn_module": False}
     defaults |= {"skip_nnmodule_hook_guards": True, "skip_no_tensor_aliasing_guards_on_parameters": True}
     defaults |= {"use_numpy_random_stream": False}
-    assert defaults.keys() == compiled.SETTINGS.keys()
+    assert defaults.keys() == dynamo.SETTINGS.keys()
     if requirements.parsed(torch.__version__) < (2, 11):
         del defaults["trace_autograd_ops"]
     assert {name: getattr(config, name) for name in defaults} == defaults
     with fastgan.compiling():
         with fastgan.compiling():
             pass
-        assert compiled.switch.on
-        assert {name: getattr(config, name) for name in defaults} == {n: compiled.SETTINGS[n] for n in defaults}
-    assert not compiled.switch.on
+        assert dynamo.switch.on
+        assert {name: getattr(config, name) for name in defaults} == {n: dynamo.SETTINGS[n] for n in defaults}
+    assert not dynamo.switch.on
     assert {name: getattr(config, name) for name in defaults} == defaults
 
 
