@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -64,17 +66,25 @@ def together(name: str, tensors: Sequence[Tensor]) -> None:
             raise TypeError(f"{name}: expected no mix of float64 with others, got {first.dtype} and {t.dtype}")
 
 
-def pair(a_name: str, a: Tensor, b_name: str, b: Tensor, same_shape: bool) -> None:
-    """Check that two tensors agree in device and dtype, and in shape where that is needed."""
+def pair(a_name: str, a: Tensor, b_name: str, b: Tensor, same_shape: bool) -> tuple[Tensor, Tensor]:
+    """Return two tensors of one dtype: 16-bit numbers beside others become float32, as in PyTorch's arithmetic.
+
+    Check that they agree in device, and in shape where that is needed. A mix with float64 is refused: it is more
+    often a mistake than a wish.
+    """
     if a.device != b.device:
         raise ValueError(f"{a_name} and {b_name}: expected one device, got {a.device} and {b.device}")
-    if a.dtype != b.dtype:
-        raise TypeError(f"{a_name} and {b_name}: expected one dtype, got {a.dtype} and {b.dtype}")
+    if a.dtype != b.dtype and torch.float64 in (a.dtype, b.dtype):
+        raise TypeError(
+            f"{a_name} and {b_name}: expected one dtype, got {a.dtype} and {b.dtype}; convert one of them, say by"
+            " .double() or .float()"
+        )
     if same_shape and a.shape != b.shape:
         raise ValueError(
             f"{a_name} and {b_name}: expected one shape, got {tuple(a.shape)} and {tuple(b.shape)}"
             " (a paired loss never broadcasts)"
         )
+    return (a, b) if a.dtype == b.dtype else (a.float(), b.float())
 
 
 def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
@@ -142,3 +152,21 @@ def member_weights(value: Any, count: int, device: torch.device) -> tuple[float,
 def is_readable(t: Tensor) -> bool:
     """Return whether a number may be read: without waiting for a device, in no traced graph or transform."""
     return t.is_cpu and not torch.compiler.is_compiling() and not is_transformed()
+
+
+_said: set[str] = set()
+
+
+def warn_once(kind: str, text: str) -> None:
+    """Warn of each kind of thing once in a process."""
+    if kind not in _said and not torch.compiler.is_compiling():
+        _said.add(kind)
+        warnings.warn(text, stacklevel=depth_of_caller())
+
+
+def depth_of_caller() -> int:
+    """Return how many calls up, from the function that asks, the caller of this package stands."""
+    depth, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("fastgan."):
+        depth, frame = depth + 1, frame.f_back
+    return depth

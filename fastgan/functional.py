@@ -312,8 +312,10 @@ def _operands(logits: dict[str, Any], paired: bool) -> tuple[tuple[Tensor, ...],
         raise ValueError(f"{' and '.join(names)}: expected as many members, got {counts}")
     tensors = [t for member in zip(*lists, strict=True) for t in member]
     if len(names) == 2:
-        for a, b in zip(*lists, strict=True):
-            checks.pair(names[0], a, names[1], b, paired)
+        for k, (a, b) in enumerate(zip(*lists, strict=True)):
+            fitting = checks.pair(names[0], a, names[1], b, paired)
+            if paired:  # else each is read in its own dtype
+                tensors[2 * k : 2 * k + 2] = fitting
     checks.together("logits", tensors)
     return tuple(tensors), len(lists[0])
 
@@ -448,9 +450,11 @@ def _bind(
     if scanned < 0:
         checks.operands("tensors", operands)
     if True in pairs:
-        for t in spec.terms:
+        for k, t in enumerate(spec.terms):
             if t.y >= 0 and (scanned < 0 or operands[t.x].shape != operands[t.y].shape):
-                checks.pair("x", operands[t.x], "y", operands[t.y], True)
+                names = f"tensors[{k}][0]", f"tensors[{k}][1]"
+                fitting = checks.pair(names[0], operands[t.x], names[1], operands[t.y], True)
+                operands = (*operands[: t.x], *fitting, *operands[t.y + 1 :])
     return spec, operands, scanned
 
 

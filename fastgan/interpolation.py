@@ -11,13 +11,17 @@ from torch import Tensor
 from . import _checks as checks
 from .backends import native
 from .ops import interpolation as ops
+from .samples import Groups, Samples, arranged
 
 
-def checked_samples(name: str, value: Any) -> tuple[Tensor, ...]:
+def checked_samples(name: str, value: Any, samples: Samples | None = None) -> tuple[Tensor, ...]:
     """Return a tensor or a tuple of them as a tuple of tensors with one number of samples."""
-    if isinstance(value, Tensor) and _is_sound(value):
+    if samples is None and isinstance(value, Tensor) and _is_sound(value):
         return (value,)
     tensors = checks.operands(name, value)
+    if samples is not None:
+        samples.check(name, tensors)
+        return tensors
     for t in tensors:
         if t.dim() < 1 or len(t) != len(tensors[0]):
             shapes = ", ".join(str(tuple(s.shape)) for s in tensors)
@@ -30,25 +34,28 @@ def _is_sound(*tensors: Tensor) -> bool:
     return not torch.compiler.is_compiling() and native.scan(tensors) >= 0 and tensors[0].dim() > 0
 
 
-def checked_pair(real: Any, fake: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Return real and fake as tuples of tensors that fit each other."""
-    single = isinstance(real, Tensor) and isinstance(fake, Tensor)
-    if single and real.shape == fake.shape and _is_sound(real, fake):
+def checked_pair(
+    real: Any, fake: Any, samples: Samples | None = None
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Return real and fake as tuples of tensors that fit each other, in one dtype for each pair."""
+    single = samples is None and isinstance(real, Tensor) and isinstance(fake, Tensor)
+    if single and real.shape == fake.shape and real.dtype is fake.dtype and _is_sound(real, fake):
         return (real,), (fake,)
-    r, f = checked_samples("real", real), checked_samples("fake", fake)
+    r, f = checked_samples("real", real, samples), checked_samples("fake", fake, samples)
     if len(r) != len(f):
         raise ValueError(f"real and fake: expected as many tensors, got {len(r)} and {len(f)}")
+    pairs = []
     for a, b in zip(r, f, strict=True):
-        checks.pair("real", a, "fake", b, False)
         if a.shape != b.shape:
             raise ValueError(f"real and fake: expected one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
-    return r, f
+        pairs.append(checks.pair("real", a, "fake", b, False))
+    return tuple([a for a, _ in pairs]), tuple([b for _, b in pairs])
 
 
-def eps_for(t: Tensor, eps: Any, generator: torch.Generator | None) -> Tensor:
-    """Return `eps` as a vector in the dtype of the arithmetic on `t`; draw it if it is None."""
+def eps_for(t: Tensor, eps: Any, generator: torch.Generator | None, samples: Samples | None = None) -> Tensor:
+    """Return `eps`, one per sample, as a vector in the dtype of the arithmetic on `t`; draw it if it is None."""
     dtype = torch.float64 if t.dtype == torch.float64 else torch.float32
-    n = len(t)
+    n = len(t) if samples is None else samples.number(t)
     if eps is None:
         return torch.rand((n,), dtype=dtype, device=t.device, **_drawn_by(generator))
     if not isinstance(eps, Tensor) or eps.dtype not in checks.FLOATS:
@@ -70,17 +77,31 @@ def _drawn_by(generator: torch.Generator | None) -> dict[str, Any]:
     return {} if generator is None else {"generator": generator}
 
 
-def between(real: Any, fake: Any, eps: Tensor | None, generator: torch.Generator | None) -> tuple[Tensor, ...]:
+def between(
+    real: Any, fake: Any, eps: Tensor | None, generator: torch.Generator | None, samples: Samples | None = None
+) -> tuple[Tensor, ...]:
     """Return the points between real and fake, checked here."""
-    r, f = checked_pair(real, fake)
-    return ops.evaluate(r, f, eps_for(r[0], eps, generator))
+    r, f = checked_pair(real, fake, samples)
+    eps = eps_for(r[0], eps, generator, samples)
+    return ops.evaluate(r, f, eps) if samples is None else _arranged(r, f, eps, samples)
 
 
-def around(real: Any, eps: Tensor | None, generator: torch.Generator | None) -> tuple[Tensor, ...]:
+def around(
+    real: Any, eps: Tensor | None, generator: torch.Generator | None, samples: Samples | None = None
+) -> tuple[Tensor, ...]:
     """Return DRAGAN's points: between real samples and the same with noise of half the batch's deviation."""
-    r = checked_samples("real", real)
-    eps = eps_for(r[0], eps, generator)
-    return ops.evaluate(tuple([_perturbed(t, generator) for t in r]), r, eps)
+    r = checked_samples("real", real, samples)
+    eps = eps_for(r[0], eps, generator, samples)
+    noisy = tuple([_perturbed(t, generator) for t in r])
+    return ops.evaluate(noisy, r, eps) if samples is None else _arranged(noisy, r, eps, samples)
+
+
+def _arranged(
+    real: tuple[Tensor, ...], fake: tuple[Tensor, ...], eps: Tensor, samples: Samples
+) -> tuple[Tensor, ...]:
+    """Return the points between tensors whose samples do not simply lie along dimension 0."""
+    r, f = (tuple([samples.first(t) for t in side]) for side in (real, fake))
+    return tuple([samples.back(p) for p in ops.evaluate(r, f, samples.per_entry(eps))])
 
 
 def _perturbed(real: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -103,7 +124,14 @@ def nearby(points: tuple[Tensor, ...], sigma: float, generator: torch.Generator 
 
 @overload
 def interpolate(
-    real: Tensor, fake: Tensor, eps: Tensor | None = ..., *, generator: torch.Generator | None = ...
+    real: Tensor,
+    fake: Tensor,
+    eps: Tensor | None = ...,
+    *,
+    generator: torch.Generator | None = ...,
+    batch_dim: int = ...,
+    pac: int = ...,
+    groups: Groups | None = ...,
 ) -> Tensor: ...
 @overload
 def interpolate(
@@ -112,6 +140,9 @@ def interpolate(
     eps: Tensor | None = ...,
     *,
     generator: torch.Generator | None = ...,
+    batch_dim: int = ...,
+    pac: int = ...,
+    groups: Groups | None = ...,
 ) -> tuple[Tensor, ...]: ...
 def interpolate(
     real: Tensor | Sequence[Tensor],
@@ -119,6 +150,9 @@ def interpolate(
     eps: Tensor | None = None,
     *,
     generator: torch.Generator | None = None,
+    batch_dim: int = 0,
+    pac: int = 1,
+    groups: Groups | None = None,
 ) -> Tensor | tuple[Tensor, ...]:
     """Return points between real and fake samples, eps * real + (1 - eps) * fake, one eps per sample.
 
@@ -128,10 +162,14 @@ def interpolate(
     Args:
         real: (N, ...), float32, float64, float16 or bfloat16, any strides; or a tuple of such tensors
             (an image and its segmentation, say), which then share eps.
-        fake: as real, of the same shapes and dtypes.
+        fake: as real, of the same shapes; 16-bit numbers beside float32 are taken as float32.
         eps: (N,) or (N, 1, ..., 1), in [0, 1] (checked on the CPU; elsewhere that would wait for the
             device); by default uniform, from `torch.rand(N)` on real's device.
         generator: for that draw.
+        batch_dim: the dimension along which samples lie, 1 for recurrent networks in PyTorch's layout.
+        pac: how many consecutive entries make one sample, as in PacGAN; there are then N / pac samples.
+        groups: for ragged batches and graphs, the number of the sample that each entry belongs to: (N,) of int64,
+            or a pair of it and the number of samples, with which nothing waits for the device.
 
     Returns:
         Tensors as real, attached to what requires grad among real, fake and eps.
@@ -139,5 +177,5 @@ def interpolate(
     Raises:
         TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
     """
-    points = between(real, fake, eps, generator)
+    points = between(real, fake, eps, generator, arranged(batch_dim, pac, groups))
     return points[0] if isinstance(real, Tensor) else points

@@ -15,6 +15,7 @@ from .backends.specs import Term
 from .functional import Logits
 from .norms import PenaltyStats, Tensors
 from .ops.losses import LossOptions
+from .samples import Groups
 
 LossResult = Tensor | list[Tensor] | tuple[Tensor, functional.LossStats]
 
@@ -76,7 +77,8 @@ class GradientPenalty(penalties.ScheduledPenalty, nn.Module):
         part: the fraction of the batch on which it is evaluated, in (0, 1]: the first samples, at least one. Every
             tensor among the discriminator's further arguments that has a row for each sample is cut with
             them. The penalty remains a mean, over fewer samples.
-        **options: `weight`, `target`, `power`, `sigma`, `over`, `engine`, `prune`, `return_stats` of the function.
+        **options: `weight`, `target`, `power`, `sigma`, `over`, `batch_dim`, `pac`, `output`, `engine`, `prune` and
+            `return_stats` of the function; `groups` is given at each call.
 
     Raises:
         TypeError, ValueError: unknown, unfit or bad options, when the module is built.
@@ -92,6 +94,7 @@ class GradientPenalty(penalties.ScheduledPenalty, nn.Module):
         real: Tensors,
         fake: Tensors | None = None,
         *args: Any,
+        groups: Groups | None = None,
         **kwargs: Any,
     ) -> Tensor | tuple[Tensor, PenaltyStats] | None:
         """Return the penalty, or None between: see `fastgan.gradient_penalty`."""
@@ -99,8 +102,9 @@ class GradientPenalty(penalties.ScheduledPenalty, nn.Module):
         if due is None:
             self.advance()
             return None
-        real, fake, args, kwargs = self.cut(real, fake, args, kwargs)
-        options = {**self.options, "weight": due.weight}
+        due = self.arranged(due, groups)
+        real, fake, args, kwargs = self.cut(due, real, fake, args, kwargs)
+        options = {**self.options, "groups": due.groups, "weight": due.weight}
         result = penalties.gradient_penalty(discriminator, real, fake, *args, kind=self.kind, **options, **kwargs)
         self.advance()  # not if it failed, so that a step that is tried again has its penalty
         return result

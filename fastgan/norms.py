@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from . import _checks as checks
-from .backends import native
+from .backends import native, reference
 from .backends.base import norms_shape
 from .backends.specs import MAX_POWER, OVER, PSIS, PenaltySpec, Term
 from .functional import cached, reduce_terms
+from .ops import groups as ragged
 from .ops import norm as ops
+from .samples import Groups, Samples, arranged
 
 Tensors = Tensor | Sequence[Tensor]
 
@@ -42,14 +44,17 @@ class PenaltyStats(NamedTuple):
 # ---------------------------------------------------------------------------- checks
 
 
-def checked_grads(grads: Any, over: str) -> tuple[Tensor, ...]:
-    """Return gradients as a tuple of checked tensors whose norms have one shape."""
+def checked_grads(grads: Any, over: str, samples: Samples | None = None) -> tuple[Tensor, ...]:
+    """Return gradients as a tuple of checked tensors, samples first, whose norms have one shape."""
     if over not in OVER:
         checks.choice("over", over, OVER)
     tensors = (grads,) if isinstance(grads, Tensor) else grads
     quick = isinstance(tensors, tuple) and len(tensors) > 0 and not torch.compiler.is_compiling()
     if not quick or native.scan(tensors) < 0:
         tensors = checks.operands("grads", grads)
+    if samples is not None:
+        samples.check("grads", tensors)
+        tensors = tuple([samples.first(t) for t in tensors])
     least = {"sample": 1, "channel": 2, "batch": 0}[over]
     for t in tensors:
         if t.dim() < least:
@@ -62,8 +67,8 @@ def checked_grads(grads: Any, over: str) -> tuple[Tensor, ...]:
     return tensors
 
 
-def _checked_masks(mask: Any, grads: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Return the masks in the shapes of the gradients, and their mean over all elements, in float64."""
+def _checked_masks(mask: Any, grads: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Return the masks in the shapes of the gradients, and their mean over all elements, in the widest dtype."""
     masks = checks.members("mask", mask)
     if len(masks) != len(grads):
         raise ValueError(f"mask: expected one for each of {len(grads)} tensors, got {len(masks)}")
@@ -88,19 +93,19 @@ def _checked_masks(mask: Any, grads: tuple[Tensor, ...]) -> tuple[tuple[Tensor, 
         terms.append(Term("identity", weight=float(g.numel() // m.numel())))
         count += g.numel()
     # Over the fixed tree, as all sums are.
-    mean = reduce_terms(terms, [m.double() for m in masks], reduction="sum") / count
+    mean = reduce_terms(terms, [reference.double(m) for m in masks], reduction="sum") / count
     if checks.is_readable(mean) and not mean > 0:
         raise ValueError(f"mask: expected a positive mean, by which the penalty is divided, got {mean.item():g}")
     return tuple(expanded), mean
 
 
-def _checked_weights(weights: Any, grads: tuple[Tensor, ...], over: str) -> Tensor:
+def _checked_weights(weights: Any, grads: tuple[Tensor, ...], over: str, count: int) -> Tensor:
     if over == "batch":
         raise ValueError("weights: has no effect over='batch', which has one norm")
     checks.constant_vector("weights", weights, grads[0].device)
-    if len(weights) != len(grads[0]):
-        raise ValueError(f"weights: expected shape ({len(grads[0])},), one per sample, got {tuple(weights.shape)}")
-    return weights.double().resolve_neg().contiguous()
+    if len(weights) != count:
+        raise ValueError(f"weights: expected shape ({count},), one per sample, got {tuple(weights.shape)}")
+    return reference.double(weights).resolve_neg().contiguous()
 
 
 @lru_cache(maxsize=256, typed=True)
@@ -121,7 +126,9 @@ def _spec(psi: str, target: float, power: int, over: str, reduction: str) -> Pen
 # ---------------------------------------------------------------------------- public
 
 
-def gradient_norm(grads: Tensors, *, over: str = "sample") -> Tensor:
+def gradient_norm(
+    grads: Tensors, *, over: str = "sample", batch_dim: int = 0, pac: int = 1, groups: Groups | None = None
+) -> Tensor:
     """Return the Euclidean norm of each sample's gradient, ||g_i||; differentiable, to any order.
 
     The square is summed in float64 over a fixed tree. No finite input whose norm can be represented overflows or
@@ -133,6 +140,10 @@ def gradient_norm(grads: Tensors, *, over: str = "sample") -> Tensor:
             of them: each norm is then over all of them together.
         over: what a norm covers. "sample": all but dimension 0; "channel": dimension 1, which gives a
             norm for each sample and pixel; "batch": everything.
+        batch_dim: the dimension along which samples lie, 1 for recurrent networks in PyTorch's layout.
+        pac: how many consecutive entries make one sample, as in PacGAN; there are then N / pac norms.
+        groups: for ragged batches and graphs, the number of the sample that each entry belongs to: (N,) of int64,
+            or a pair of it and the number of samples, with which nothing waits for the device.
 
     Returns:
         Norms of shape (N,), (N, *spatial) or (); float32 for 16-bit gradients, else of their dtype.
@@ -140,8 +151,15 @@ def gradient_norm(grads: Tensors, *, over: str = "sample") -> Tensor:
     Raises:
         TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
     """
-    tensors = checked_grads(grads, over)
-    return ops.evaluate(PenaltySpec("power", 1.0, 1, 1.0, over, "none"), tensors)[0]
+    samples = _arranged(batch_dim, pac, groups, over)
+    spec = PenaltySpec("power", 1.0, 1, 1.0, over, "none")
+    return of_gradients(spec, checked_grads(grads, over, samples), samples)[0]
+
+
+def _arranged(batch_dim: int, pac: int, groups: Any, over: str) -> Samples | None:
+    """Return how samples are arranged; the plain case needs no look."""
+    plain = batch_dim == 0 and pac == 1 and groups is None and type(batch_dim) is type(pac) is int
+    return None if plain else arranged(batch_dim, pac, groups, over)
 
 
 # fmt: off
@@ -149,11 +167,13 @@ def gradient_norm(grads: Tensors, *, over: str = "sample") -> Tensor:
 def norm_penalty(
     grads: Tensors, kind: str = ..., *, return_stats: Literal[True], target: float = ..., power: int = ...,
     over: str = ..., reduction: str = ..., mask: Tensors | None = ..., weights: Tensor | None = ...,
+    batch_dim: int = ..., pac: int = ..., groups: Groups | None = ...,
 ) -> tuple[Tensor, PenaltyStats]: ...
 @overload
 def norm_penalty(
     grads: Tensors, kind: str = ..., *, return_stats: Literal[False] = ..., target: float = ..., power: int = ...,
     over: str = ..., reduction: str = ..., mask: Tensors | None = ..., weights: Tensor | None = ...,
+    batch_dim: int = ..., pac: int = ..., groups: Groups | None = ...,
 ) -> Tensor: ...
 # fmt: on
 def norm_penalty(
@@ -166,6 +186,9 @@ def norm_penalty(
     reduction: str = "mean",
     mask: Tensors | None = None,
     weights: Tensor | None = None,
+    batch_dim: int = 0,
+    pac: int = 1,
+    groups: Groups | None = None,
     return_stats: bool = False,
 ) -> Tensor | tuple[Tensor, PenaltyStats]:
     """Return a penalty on the norms n_i of gradients that you have: reduce_i psi(n_i).
@@ -189,6 +212,9 @@ def norm_penalty(
             that is not positive raises; where that cannot be seen (on a device, under torch.compile) the result is
             not finite.
         weights: (N,), a factor on psi for each sample. "mean" still divides by the number of norms.
+        batch_dim: the dimension along which samples lie, as for `gradient_norm`; and so are the next two.
+        pac: how many consecutive entries make one sample.
+        groups: the number of the sample that each entry belongs to.
         return_stats: return (penalty, PenaltyStats).
 
     Returns:
@@ -197,16 +223,20 @@ def norm_penalty(
     Raises:
         TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
     """
-    tensors = checked_grads(grads, over)
     spec = cached(_spec, kind, target, power, over, reduction)
+    samples = _arranged(batch_dim, pac, groups, over)
+    tensors = checked_grads(grads, over, samples)
     masks, average = None, None
     if mask is not None:
-        masks, average = _checked_masks(mask, tensors)
+        # Against the shapes as they came, which the mask broadcasts to.
+        masks, average = _checked_masks(mask, (grads,) if isinstance(grads, Tensor) else grads)
+        masks = masks if samples is None else tuple([samples.first(m) for m in masks])
         if checks.is_readable(average):
             spec, average = spec._replace(scale=1.0 / average.item()), None
     if weights is not None:
-        weights = _checked_weights(weights, tensors, over)
-    result, stats = of_gradients(spec, tensors, weights=weights, masks=masks, return_stats=return_stats)
+        count = samples.count if samples is not None and samples.index is not None else len(tensors[0])
+        weights = _checked_weights(weights, tensors, over, count)
+    result, stats = of_gradients(spec, tensors, samples, weights=weights, masks=masks, return_stats=return_stats)
     if average is not None:
         result = (result / average).to(result.dtype)
     return result if stats is None else (result, stats)
@@ -215,6 +245,7 @@ def norm_penalty(
 def of_gradients(
     spec: PenaltySpec,
     tensors: tuple[Tensor, ...],
+    samples: Samples | None = None,
     *,
     weights: Tensor | None = None,
     masks: tuple[Tensor, ...] | None = None,
@@ -222,9 +253,15 @@ def of_gradients(
     engine: str | None = None,
 ) -> tuple[Tensor, PenaltyStats | None]:
     """Return a penalty on checked gradients, and its statistics where wanted."""
-    result, op = ops.evaluate(spec, tensors, weights, masks, return_stats)
+    norms: Any
+    numbers: Any
+    if samples is not None and samples.index is not None:
+        result, norms = ragged.evaluate(spec, tensors, samples.index, samples.count, weights, masks)
+        numbers = reference.norm_statistics(norms, spec.target) if return_stats else None
+    else:
+        result, op = ops.evaluate(spec, tensors, weights, masks, return_stats)
+        norms, numbers = op.norms, op.numbers
     if not return_stats:
         return result, None
-    numbers: Any = op.numbers
     mean, std, least, most, above = numbers.to(result.dtype).unbind()
-    return result, PenaltyStats(op.norms.to(result.dtype, copy=True), mean, std, least, most, above, engine)
+    return result, PenaltyStats(norms.to(result.dtype, copy=True), mean, std, least, most, above, engine)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, overload
@@ -15,10 +15,12 @@ from .backends.specs import MAX_POWER, OVER, PenaltySpec, Term
 from .discriminator import compile as compiled
 from .discriminator import forward as eagerly
 from .discriminator.ddp import watch
-from .discriminator.forward import Forward, as_given, outputs_of, tensors_of
+from .discriminator.forward import Forward, as_given, is_parallel, tensors_of
+from .discriminator.outputs import Output, check_counts, chosen, outputs_of
 from .functional import reduce_terms
 from .interpolation import around, between, checked_samples, interpolate, nearby
 from .norms import PenaltyStats, Tensors, checked_grads, gradient_norm, norm_penalty, of_gradients
+from .samples import Groups, Samples, arranged
 
 __all__ = [
     "PenaltyStats",
@@ -66,6 +68,7 @@ class PenaltyOptions:
     Attributes:
         inputs: where the penalty is evaluated: "between", "around", "real" or "fake".
         is_approximate: whether it takes a difference in the place of a gradient.
+        samples: how samples are arranged, or None where they simply lie along dimension 0.
     """
 
     kind: str = "wgan-gp"
@@ -76,11 +79,16 @@ class PenaltyOptions:
     eps: Tensor | None = None
     generator: torch.Generator | None = None
     over: str = "sample"
+    batch_dim: int = 0
+    pac: int = 1
+    groups: Groups | None = None
+    output: Output | None = None
     engine: str = "auto"
     prune: bool = True
     return_stats: bool = False
     inputs: str = field(init=False, repr=False)
     is_approximate: bool = field(init=False, repr=False)
+    samples: Samples | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check that all options are known and have an effect."""
@@ -97,6 +105,31 @@ class PenaltyOptions:
         kind = KINDS[self.kind]
         object.__setattr__(self, "inputs", kind.inputs)
         object.__setattr__(self, "is_approximate", not kind.psi)
+        object.__setattr__(self, "samples", None)
+        where = self.batch_dim, self.pac, self.groups
+        if where != (0, 1, None) or type(self.batch_dim) is not int or type(self.pac) is not int:
+            self._arrange()
+        if self.output is not None:
+            _check_output(self.output)
+
+    def _arrange(self) -> None:
+        """Find out how samples are arranged."""
+        samples = arranged(self.batch_dim, self.pac, self.groups, self.over)
+        object.__setattr__(self, "samples", samples)
+        if samples is not None and samples.index is not None:
+            if self.engine == "compiled":
+                raise ValueError("groups: engine 'compiled' takes none; use engine='eager'")
+            object.__setattr__(self, "groups", (samples.index, samples.count))
+
+    def numbers_of(self, x: Any) -> tuple[int, ...]:
+        """Return how many samples inputs have, for `check_counts`."""
+        first, samples = x if isinstance(x, Tensor) else next(iter(x)), self.samples
+        if self.over == "batch":
+            return ()
+        if samples is None:
+            return (len(first),)
+        entries = first.shape[samples.batch_dim]
+        return (samples.number(first),) if samples.index is None else (samples.count, entries)
 
     def spec(self) -> PenaltySpec:
         """Return the penalty on norms."""
@@ -112,12 +145,12 @@ class PenaltyOptions:
         """Return the inputs at which the penalty is evaluated, in the container that real or fake came in."""
         inputs, given = self.inputs, real
         if inputs == "between":
-            points = between(real, fake, self.eps, self.generator)
+            points = between(real, fake, self.eps, self.generator, self.samples)
         elif inputs == "around":
-            points = around(real, self.eps, self.generator)
+            points = around(real, self.eps, self.generator, self.samples)
         else:
             given = fake if inputs == "fake" else real
-            points = checked_samples(inputs, given)
+            points = checked_samples(inputs, given, self.samples)
         return points[0] if isinstance(given, Tensor) else as_given(given, points)
 
     def nearby(self, x: Any) -> Any:
@@ -157,6 +190,12 @@ def _check(numbers: tuple[Any, ...], names: tuple[Any, ...], given: tuple[type, 
         raise ValueError(f"sigma: expected a positive number, got {sigma}")
 
 
+def _check_output(output: Any) -> None:
+    """Check that it can be a key, an index or a function."""
+    if isinstance(output, (bool, float, Tensor)) or not isinstance(output, Hashable):
+        raise TypeError(f"output: expected a key, an index or a function, got {type(output).__name__}")
+
+
 class PenaltyResult(NamedTuple):
     """A penalty, and the statistics of its norms where they were wanted."""
 
@@ -164,17 +203,19 @@ class PenaltyResult(NamedTuple):
     stats: PenaltyStats | None
 
 
-def penalty_of(call: Forward, o: PenaltyOptions, engine: str = "eager") -> PenaltyResult:
-    """Return the penalty on the gradient of one call of a discriminator."""
+def penalty_of(call: Forward, grads: tuple[Tensor, ...], o: PenaltyOptions, engine: str = "eager") -> PenaltyResult:
+    """Return the penalty on the gradients of one call of a discriminator."""
     spec = o.spec()
-    grads = checked_grads(call.gradients(), o.over)
-    value, stats = of_gradients(spec, grads, return_stats=o.return_stats, engine=engine)
-    return PenaltyResult(call.with_zeros(value) if call.create_graph else value, stats)
+    found = checked_grads(grads, o.over, o.samples)
+    value, stats = of_gradients(spec, found, o.samples, return_stats=o.return_stats, engine=engine)
+    return PenaltyResult(call.with_zeros(value, o.output) if call.create_graph else value, stats)
 
 
-def difference_of(here: Any, nearby: Any, o: PenaltyOptions) -> Tensor:
-    """Return weight * mean (D(x) - D(x + sigma * noise))^2, summed over the outputs."""
-    pairs = list(zip(outputs_of(here), outputs_of(nearby), strict=True))
+def difference_of(here: Any, nearby: Any, o: PenaltyOptions, x: Any) -> Tensor:
+    """Return weight * mean (D(x) - D(x + sigma * noise))^2, summed over the outputs that count."""
+    outputs = outputs_of(chosen(here, o.output))
+    check_counts(outputs, tensors_of(x)[0], o.numbers_of(x))
+    pairs = list(zip(outputs, outputs_of(chosen(nearby, o.output)), strict=True))
     return reduce_terms([Term("square", weight=float(o.weight))] * len(pairs), pairs)
 
 
@@ -183,12 +224,13 @@ def _evaluate(
 ) -> tuple[Tensor, Any, list[Tensor]]:
     """Return a penalty at inputs that are drawn, its statistics, and the leaves that were made."""
     x, args, kwargs = inputs
+    numbers = o.numbers_of(x)
     with calls.differentiable():
         call = calls.Forward(discriminator, x, args, kwargs, create_graph=create_graph, prune=o.prune)
-        call.gradients()
-    value, stats = penalty_of(call, o, "eager, pruned" if o.prune else "eager")
-    if create_graph and calls is eagerly:  # no graph holds a DistributedDataParallel
-        watch(discriminator, value, *call.parameters()[:2])
+        grads = call.gradients(o.output, numbers)
+    value, stats = penalty_of(call, grads, o, "eager, pruned" if o.prune else "eager")
+    if create_graph and calls is eagerly and is_parallel(discriminator):  # no graph holds such a one
+        watch(discriminator, value, *call.parameters(o.output)[:2])
     return value, stats, call.created
 
 
@@ -203,7 +245,7 @@ def _run(
     x = o.evaluated_at(real, fake)
     if o.is_approximate:
         moved = o.nearby(x)  # drawn before the discriminator draws, of dropout say
-        return difference_of(discriminator(x, *args, **kwargs), discriminator(moved, *args, **kwargs), o)
+        return difference_of(discriminator(x, *args, **kwargs), discriminator(moved, *args, **kwargs), o, x)
     o, inputs = o.without_draws(prune), (x, args, kwargs)
 
     def evaluate() -> tuple[Tensor, Any]:
@@ -227,15 +269,19 @@ class ScheduledPenalty:
         calls: how many calls there were.
     """
 
-    _OPTIONS = ("weight", "target", "power", "sigma", "over", "engine", "prune", "return_stats")
+    _OPTIONS = (
+        "weight", "target", "power", "sigma", "over", "batch_dim", "pac", "output", "engine", "prune",
+        "return_stats",
+    )  # fmt: skip
 
     def __init__(self, kind: str, interval: int = 1, part: float = 1.0, **options: Any) -> None:
         for name in options:
             if name not in self._OPTIONS:
                 raise TypeError(f"{name}: unknown option (known: interval, part, {', '.join(self._OPTIONS)})")
-        checks.integer("interval", interval, 1)
-        if checks.number("part", part, 0.0, 1.0) == 0.0:
-            raise ValueError("part: expected a number in (0, 1], got 0")
+        if type(interval) is not int or type(part) is not float or (interval, part) != (1, 1.0):
+            checks.integer("interval", interval, 1)
+            if checks.number("part", part, 0.0, 1.0) == 0.0:
+                raise ValueError("part: expected a number in (0, 1], got 0")
         PenaltyOptions(kind, **options)
         self.kind = kind
         self.interval = interval
@@ -250,27 +296,47 @@ class ScheduledPenalty:
         weight = self.options.get("weight", PenaltyOptions.weight) * self.interval
         return PenaltyOptions(self.kind, **{**self.options, "weight": weight})
 
+    def arranged(self, o: PenaltyOptions, groups: Any, **defaults: Any) -> PenaltyOptions:
+        """Return options with groups, and with `defaults` where the penalty has none of its own."""
+        wanted = {name: value for name, value in defaults.items() if name not in self.options}
+        return replace(o, groups=groups, **wanted) if groups is not None or wanted else o
+
     def advance(self) -> None:
         """Count a call."""
         self.calls += 1
 
-    def cut(self, real: Any, fake: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any, Any]:
+    def cut(self, o: PenaltyOptions, real: Any, fake: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any, Any]:
         """Return the inputs of a penalty, cut to its fraction of the batch."""
-        first = fake if KINDS[self.kind].inputs == "fake" else real
+        first = fake if o.inputs == "fake" else real
         if self.part == 1 or first is None:
             return real, fake, args, kwargs
-        count = len(first if isinstance(first, Tensor) else first[0])
-        return _cut((real, fake, args, kwargs), count, max(1, round(self.part * count)))
+        samples = o.samples or Samples()
+        if samples.index is not None:
+            raise ValueError("part: expected 1 beside groups, which cannot be cut, got a fraction")
+        tensors = checked_samples("fake" if o.inputs == "fake" else "real", first, o.samples)
+        count = samples.number(tensors[0])
+        return _cut((real, fake, args, kwargs), samples, count, max(1, round(self.part * count)))
 
 
-def _cut(value: Any, count: int, saved: int) -> Any:
+def _cut(value: Any, samples: Samples, count: int, saved: int) -> Any:
     """Return `value` with every tensor of `count` samples in it cut to its first `saved`."""
     if isinstance(value, Tensor):
-        return value[:saved] if value.dim() and len(value) == count else value
+        return _cut_tensor(value, samples, count, saved)
     if isinstance(value, (list, tuple)):
-        cut = [_cut(v, count, saved) for v in value]
+        cut = [_cut(v, samples, count, saved) for v in value]
         return type(value)(*cut) if hasattr(value, "_fields") else type(value)(cut)
-    return {k: _cut(v, count, saved) for k, v in value.items()} if type(value) is dict else value
+    return {k: _cut(v, samples, count, saved) for k, v in value.items()} if type(value) is dict else value
+
+
+def _cut_tensor(t: Tensor, samples: Samples, count: int, saved: int) -> Tensor:
+    """Return a tensor cut where samples lie, or along dimension 0: the layout of labels."""
+    d = samples.batch_dim
+    for dim in (d, 0):
+        if -t.dim() <= dim < t.dim():
+            for entries in (samples.pac, 1):
+                if t.shape[dim] == count * entries:
+                    return t.narrow(dim, 0, saved * entries)
+    return t
 
 
 @overload
@@ -299,6 +365,10 @@ def gradient_penalty(
     eps: Tensor | None = None,
     generator: torch.Generator | None = None,
     over: str = "sample",
+    batch_dim: int = 0,
+    pac: int = 1,
+    groups: Groups | None = None,
+    output: Output | None = None,
     engine: str = "auto",
     prune: bool = True,
     return_stats: bool = False,
@@ -333,7 +403,7 @@ def gradient_penalty(
     Args:
         discriminator: called as discriminator(x, *args, **kwargs), with x as real came: a tensor, or a
             tuple or list. It returns a tensor of any shape, or a sequence or dict of tensors, all of which
-            count; g is the gradient of their sum.
+            count (see `output`); g is the gradient of their sum. Their number is a multiple of N.
         real: (N, ...), or a tuple of such tensors: a norm is then over all of them together. May be None
             for a kind that is not evaluated there.
         fake: the same, of real's shapes where points lie between.
@@ -346,6 +416,12 @@ def gradient_penalty(
         eps: (N,) in [0, 1], for points between and "dragan"; by default uniform.
         generator: for random draws: eps, then noise.
         over: "sample", "channel" (one norm per pixel) or "batch".
+        batch_dim: the dimension along which samples lie, 1 for recurrent networks in PyTorch's layout.
+        pac: how many consecutive entries make one sample, as in PacGAN (CTGAN's critic); they share eps and norm.
+        groups: for ragged batches and graphs, the number of the sample that each entry belongs to: (N,) of int64,
+            or a pair of it and the number of samples, with which nothing waits for the device.
+        output: which of the discriminator's outputs count: a key, an index, or a function of its result. All do by
+            default; class logits and features beside a critic's output change the penalty.
         engine: "auto" and "eager": autograd with create_graph. "compiled": forward and double backward as one
             graph of torch.compile (torch.nn.Module discriminators). It compiles for each batch size, dtype, mode
             and so on, which takes seconds. What cannot be compiled warns once and runs eagerly. See
@@ -366,7 +442,8 @@ def gradient_penalty(
     """
     options = {
         "kind": kind, "weight": weight, "target": target, "power": power, "sigma": sigma, "eps": eps,
-        "generator": generator, "over": over, "engine": engine, "prune": prune, "return_stats": return_stats,
+        "generator": generator, "over": over, "batch_dim": batch_dim, "pac": pac, "groups": groups,
+        "output": output, "engine": engine, "prune": prune, "return_stats": return_stats,
     }  # fmt: skip
     if torch.compiler.is_compiling():
         from .discriminator import in_graphs

@@ -15,10 +15,12 @@ from ._torch_internals import tree_map_only
 from .discriminator import compile as compiled
 from .discriminator import forward as eagerly
 from .discriminator.forward import Forward
+from .discriminator.outputs import Output, chosen, outputs_of, warn_of_mixed
 from .functional import discriminator_loss
 from .interpolation import checked_samples
 from .norms import Tensors
-from .penalties import ENGINES, PenaltyOptions, ScheduledPenalty, difference_of, penalty_of
+from .penalties import ENGINES, KINDS, PenaltyOptions, ScheduledPenalty, difference_of, penalty_of
+from .samples import Groups, arranged
 
 Loss = str | Callable[[Any, Any], Tensor]
 Penalty = str | ScheduledPenalty
@@ -31,7 +33,8 @@ class DiscriminatorStep(NamedTuple):
         total: loss and penalties, to be differentiated: `step.total.backward()`.
         loss: the loss, detached.
         penalty: the sum of the penalties, detached; None where none was due.
-        real_logits, fake_logits: what the discriminator returned, detached.
+        real_logits, fake_logits: what the loss was taken of, detached: what the discriminator returned, or the
+            chosen output.
         engine: how it was computed: "eager", "eager, pruned" or "compiled".
     """
 
@@ -77,6 +80,7 @@ class StepOptions:
         return partial(discriminator_loss, loss=self.loss) if isinstance(self.loss, str) else self.loss
 
 
+_PLAIN: dict[str, Any] = {"batch_dim": 0, "pac": 1, "output": None}
 _INSTEAD = {
     "engine": "give engine to discriminator_step",
     "prune": "give prune to discriminator_step",
@@ -109,6 +113,7 @@ class _DuePenalty(NamedTuple):
         shared: "real" or "fake": it is evaluated at that batch, on the loss's own forward; None: at x.
         x, args, kwargs: a call of the discriminator of its own.
         nearby: the other inputs of an approximation.
+        numbers: how many samples its inputs have, for `check_counts`.
     """
 
     options: PenaltyOptions
@@ -117,20 +122,37 @@ class _DuePenalty(NamedTuple):
     nearby: Any = None
     args: Any = ()
     kwargs: Any = None
+    numbers: tuple[int, ...] = ()
 
 
-def _due(p: ScheduledPenalty, real: Any, fake: Any, args: Any, fake_args: Any, kwargs: Any) -> _DuePenalty | None:
+class _Batch(NamedTuple):
+    """What a step is given, and how samples are arranged in it: what of batch_dim, pac and output is not plain."""
+
+    real: Any
+    fake: Any
+    args: Any
+    fake_args: Any
+    kwargs: Any
+    arrangement: dict[str, Any]
+    groups: Any
+    fake_groups: Any
+
+
+def _due(p: ScheduledPenalty, batch: _Batch) -> _DuePenalty | None:
     """Return a penalty if it is due at this step; draw its inputs."""
+    real, fake, args, fake_args, kwargs, arrangement, groups, fake_groups = batch
+    on_fake = KINDS[p.kind].inputs == "fake"
     o = p.due()
     if o is None:
         return None
+    o = p.arranged(o, fake_groups if on_fake else groups, **arrangement)
     if o.inputs in ("real", "fake") and p.part == 1:
-        nearby = o.nearby(fake if o.inputs == "fake" else real) if o.is_approximate else None
-        return _DuePenalty(o, o.inputs, nearby=nearby)
-    args = fake_args if o.inputs == "fake" else args
-    real, fake, args, kwargs = p.cut(real, fake, args, kwargs)
+        x = fake if on_fake else real
+        return _DuePenalty(o, o.inputs, nearby=o.nearby(x) if o.is_approximate else None, numbers=o.numbers_of(x))
+    args = fake_args if on_fake else args
+    real, fake, args, kwargs = p.cut(o, real, fake, args, kwargs)
     x = o.evaluated_at(real, fake)
-    return _DuePenalty(o, None, x, o.nearby(x) if o.is_approximate else None, args, kwargs)
+    return _DuePenalty(o, None, x, o.nearby(x) if o.is_approximate else None, args, kwargs, o.numbers_of(x))
 
 
 class _Plain(NamedTuple):
@@ -180,8 +202,8 @@ class _Step:
             with self.calls.differentiable():
                 side = self.sides[d.shared] if d.shared else self.forward(d.x, d.args, d.kwargs)
                 assert isinstance(side, Forward)
-                side.gradients()
-            value = penalty_of(side, d.options.without_draws(self.prune)).value
+                grads = side.gradients(d.options.output, d.numbers)
+            value = penalty_of(side, grads, d.options.without_draws(self.prune)).value
         else:
             value = self._difference(d)
         return value if self.create_graph else value.detach()
@@ -190,9 +212,10 @@ class _Step:
         discriminator = self.discriminator
         if d.shared:
             side = self.sides[d.shared]
-            return difference_of(side.result, discriminator(d.nearby, *side.args, **side.kwargs), d.options)
+            there = discriminator(d.nearby, *side.args, **side.kwargs)
+            return difference_of(side.result, there, d.options, d.nearby)
         here = discriminator(d.x, *d.args, **d.kwargs)
-        return difference_of(here, discriminator(d.nearby, *d.args, **d.kwargs), d.options)
+        return difference_of(here, discriminator(d.nearby, *d.args, **d.kwargs), d.options, d.x)
 
 
 def _step(
@@ -200,6 +223,7 @@ def _step(
     discriminator: Callable[..., Any],
     inputs: Any,
     loss: Callable[[Any, Any], Any],
+    output: Any,
     prune: bool,
     create_graph: bool = True,
 ) -> tuple[Tensor, Any, list[Tensor]]:
@@ -208,8 +232,12 @@ def _step(
     real, fake, args, fake_args, kwargs, due = inputs
     step.side("real", real, args, kwargs, due)
     step.side("fake", fake, fake_args, kwargs, due)
-    logits = step.sides["real"].result, step.sides["fake"].result
+    logits = [step.sides["real"].result, step.sides["fake"].result]
+    if output is not None:
+        logits = [chosen(result, output) for result in logits]
     value = loss(*logits)
+    if isinstance(loss, partial) and not isinstance(logits[0], Tensor):  # the loss of a name
+        warn_of_mixed(outputs_of(logits[0]))
     if not isinstance(value, Tensor) or value.dim():
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"loss: expected it to return a scalar tensor, got {got}")
@@ -227,6 +255,11 @@ def discriminator_step(
     loss: Loss = "nonsaturating",
     penalty: Penalty | Sequence[Penalty] | None = None,
     fake_args: Sequence[Any] | None = None,
+    batch_dim: int = 0,
+    pac: int = 1,
+    groups: Groups | None = None,
+    fake_groups: Groups | None = None,
+    output: Output | None = None,
     engine: str = "auto",
     prune: bool = True,
     **kwargs: Any,
@@ -252,6 +285,13 @@ def discriminator_step(
         penalty: None, a kind of `gradient_penalty` with its default weight, a `fastgan.nn.GradientPenalty` with its
             options (lazy ones too), or several of these in a sequence.
         fake_args: the further arguments for fake, where they are others than those for real.
+        batch_dim: where samples lie, for penalties that do not say it themselves, as for `gradient_penalty`; and so
+            are the next two.
+        pac: how many consecutive entries make one sample.
+        groups: the number of the sample that each entry of real belongs to.
+        fake_groups: the same for fake, where it is another.
+        output: which of the discriminator's outputs the loss and the penalties are about: a key, an index, or a
+            function of its result. A `fastgan.nn.GradientPenalty` may have another.
         engine: "auto", "eager" or "compiled", as for `gradient_penalty`; compiled, the whole step is one graph.
         prune: as for `gradient_penalty`.
         **kwargs: more for the discriminator, on real and on fake.
@@ -266,15 +306,25 @@ def discriminator_step(
         RuntimeError: the discriminator's gradient cannot be differentiated.
     """
     options = {"loss": loss, "penalty": penalty, "engine": engine, "prune": prune}
+    arrangement = {"batch_dim": batch_dim, "pac": pac, "output": output}
+    where = {k: v for k, v in arrangement.items() if v is not _PLAIN[k]}, groups, fake_groups
     if torch.compiler.is_compiling():
         from .discriminator import in_graphs
 
-        return in_graphs.call(_run, discriminator, real, fake, args, fake_args, kwargs, options)
-    return _run(eagerly, discriminator, real, fake, args, fake_args, kwargs, options)
+        return in_graphs.call(_run, discriminator, real, fake, args, fake_args, kwargs, where, options)
+    return _run(eagerly, discriminator, real, fake, args, fake_args, kwargs, where, options)
 
 
 def _run(
-    calls: Any, discriminator: Any, real: Any, fake: Any, args: Any, fake_args: Any, kwargs: Any, options: Any
+    calls: Any,
+    discriminator: Any,
+    real: Any,
+    fake: Any,
+    args: Any,
+    fake_args: Any,
+    kwargs: Any,
+    where: Any,
+    options: Any,
 ) -> DiscriminatorStep:
     """Run `discriminator_step`; `calls` is the module that calls discriminators, eagerly or in a graph."""
     if options["engine"] not in ENGINES:
@@ -282,23 +332,29 @@ def _run(
     calls.check_callable("discriminator_step", discriminator)
     create_graph = torch.is_grad_enabled()
     prune = options["prune"] and create_graph and calls.prunable(discriminator)
-    for name, x in (("real", real), ("fake", fake)):
-        checked_samples(name, x)
+    arrangement, groups, fake_groups = where
+    fake_groups = groups if fake_groups is None else fake_groups
+    for name, x, of in (("real", real, groups), ("fake", fake, fake_groups)):
+        samples = None
+        if arrangement or of is not None:
+            samples = arranged(arrangement.get("batch_dim", 0), arrangement.get("pac", 1), of)
+        checked_samples(name, x, samples)
     o = StepOptions(**options)
     if not isinstance(fake_args, (list, tuple, type(None))):
         raise TypeError(f"fake_args: expected a tuple of arguments, got {type(fake_args).__name__}")
     fake_args = args if fake_args is None else tuple(fake_args)
-    found = [_due(p, real, fake, args, fake_args, kwargs) for p in o.penalties]
+    batch = _Batch(real, fake, args, fake_args, kwargs, arrangement, groups, fake_groups)
+    found = [_due(p, batch) for p in o.penalties]
     due = [d for d in found if d is not None]
     inputs = (real, fake, args, fake_args, kwargs, due)
-    loss = o.loss_function()
+    loss, output = o.loss_function(), arrangement.get("output")
 
     def evaluate() -> tuple[Tensor, Any]:
-        return _step(calls, discriminator, inputs, loss, prune, create_graph)[:2]
+        return _step(calls, discriminator, inputs, loss, output, prune, create_graph)[:2]
 
     engine = "eager"
     if o.engine == "compiled" and create_graph and calls is eagerly:
-        (total, results), engine = compiled.run(discriminator, _step, inputs, (loss, prune), evaluate)
+        (total, results), engine = compiled.run(discriminator, _step, inputs, (loss, output, prune), evaluate)
     else:
         total, results = evaluate()
     for p in o.penalties:

@@ -23,6 +23,11 @@ Operands = tuple[Tensor, ...]
 Gradients = tuple[Tensor | None, ...]
 
 
+def widest(device: torch.device) -> torch.dtype:
+    """Return the dtype in which sums are kept on a device: Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 class LossBuffers:
     """What a loss's forward leaves beside its result: one float64 allocation, and four views of it.
 

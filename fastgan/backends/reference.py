@@ -22,6 +22,7 @@ from .base import (
     Weights,
     groups_first,
     norms_shape,
+    widest,
 )
 from .formulas import PHI, PSI
 from .specs import FAKE, REAL, LossSpec, OperandTerm, PenaltySpec
@@ -115,26 +116,27 @@ def interpolate(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
     return torch.where(same, f + e * (r - f), e * r + (1 - e) * f).to(real.dtype)
 
 
-def _double(t: Tensor) -> Tensor:
-    return t.float() if t.device.type == "mps" else t.double()  # Apple's GPUs have no float64
+def double(t: Tensor) -> Tensor:
+    """Return `t` in the widest dtype of its device."""
+    return t.to(widest(t.device))
 
 
 def _groups(tensors: Sequence[Tensor], over: str, masks: Sequence[Tensor] | None) -> Tensor:
     """Return all elements of all tensors, in double and masked: (norms, elements of a norm)."""
     groups = []
     for i, t in enumerate(tensors):
-        h = _double(t) if masks is None else _double(t) * _double(masks[i])
+        h = double(t) if masks is None else double(t) * double(masks[i])
         groups.append(groups_first(h, over).reshape(norms_shape(t, over).numel(), -1))
     return torch.cat(groups, 1)
 
 
-def _root(squares: Tensor) -> Tensor:
+def root(squares: Tensor) -> Tensor:
     """Return the square root, with derivatives of 0 at 0."""
     zero = squares == 0
     return torch.where(zero, 0.0, squares.masked_fill(zero, 1.0).sqrt())
 
 
-def _power_of_two(groups: Tensor) -> Tensor:
+def power_of_two(groups: Tensor) -> Tensor:
     """Return a power of two near each group's largest element, by which it is divided before it is squared."""
     most = groups.detach().abs().amax(1)
     exponent = (
@@ -146,8 +148,8 @@ def _power_of_two(groups: Tensor) -> Tensor:
 
 def _psi(spec: PenaltySpec, groups: Tensor) -> tuple[Tensor, Tensor]:
     """Return psi of each group's norm, and the norms."""
-    unit = _power_of_two(groups)
-    n = _root((groups / unit[:, None]).square().sum(1)) * unit
+    unit = power_of_two(groups)
+    n = root((groups / unit[:, None]).square().sum(1)) * unit
     if spec.psi == "power" and spec.power == 2:  # without a root, for the second derivative at 0
         return groups.square().sum(1), n
     return PSI[spec.psi](n, spec.target, spec.power), n
@@ -163,7 +165,7 @@ def norm_penalty(
     shape = norms_shape(tensors[0], spec.over)
     values, n = _psi(spec, _groups(tensors, spec.over, masks))
     if weights is not None:
-        values = values.reshape(len(weights), -1) * _double(weights)[:, None]
+        values = values.reshape(len(weights), -1) * double(weights)[:, None]
     scale = spec.scale / shape.numel() if spec.reduction == "mean" else spec.scale
     values = scale * (values.reshape(shape) if spec.reduction == "none" else values.sum())
     return values.to(_wide(tensors[0]).dtype), n.reshape(shape)

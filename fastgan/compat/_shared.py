@@ -12,7 +12,8 @@ from torch import Tensor
 from ..auxiliary import feature_matching_loss
 from ..backends.specs import Term
 from ..discriminator.double_backward import check
-from ..discriminator.forward import Forward, differentiable, outputs_of, prunable
+from ..discriminator.forward import Forward, differentiable, prunable
+from ..discriminator.outputs import outputs_of
 from ..functional import reduce_terms
 from ..interpolation import interpolate
 from ..norms import gradient_norm, norm_penalty

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import sys
 import threading
 import time
 import types
@@ -27,6 +26,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import requirements
+from .._checks import depth_of_caller
 from .._torch_internals import has_backward_hooks, tree_map_only
 from . import double_backward
 from .ddp import watch
@@ -105,7 +105,7 @@ class _Graphs:
         if what not in self.said:
             self.said.add(what)
             name = type(_within(discriminator)).__name__
-            warnings.warn(f"engine='compiled': {name} {what}", stacklevel=_depth_of_caller())
+            warnings.warn(f"engine='compiled': {name} {what}", stacklevel=depth_of_caller())
 
     def refuse(self, discriminator: nn.Module, why: Exception) -> None:
         """Compile no graphs from here on."""
@@ -121,14 +121,6 @@ def _in_short(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines()] or [""]
     wanted = [line for line in lines[1:] if re.match(r"Explanation: |\w*Error: ", line)]
     return f"{type(error).__name__}: {' '.join(dict.fromkeys([lines[0], *wanted[:1]]))}"
-
-
-def _depth_of_caller() -> int:
-    """Return how many calls up the caller of this package stands."""
-    depth, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("fastgan."):
-        depth, frame = depth + 1, frame.f_back
-    return depth
 
 
 _all: weakref.WeakKeyDictionary[nn.Module, _Graphs] = weakref.WeakKeyDictionary()

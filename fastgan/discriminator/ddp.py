@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .._torch_internals import after_backward, current_backward
@@ -52,12 +51,11 @@ _ALONE = (
 def watch(discriminator: Any, penalty: Tensor, reached: Sequence[Tensor], unreached: Sequence[Tensor]) -> None:
     """Make a separate backward of `penalty` warn, where it leaves DDP's ranks unsynchronised.
 
-    DDP averages over ranks once every parameter has received a gradient. Those in `reached` get one from the
-    penalty; those in `unreached`, such as a bias behind the last weight, do not.
+    DDP, which wraps the discriminator, averages over ranks once every parameter has received a gradient. Those in
+    `reached` get one from the penalty; those in `unreached`, such as a bias behind the last weight, do not.
     """
-    ddp = torch.nn.parallel.DistributedDataParallel
     discriminator = getattr(discriminator, "_orig_mod", discriminator)  # of a compiled one
-    if not isinstance(discriminator, ddp) or not discriminator.require_backward_grad_sync:
+    if not discriminator.require_backward_grad_sync:
         return
     if reached and unreached and penalty.requires_grad:
         penalty.register_hook(_Watch(reached[0], unreached[0]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .._checks import FLOATS
 from .._torch_internals import (
     compiler_is_loaded,
     function_modes,
@@ -21,6 +20,7 @@ from .._torch_internals import (
     tree_map_only,
 )
 from .double_backward import ReachedParameters, check
+from .outputs import read
 from .prune import Prune, with_zeros
 
 
@@ -108,6 +108,11 @@ def check_callable(caller: str, discriminator: Any) -> None:
         )
 
 
+def is_parallel(discriminator: Any) -> bool:
+    """Return whether a discriminator, compiled or not, is wrapped by DistributedDataParallel."""
+    return isinstance(getattr(discriminator, "_orig_mod", discriminator), nn.parallel.DistributedDataParallel)
+
+
 def modules_of(discriminator: Any, depth: int = 3) -> Iterator[nn.Module]:
     """Yield the modules of a discriminator, or those that a function, method or partial refers to."""
     if isinstance(discriminator, nn.Module):
@@ -150,32 +155,6 @@ def _functions_are_torchs() -> bool:
 _HARMLESS_MODES = ("DeviceContext", "TorchFunctionMetadataMode")
 
 
-def outputs_of(result: Any) -> list[Tensor]:
-    """Return the tensors in a discriminator's result: one, or a sequence or dict of them."""
-    if isinstance(result, Tensor):
-        named: list[tuple[Any, Any]] = [("its output", result)]
-    elif isinstance(result, Mapping):
-        named = [(f"output {k!r}", v) for k, v in result.items()]
-    elif isinstance(result, (list, tuple)):
-        named = [(f"output {i}", v) for i, v in enumerate(result)]
-    else:
-        raise TypeError(
-            "discriminator: expected it to return a tensor, or a sequence or dict of tensors, got"
-            f" {type(result).__name__}"
-        )
-    for name, value in named:
-        if value is not None and not (isinstance(value, Tensor) and value.dtype in FLOATS):
-            what = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise TypeError(
-                f"discriminator: expected floating-point tensors, got {what} as {name}; pass a function that"
-                " returns the logits alone"
-            )
-    outputs = [v for _, v in named if v is not None]
-    if not outputs:
-        raise ValueError("discriminator: expected it to return at least one tensor, got none")
-    return outputs
-
-
 def as_given(given: Any, tensors: Sequence[Tensor]) -> Any:
     """Return tensors in the container that the discriminator is called with."""
     if isinstance(given, Tensor):
@@ -213,8 +192,8 @@ class Forward:
         self.x = as_given(x, inputs)
         self.created = [t for t, own in zip(inputs, given, strict=True) if t is not own]
         self.create_graph = create_graph
-        self._gradients: tuple[Tensor, ...] | None = None
-        self._parameters = ReachedParameters([], [], [])
+        self._gradients: dict[Any, tuple[Tensor, ...]] = {}
+        self._parameters: dict[Any, ReachedParameters] = {}
         args, kwargs = self._arguments(args, kwargs)
         self._pruning: Any = self._prune() if prune and create_graph else None
         with self._pruning or nullcontext():
@@ -234,45 +213,42 @@ class Forward:
             return tree_map_only(Tensor, _saveable, (args, kwargs))
         return args, kwargs
 
-    def gradients(self) -> tuple[Tensor, ...]:
-        """Return the gradient of the sum of all outputs by each tensor of the input.
+    def gradients(self, output: Any = None, numbers: Sequence[int] = ()) -> tuple[Tensor, ...]:
+        """Return the gradient of the sum of the outputs that count by each tensor of the input.
+
+        Args:
+            output: which outputs count, as `chosen` takes it.
+            numbers: how many samples the input has, as `check_counts` takes it.
 
         Raises:
             RuntimeError: it cannot be differentiated, where it must be.
+            ValueError: the number of outputs does not fit that of the samples.
         """
-        if self._gradients is None:
-            self._gradients = self._differentiate()
-        return self._gradients
+        if output not in self._gradients:
+            first = self.x if isinstance(self.x, Tensor) else tensors_of(self.x)[0]
+            outputs = read(self.result, output, first, numbers)
+            self._gradients[output] = self._differentiate(output, outputs)
+        return self._gradients[output]
 
-    def parameters(self) -> ReachedParameters:
+    def parameters(self, output: Any = None) -> ReachedParameters:
         """Return which parameters the gradients depend on."""
-        self.gradients()
-        return self._parameters
+        return self._parameters.get(output, ReachedParameters([], [], []))
 
-    def with_zeros(self, t: Tensor) -> Tensor:
+    def with_zeros(self, t: Tensor, output: Any = None) -> Tensor:
         """Return what was made of the gradients, so that its backward sends zeros where PyTorch does.
 
         Leaves that were made here get them only where there is nothing else, so that there is a graph.
         """
         left_out = {id(p) for p in self.created} if t.requires_grad else set()
-        return with_zeros(t, [p for p in self._parameters.zero_gradient if id(p) not in left_out])
+        return with_zeros(t, [p for p in self.parameters(output).zero_gradient if id(p) not in left_out])
 
-    def _differentiate(self) -> tuple[Tensor, ...]:
-        inputs, outputs = list(tensors_of(self.x)), self._outputs()
+    def _differentiate(self, output: Any, outputs: list[Tensor]) -> tuple[Tensor, ...]:
+        inputs = list(tensors_of(self.x))
         grads = gradients_of(outputs, inputs, self.create_graph)
         if self.create_graph:
-            self._parameters = check(outputs, grads, inputs, self._pruning.inputs() if self._pruning else ())
+            pruned = self._pruning.inputs() if self._pruning else ()
+            self._parameters[output] = check(outputs, grads, inputs, pruned)
         return grads
-
-    def _outputs(self) -> list[Tensor]:
-        """Return the outputs that have a graph."""
-        outputs = [o for o in outputs_of(self.result) if o.requires_grad]
-        if not outputs:
-            raise RuntimeError(
-                "discriminator: its output has no graph back to its input (was it computed under no_grad, or"
-                " detached?)"
-            )
-        return outputs
 
 
 def gradients_of(outputs: list[Tensor], inputs: list[Tensor], create_graph: bool) -> tuple[Tensor, ...]:

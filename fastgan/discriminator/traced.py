@@ -27,6 +27,7 @@ from .._torch_internals import is_python_node, python_function, tree_leaves
 from . import forward, prune
 from .double_backward import check, is_stand_in, walk
 from .forward import gradients_of, modules_of, tells_no_zeros, tensors_of
+from .outputs import chosen, outputs_of
 
 in_graph = torch.compiler.allow_in_graph
 _KINDS = (Tensor, nn.Parameter, FakeTensor, FunctionalTensor)
@@ -67,17 +68,18 @@ class Forward(forward.Forward):
     def _arguments(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
         return args, kwargs
 
-    def _differentiate(self) -> tuple[Tensor, ...]:
-        return gradients(self._outputs(), list(tensors_of(self.x)), self.create_graph)
+    def _differentiate(self, output: Any, outputs: list[Tensor]) -> tuple[Tensor, ...]:
+        return gradients(outputs, list(tensors_of(self.x)), self.create_graph)
 
-    def with_zeros(self, t: Tensor) -> Tensor:
+    def with_zeros(self, t: Tensor, output: Any = None) -> Tensor:
         """Return what was made of the gradients, so that its backward sends zeros where PyTorch does."""
         if self._pruning is None:
             return t
         inputs = [x for x in tensors_of(self.x) if not any([x is c for c in self.created])]
         parameters = [p for m in modules_of(self.discriminator) for p in m.parameters(False) if p.requires_grad]
         others = [a for a in tree_leaves((self.args, self.kwargs)) if isinstance(a, Tensor) and a.requires_grad]
-        return with_zeros(t, self._outputs(), [*parameters, *inputs, *others], self.created)
+        outputs = [o for o in outputs_of(chosen(self.result, output)) if o.requires_grad]
+        return with_zeros(t, outputs, [*parameters, *inputs, *others], self.created)
 
 
 class _Prune(TorchFunctionMode):
@@ -121,7 +123,8 @@ def piecewise_linear(number: int, *args: Any, **kwargs: Any) -> Tensor:
 @in_graph
 def gradients(outputs: list[Tensor], inputs: list[Tensor], create_graph: bool) -> tuple[Tensor, ...]:
     """Return the gradient of the sum of all outputs by each input, which can be differentiated."""
-    if not all([t.requires_grad for t in inputs]):  # as results of a part of a graph
+    broken = _is_dynamos(outputs[0]) and any([is_stand_in(o.grad_fn) for o in outputs])
+    if broken or not all([t.requires_grad for t in inputs]):  # as results of a part of a graph
         raise RuntimeError(
             "discriminator: torch.compile broke the graph inside of it; fullgraph=True says why. Call the penalty"
             " outside of fastgan.compiling(), where it runs between the parts of the graph"

@@ -174,9 +174,9 @@ def test_tuples_lists_and_outputs_of_all_kinds():
             assert type(x) is kind
             h = torch.tanh(a(x[0])) * torch.sigmoid(b(x[1]))
             return (
-                {"logits": h, "none": None, "other": h.square().sum()}
+                {"logits": h, "none": None, "other": h.square().sum(1)}
                 if returns is dict
-                else returns([h, h.square().sum()])
+                else returns([h, h.square().sum(1)])
             )
 
     r = [torch.randn(5, 3).double(), torch.randn(5, 4).double()]
@@ -666,7 +666,7 @@ CASES = [
     (lambda: GP(linear, (), ()), ValueError, "real: expected at least one tensor, got an empty tuple"),
     (lambda: GP(linear, ok[0, 0], ok[0, 0]), ValueError, "real: expected samples along dimension 0"),
     (lambda: GP(lambda x: 3.0, ok, ok), TypeError, "discriminator: expected it to return a tensor, .*, got float"),
-    (lambda: GP(lambda x: [linear(x), [x]], ok, ok), TypeError, "discriminator: .* got list as output 1; pass a function"),
+    (lambda: GP(lambda x: [linear(x), [x]], ok, ok), TypeError, "discriminator: .* got list as output 1; say by output="),
     (lambda: GP(lambda x: {"a": x, "label": torch.ones(4).long()}, ok, ok), TypeError, "got torch.int64 as output 'label'"),
     (lambda: GP(lambda x: [None], ok, ok), ValueError, "discriminator: expected it to return at least one tensor"),
     (lambda: GP(linear, ok[:1, :1], None, kind="dragan"), ValueError, "real: expected at least two elements"),

@@ -1,0 +1,107 @@
+"""What a discriminator returned: which of it counts, and whether it fits the samples of the input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from .._checks import FLOATS, warn_once
+
+Output = Hashable | Callable[[Any], Any]  # a key, an index, an attribute's name, or a function of the result
+
+
+def chosen(result: Any, output: Output | None) -> Any:
+    """Return the part of a discriminator's result that counts: by key, index or attribute, or by a function."""
+    if output is None:
+        return result
+    if callable(output):
+        return output(result)
+    if isinstance(result, Mapping):
+        if output in result:
+            return result[output]
+        has = f"the keys {', '.join(map(repr, result))}"
+    elif isinstance(result, (list, tuple)) and type(output) is int:
+        if -len(result) <= output < len(result):
+            return result[output]
+        has = f"{len(result)} outputs"
+    elif isinstance(output, str) and not isinstance(result, Tensor) and hasattr(result, output):
+        return getattr(result, output)
+    else:
+        has = f"a {type(result).__name__}"
+    raise ValueError(f"output: the discriminator's result has {has}, got {output!r}")
+
+
+def read(result: Any, output: Any, x: Tensor, numbers: Sequence[int]) -> list[Tensor]:
+    """Return the outputs that count and have a graph, checked as `check_counts` does."""
+    outputs = outputs_of(result if output is None else chosen(result, output))
+    check_counts(outputs, x, numbers)
+    found = [o for o in outputs if o.requires_grad]
+    if not found:
+        raise RuntimeError(
+            "discriminator: its output has no graph back to its input (was it computed under no_grad, or detached?)"
+        )
+    return found
+
+
+def outputs_of(result: Any) -> list[Tensor]:
+    """Return the tensors in a discriminator's result: one, or a sequence or dict of them."""
+    if isinstance(result, Tensor):
+        named: list[tuple[Any, Any]] = [("its output", result)]
+    elif isinstance(result, Mapping):
+        named = [(f"output {k!r}", v) for k, v in result.items()]
+    elif isinstance(result, (list, tuple)):
+        named = [(f"output {i}", v) for i, v in enumerate(result)]
+    else:
+        raise TypeError(
+            "discriminator: expected it to return a tensor, or a sequence or dict of tensors, got"
+            f" {type(result).__name__}"
+        )
+    for name, value in named:
+        if value is not None and not (isinstance(value, Tensor) and value.dtype in FLOATS):
+            what = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(
+                f"discriminator: expected floating-point tensors, got {what} as {name}; say by output= (a key, an"
+                " index or a function) which output is the critic's"
+            )
+    outputs = [v for _, v in named if v is not None]
+    if not outputs:
+        raise ValueError("discriminator: expected it to return at least one tensor, got none")
+    return outputs
+
+
+def check_counts(outputs: Sequence[Tensor], x: Tensor, numbers: Sequence[int]) -> None:
+    """Raise where a discriminator's outputs show that the samples of x do not lie where they are said to.
+
+    Args:
+        outputs: those that count.
+        x: its input.
+        numbers: how many samples x is said to have, and entries where those are others; () where it has no samples.
+    """
+    for o in outputs if numbers else ():
+        if all([o.numel() % n for n in numbers]):
+            raise ValueError(
+                f"discriminator: expected outputs for each of {numbers[0]} samples, got shape {tuple(o.shape)} for"
+                f" an input of {tuple(x.shape)}. Where samples do not lie along dimension 0, say where: batch_dim=1"
+                " for a recurrent network, pac= for several entries a sample, groups= for graphs. A discriminator"
+                " that returns a mean has to return its logits"
+            )
+        if numbers[0] == x.shape[0] and x.dim() > 2 and o.dim() and o.shape[0] == x.shape[1] != numbers[0]:
+            warn_once(
+                "batch_dim",
+                f"discriminator: its output of shape {tuple(o.shape)} looks as if samples lie along dimension 1 of"
+                f" its input, of shape {tuple(x.shape)}, and not along dimension 0: then say batch_dim=1. Else"
+                " reshape the output to samples first",
+            )
+    warn_of_mixed(outputs)
+
+
+def warn_of_mixed(outputs: Sequence[Tensor]) -> None:
+    """Warn where outputs of different kinds count: a critic's and class logits or features, say."""
+    if len(outputs) > 1 and len({(o.dim(), o.shape[1:2]) for o in outputs}) > 1:
+        warn_once(
+            "output",
+            f"discriminator: outputs of shapes {', '.join(str(tuple(o.shape)) for o in outputs)} all count as the"
+            " critic's; say by output= (a key, an index or a function) which of them do",
+        )
