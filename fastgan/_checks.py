@@ -63,7 +63,10 @@ def together(name: str, tensors: Sequence[Tensor]) -> None:
         if t.device != first.device:
             raise ValueError(f"{name}: expected all on one device, got {first.device} and {t.device}")
         if (t.dtype == torch.float64) != (first.dtype == torch.float64):
-            raise TypeError(f"{name}: expected no mix of float64 with others, got {first.dtype} and {t.dtype}")
+            raise TypeError(
+                f"{name}: expected no mix of float64 with others, got {first.dtype} and {t.dtype}; convert one of them,"
+                " say by .double() or .float()"
+            )
 
 
 def pair(a_name: str, a: Tensor, b_name: str, b: Tensor, same_shape: bool) -> tuple[Tensor, Tensor]:
