@@ -64,7 +64,7 @@ def together(name: str, tensors: Sequence[Tensor]) -> None:
             raise ValueError(f"{name}: expected all on one device, got {first.device} and {t.device}")
         if (t.dtype == torch.float64) != (first.dtype == torch.float64):
             raise TypeError(
-                f"{name}: expected no mix of float64 with others, got {first.dtype} and {t.dtype}; convert one of them,"
+                f"{name}: expected no mix of float64 with others, got {first.dtype} and {t.dtype}; convert one,"
                 " say by .double() or .float()"
             )
 

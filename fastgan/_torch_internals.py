@@ -72,6 +72,10 @@ def bare_apply(function: type[Function]) -> Callable[..., Any]:
 _ONCE = once_differentiable(lambda ctx: None).__code__
 
 
+# The type of the nodes of Functions written in Python.
+PythonNode = BackwardCFunction
+
+
 def is_python_node(node: Any) -> bool:
     """Return whether a node of the graph belongs to a Function written in Python."""
     return isinstance(node, BackwardCFunction)
@@ -91,6 +95,14 @@ def is_once_differentiable(function: Any) -> bool:
                 return True
             step = getattr(step, "__wrapped__", None)
     return False
+
+
+def lacks_formula(function: type[Function]) -> bool:
+    """Return whether a Function stands for a registered operator (torch.library) that has no derivative."""
+    backward: Any = getattr(function, "backward", None)
+    names = getattr(getattr(backward, "__code__", None), "co_freevars", ())
+    held = dict(zip(names, getattr(backward, "__closure__", None) or (), strict=False))
+    return "info" in held and getattr(held["info"].cell_contents, "_backward_fn", True) is None
 
 
 def current_backward() -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from . import _checks as checks
 from . import auxiliary, functional, penalties
+from ._options import WithOptions
 from .backends.specs import Term
 from .functional import Logits
 from .norms import PenaltyStats, Tensors
@@ -20,22 +21,27 @@ from .samples import Groups
 LossResult = Tensor | list[Tensor] | tuple[Tensor, functional.LossStats]
 
 
-class _Loss(nn.Module):
-    """A loss's options, checked when it is built and read at each call."""
+class _Loss(WithOptions, nn.Module):
+    """A loss's options, checked when they are set and read at each call."""
+
+    DEFAULTS: ClassVar[dict[str, Any]] = functional.discriminator_loss.__kwdefaults__  # type: ignore[assignment]
 
     def __init__(self, loss: str = "nonsaturating", **options: Any) -> None:
-        super().__init__()
-        known: dict[str, Any] = functional.discriminator_loss.__kwdefaults__  # type: ignore[assignment]
+        nn.Module.__init__(self)
         for name in options:
-            if name not in known:
-                raise TypeError(f"{name}: unknown option (known: {', '.join(known)})")
+            if name not in self.DEFAULTS:
+                raise TypeError(f"{name}: unknown option (known: {', '.join(self.DEFAULTS)})")
         self.loss = loss
+        self.check_options(options)
         self.options = options
+
+    def check_options(self, options: dict[str, Any]) -> None:
+        """Raise where options are unfit."""
         names = {field.name for field in fields(LossOptions)}
         given = {name: value for name, value in options.items() if name in names}
         if "targets" in given:
             given["targets"] = tuple(given["targets"])
-        LossOptions(loss, **given)
+        LossOptions(self.loss, **given)
 
     def extra_repr(self) -> str:
         """Return the options, as the module prints them."""
@@ -64,12 +70,24 @@ class GeneratorLoss(_Loss):
         return functional.generator_loss(fake_logits, real_logits, self.loss, **self.options)
 
 
-class GradientPenalty(penalties.ScheduledPenalty, nn.Module):
+class _Counting(nn.Module):
+    """A module whose count of calls is in the state_dict; a state_dict without it leaves the count as it is."""
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+        missing = arguments[2]
+        extra = f"{prefix}_extra_state"
+        if extra in missing:  # of a run from before there was such a module
+            missing.remove(extra)
+
+
+class GradientPenalty(penalties.ScheduledPenalty, _Counting):
     """`fastgan.gradient_penalty` as a module, which can be lazy: `GradientPenalty("r1", interval=16)(D, real)`.
 
     A lazy penalty (StyleGAN2, arXiv:1912.04958) is computed at every k-th call only, the first among
-    them, and then weighs k times as much. The other calls return None and do nothing. The count of calls
-    is in the module's state_dict, so that a resumed run goes on in step.
+    them, and then weighs k times as much. The other calls return None and do nothing. Calls are counted for each
+    discriminator by itself; where gradients are accumulated, each micro-batch is one. The counts are in the
+    module's state_dict, so that a resumed run goes on in step.
 
     Args:
         kind: as for the function.
@@ -78,7 +96,8 @@ class GradientPenalty(penalties.ScheduledPenalty, nn.Module):
             tensor among the discriminator's further arguments that has a row for each sample is cut with
             them. The penalty remains a mean, over fewer samples.
         **options: `weight`, `target`, `power`, `sigma`, `over`, `batch_dim`, `pac`, `output`, `engine`, `prune` and
-            `return_stats` of the function; `groups` is given at each call.
+            `return_stats` of the function; `groups` is given at each call. They are attributes too, which may
+            be set later.
 
     Raises:
         TypeError, ValueError: unknown, unfit or bad options, when the module is built.
@@ -98,6 +117,8 @@ class GradientPenalty(penalties.ScheduledPenalty, nn.Module):
         **kwargs: Any,
     ) -> Tensor | tuple[Tensor, PenaltyStats] | None:
         """Return the penalty, or None between: see `fastgan.gradient_penalty`."""
+        if self.interval > 1:
+            self.counts.follow(discriminator)
         due = self.due()
         if due is None:
             self.advance()
@@ -109,13 +130,13 @@ class GradientPenalty(penalties.ScheduledPenalty, nn.Module):
         self.advance()  # not if it failed, so that a step that is tried again has its penalty
         return result
 
-    def get_extra_state(self) -> dict[str, int]:
-        """Return the count of calls, for the state_dict."""
-        return {"calls": self.calls}
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the counts of calls, for the state_dict."""
+        return self.counts.state()
 
-    def set_extra_state(self, state: dict[str, int]) -> None:
-        """Take the count of calls from a state_dict."""
-        self.calls = state["calls"]
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take the counts of calls from a state_dict."""
+        self.counts.restore(state)
 
     def extra_repr(self) -> str:
         """Return the options, as the module prints them."""
@@ -124,7 +145,7 @@ class GradientPenalty(penalties.ScheduledPenalty, nn.Module):
         return ", ".join([repr(self.kind), *(f"{k}={v!r}" for k, v in shown.items() if defaults.get(k) != v)])
 
 
-class LeCam(nn.Module):
+class LeCam(_Counting):
     """LeCam's regularisation with its moving averages: `LeCam(weight=0.3)(real_logits, fake_logits)`.
 
     `fastgan.lecam_penalty` at averages that each call first moves, average = decay * average + (1 - decay) *
@@ -159,27 +180,37 @@ class LeCam(nn.Module):
         self.register_buffer("fake_average", torch.zeros(members))
 
     def forward(self, real_logits: Logits, fake_logits: Logits) -> Tensor | None:
-        """Return the penalty, or None before it starts: see `fastgan.lecam_penalty`."""
+        """Return the penalty, or None before it starts: see `fastgan.lecam_penalty`.
+
+        Logits whose mean is not finite, as a GradScaler's overflow gives them, leave an average as it was.
+        """
+        calls, averages = self.calls, (self.real_average, self.fake_average)
         if self.training:
-            self._move(real_logits, fake_logits)
-        if self.calls <= self.start:
-            return None
-        return auxiliary.lecam_penalty(
-            real_logits, fake_logits, self.real_average, self.fake_average, weight=self.weight
-        )
+            averages = self._moved(self.real_average, real_logits), self._moved(self.fake_average, fake_logits)
+            if calls <= self.start:  # no further: a number that changes would be compiled anew at each call
+                calls += 1
+        penalty = None
+        if calls > self.start:
+            penalty = auxiliary.lecam_penalty(real_logits, fake_logits, *averages, weight=self.weight)
+        if self.training:  # only now, as a call that fails moves nothing
+            with torch.no_grad():
+                self.real_average.copy_(averages[0])
+                self.fake_average.copy_(averages[1])
+            self.calls = calls
+        return penalty
 
     @torch.no_grad()
-    def _move(self, real_logits: Logits, fake_logits: Logits) -> None:
+    def _moved(self, average: Tensor, logits: Logits) -> Tensor:
+        """Return an average, moved towards the means of logits that are finite."""
         decay = self.decay if self.calls > self.start else 0.0
-        for average, logits in ((self.real_average, real_logits), (self.fake_average, fake_logits)):
-            members = [logits] if isinstance(logits, Tensor) else list(logits)
-            if len(members) != len(average):
-                raise ValueError(f"logits: expected {len(average)} members, got {len(members)}")
-            detached = [t.detach() if isinstance(t, Tensor) else t for t in members]
-            _, means = functional.reduce_terms([Term("identity")] * len(members), detached, return_values=True)
-            average.lerp_(means.to(average.dtype), 1 - decay)
-        if self.calls <= self.start:  # no further: a number that changes would be compiled anew at each call
-            self.calls += 1
+        members = [logits] if isinstance(logits, Tensor) else list(logits)
+        if len(members) != len(average):
+            raise ValueError(f"logits: expected {len(average)} members, got {len(members)}")
+        detached = [t.detach() if isinstance(t, Tensor) else t for t in members]
+        _, means = functional.reduce_terms([Term("identity")] * len(members), detached, return_values=True)
+        means = means.to(average.dtype)
+        moved = torch.where(average.isfinite(), average.lerp(means, 1 - decay), means)  # an older run's may be NaN
+        return torch.where(means.isfinite(), moved, average)
 
     def get_extra_state(self) -> dict[str, int]:
         """Return the count of calls, for the state_dict."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, ClassVar, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
 from . import _checks as checks
+from ._counts import CallCounts
+from ._options import WithOptions
 from .backends.specs import MAX_POWER, OVER, PenaltySpec, Term
 from .discriminator import compile as compiled
 from .discriminator import forward as eagerly
@@ -259,25 +261,28 @@ def _run(
     return (value, stats) if o.return_stats else value
 
 
-class ScheduledPenalty:
+class ScheduledPenalty(WithOptions):
     """A penalty with an interval and a batch fraction: what `fastgan.nn.GradientPenalty` is, and a step takes.
 
     Attributes:
         kind, options: of PenaltyOptions.
-        interval: the penalty is due at every so many calls, the first among them.
+        interval: the penalty is due at every so many calls for a discriminator, the first among them.
         part: the fraction of the batch on which it is evaluated.
-        calls: how many calls there were.
+        counts: how many calls there were, for each discriminator.
     """
 
-    _OPTIONS = (
-        "weight", "target", "power", "sigma", "over", "batch_dim", "pac", "output", "engine", "prune",
-        "return_stats",
-    )  # fmt: skip
+    DEFAULTS: ClassVar[dict[str, Any]] = {
+        name: getattr(PenaltyOptions, name)
+        for name in (
+            "weight", "target", "power", "sigma", "over", "batch_dim", "pac", "output", "engine", "prune",
+            "return_stats",
+        )
+    }  # fmt: skip
 
     def __init__(self, kind: str, interval: int = 1, part: float = 1.0, **options: Any) -> None:
         for name in options:
-            if name not in self._OPTIONS:
-                raise TypeError(f"{name}: unknown option (known: interval, part, {', '.join(self._OPTIONS)})")
+            if name not in self.DEFAULTS:
+                raise TypeError(f"{name}: unknown option (known: interval, part, {', '.join(self.DEFAULTS)})")
         if type(interval) is not int or type(part) is not float or (interval, part) != (1, 1.0):
             checks.integer("interval", interval, 1)
             if checks.number("part", part, 0.0, 1.0) == 0.0:
@@ -287,11 +292,24 @@ class ScheduledPenalty:
         self.interval = interval
         self.part = part
         self.options = options
-        self.calls = 0
+        self.counts = CallCounts()
+
+    def check_options(self, options: dict[str, Any]) -> None:
+        """Raise where options are unfit."""
+        PenaltyOptions(self.kind, **options)
+
+    @property
+    def calls(self) -> int:
+        """How many calls there were for the discriminator at hand."""
+        return self.counts.current
+
+    @calls.setter
+    def calls(self, value: int) -> None:
+        self.counts.current = value
 
     def due(self) -> PenaltyOptions | None:
         """Return the options of this call's penalty, which weighs as much as those left out, or None between."""
-        if self.calls % self.interval:
+        if self.counts.current % self.interval:
             return None
         weight = self.options.get("weight", PenaltyOptions.weight) * self.interval
         return PenaltyOptions(self.kind, **{**self.options, "weight": weight})
@@ -303,7 +321,7 @@ class ScheduledPenalty:
 
     def advance(self) -> None:
         """Count a call."""
-        self.calls += 1
+        self.counts.current += 1
 
     def cut(self, o: PenaltyOptions, real: Any, fake: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any, Any]:
         """Return the inputs of a penalty, cut to its fraction of the batch."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -88,6 +88,9 @@ _INSTEAD = {
 }
 
 
+_of_kind = lru_cache(maxsize=64)(ScheduledPenalty)  # due at every call, so that nobody reads its count
+
+
 def _schedules(penalty: Any) -> tuple[ScheduledPenalty, ...]:
     """Return the penalties of a step with their schedules."""
     single = penalty is None or isinstance(penalty, (str, nn.Module, ScheduledPenalty))
@@ -96,7 +99,8 @@ def _schedules(penalty: Any) -> tuple[ScheduledPenalty, ...]:
         raise TypeError(
             f"penalty: expected a kind, a fastgan.nn.GradientPenalty or a list of them, got {type(given).__name__}"
         )
-    found = tuple([ScheduledPenalty(p) if isinstance(p, str) else p for p in given])
+    of_kind = ScheduledPenalty if torch.compiler.is_compiling() else _of_kind
+    found = tuple([of_kind(p) if isinstance(p, str) else p for p in given])
     for p in found:
         if not isinstance(p, ScheduledPenalty):
             raise TypeError(
@@ -344,6 +348,9 @@ def _run(
         raise TypeError(f"fake_args: expected a tuple of arguments, got {type(fake_args).__name__}")
     fake_args = args if fake_args is None else tuple(fake_args)
     batch = _Batch(real, fake, args, fake_args, kwargs, arrangement, groups, fake_groups)
+    for p in o.penalties:
+        if p.interval > 1:
+            p.counts.follow(discriminator)
     found = [_due(p, batch) for p in o.penalties]
     due = [d for d in found if d is not None]
     inputs = (real, fake, args, fake_args, kwargs, due)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..auxiliary import feature_matching_loss
 from ..backends.specs import Term
-from ..discriminator.double_backward import check
+from ..discriminator.double_backward import check, gradients_of
 from ..discriminator.forward import Forward, differentiable, prunable
 from ..discriminator.outputs import outputs_of
 from ..functional import reduce_terms
@@ -160,9 +160,7 @@ def gradient_by_input(
         raise RuntimeError(f"outputs: no graph back to {name} (computed under no_grad, or detached?)")
     ones = [torch.ones_like(o) if w is None else torch.ones_like(o) * w for o, w in _weighed(found, weights)]
     with torch.enable_grad():
-        (g,) = torch.autograd.grad(found, [inputs], ones, create_graph=True, allow_unused=True)
-    if g is None:
-        raise ValueError(f"outputs: they do not depend on {name}")
+        (g,) = gradients_of(found, [inputs], True, lambda p: None, ones)
     check(found, [g], [inputs])
     return g
 

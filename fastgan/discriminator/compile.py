@@ -26,6 +26,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import requirements
+from .._callables import within
 from .._checks import depth_of_caller
 from .._torch_internals import has_backward_hooks, tree_map_only
 from . import double_backward
@@ -104,7 +105,7 @@ class _Graphs:
         """Warn of each thing once."""
         if what not in self.said:
             self.said.add(what)
-            name = type(_within(discriminator)).__name__
+            name = type(within(discriminator)).__name__
             warnings.warn(f"engine='compiled': {name} {what}", stacklevel=depth_of_caller())
 
     def refuse(self, discriminator: nn.Module, why: Exception) -> None:
@@ -130,7 +131,7 @@ def compile_info(discriminator: nn.Module) -> CompileInfo:
     """Return what engine "compiled" has done for this discriminator: graphs, calls, seconds, or why none."""
     if not isinstance(discriminator, nn.Module):
         raise TypeError(f"discriminator: expected a torch.nn.Module, got {type(discriminator).__name__}")
-    found = _all.get(_within(discriminator))
+    found = _all.get(within(discriminator))
     return found.info if found else CompileInfo()
 
 
@@ -147,7 +148,7 @@ def run(
             "discriminator: expected a torch.nn.Module for engine='compiled', whose parameters and attributes tell"
             f" when to compile anew, got {type(discriminator).__name__}"
         )
-    graphs = _all.setdefault(_within(discriminator), _Graphs())
+    graphs = _all.setdefault(within(discriminator), _Graphs())
     if graphs.info.refused is None and (lacking := requirements.lacking("engine='compiled'")):
         graphs.refuse(discriminator, UnfitError(f"the engine {lacking}"))
     if graphs.info.refused is not None:
@@ -172,17 +173,6 @@ def run(
         else:
             graphs.refuse(discriminator, error)
         return result, "eager"
-
-
-def _within(discriminator: nn.Module) -> nn.Module:
-    """Return the network that DistributedDataParallel and torch.compile were given."""
-    while True:
-        if isinstance(discriminator, DistributedDataParallel):
-            discriminator = discriminator.module
-        elif "_orig_mod" in discriminator._modules:
-            discriminator = discriminator._orig_mod  # type: ignore[assignment]
-        else:
-            return discriminator
 
 
 def _run_parallel(graphs: _Graphs, ddp: DistributedDataParallel, body: Body, inputs: Any, options: Any) -> Any:
@@ -246,7 +236,7 @@ def _check_related(given: Sequence[Tensor], params: Collection[int]) -> None:
 
 def _run(graphs: _Graphs, discriminator: nn.Module, body: Body, inputs: Any, options: Any) -> Any:
     """Return the results; None where nothing needs a gradient."""
-    discriminator = _within(discriminator)
+    discriminator = within(discriminator)
     modules = list(discriminator.modules())
     params = {id(p): p for m in modules for p in m._parameters.values() if p is not None}
     fresh = _Fresh()

@@ -7,12 +7,21 @@ no gradient, or one with a part missing. `check` finds these at the call.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
+import torch
 from torch import Tensor
 
-from .._torch_internals import is_once_differentiable, is_python_node, python_function
+from .._torch_internals import (
+    PythonNode,
+    is_once_differentiable,
+    is_python_node,
+    lacks_formula,
+    python_function,
+)
 
 # Kernels that PyTorch gives one derivative: how their nodes begin, and how to do without.
 _ONCE_ONLY = {
@@ -22,21 +31,33 @@ _ONCE_ONLY = {
     "CudnnRnn": "a cuDNN recurrent network: call the penalty under torch.backends.cudnn.flags(enabled=False)",
     "MkldnnRnn": "a oneDNN recurrent network: call the penalty under torch.backends.mkldnn.flags(enabled=False)",
     "MiopenRnn": "a MIOpen recurrent network: call the penalty under torch.backends.cudnn.flags(enabled=False)",
+    "CdistBackwardBackward": "torch.cdist: write (a[:, None] - b[None]).norm(dim=-1), or its square",
+    "PdistBackwardBackward": "F.pdist: write (a[:, None] - a[None]).norm(dim=-1), or its square",
 }
+# PyTorch's nodes that raise in the backward, of operators whose second derivative has not been written.
+_RAISE_LATE = (
+    "CdistBackwardBackward0", "PdistBackwardBackward0", "EmbeddingBagBackwardBackward0",
+    "EmbeddingBagDenseBackwardBackward0", "StandardGammaGradBackward0", "torch::autograd::NotImplemented",
+    "torch::autograd::Error", "WarnNotImplemented", "torch::autograd::WarnNotImplemented",
+)  # fmt: skip
 _WAYS_OUT = "; else use kind='r1-approx' or 'r2-approx', which need no second derivative"
 
 
-# Types of PyTorch's own nodes that are sound; a walk meets the same ones at every call. A Function's type is not
-# kept: it would keep what its code refers to.
+# Types of PyTorch's nodes, and of this package's, that are sound; a walk meets the same ones at every call. Another
+# Function's type is not kept: it would keep what its code refers to.
 _HARMLESS: set[type] = set()
 
 
 def _is_suspect(node: Any) -> bool:
     """Return whether a node, by itself, cannot be differentiated."""
     if is_python_node(node):
+        function = python_function(node)
+        if function.__module__.startswith("fastgan."):
+            _HARMLESS.add(type(node))
+            return False
         compiled = node.name().startswith("CompiledFunctionBackward")
-        return compiled or is_once_differentiable(python_function(node))
-    if node.name() in ("torch::autograd::NotImplemented", "torch::autograd::Error"):
+        return compiled or is_once_differentiable(function) or lacks_formula(function)
+    if node.name() in _RAISE_LATE:
         return True
     if type(node).__name__ != "CppFunction":  # the type of all nodes that have none of their own
         _HARMLESS.add(type(node))
@@ -73,10 +94,19 @@ def leaves_below(t: Tensor) -> list[Tensor]:
     return walk([t.grad_fn], set())[0]
 
 
+_OPAQUE = (
+    "its function {} computes its gradient out of autograd's sight, so that the parameters would silently get wrong"
+    " gradients; write its backward in differentiable operations, or mark it once_differentiable"
+)
+
+
 def _refusal(suspects: Sequence[Any], names: Sequence[str]) -> str:
     """Return why a graph with these suspects, and nodes of these names, cannot be differentiated."""
     for node in suspects:
         if is_python_node(node):
+            if lacks_formula(python_function(node)):
+                operator = node.name().removeprefix("GeneratedBackwardFor_").removesuffix("Backward")
+                return f"its operator {operator} has no derivative; give it one by torch.library.register_autograd"
             if node.name().startswith("CompiledFunctionBackward"):
                 return (
                     "it ran as a compiled graph, of which PyTorch computes no second derivative; pass the network"
@@ -92,7 +122,35 @@ def _refusal(suspects: Sequence[Any], names: Sequence[str]) -> str:
                 " in differentiable operations"
             )
     known = [way for start, way in _ONCE_ONLY.items() if any(n.startswith(start) for n in names)]
-    return "; ".join(known) or "it uses an operator of which PyTorch knows no second derivative"
+    operators = ", ".join(dict.fromkeys(map(_operator, suspects)))
+    return "; ".join(known) or f"PyTorch knows no derivative of {operators}"
+
+
+def _operator(node: Any) -> str:
+    """Return the name of the operator whose derivative is missing: the node tells when it is asked to run."""
+    count = 1
+    for _ in range(2):
+        try:
+            node(*[None] * count)
+        except Exception as error:
+            if found := re.search(r"derivative for '?([\w:.]+)'? is not implemented", str(error)):
+                return found[1]
+            if found := re.search(r"expected (\d+) arguments", str(error)):
+                count = int(found[1])
+    return node.name()
+
+
+def _place(suspects: Sequence[Any], name_of: Callable[[Tensor], str | None]) -> str:
+    """Return near which parameter the first suspect stands, as far as it can be found."""
+    queue, seen = list(suspects[:1]), set(suspects[:1])
+    for node in queue:  # which grows: the nearest parameter comes first
+        if type(node).__name__ == "AccumulateGrad" and (name := name_of(node.variable)):
+            return f" (it works on what {name!r} computes)"
+        for below, _ in node.next_functions:
+            if below is not None and below not in seen:
+                seen.add(below)
+                queue.append(below)
+    return ""
 
 
 def _leads_to(node: Any, inputs: Sequence[Tensor]) -> bool:
@@ -130,15 +188,25 @@ def check(
     grads: Sequence[Tensor],
     inputs: Sequence[Tensor],
     pruned: Sequence[Any] = (),
+    created: Sequence[Tensor] = (),
+    name_of: Callable[[Tensor], str | None] = lambda p: None,
     lost: Callable[[Any], bool] | None = None,
 ) -> ReachedParameters:
     """Return the parameters below the gradients `grads` of `outputs` by `inputs`.
 
-    The graph that made `inputs` is not looked at: it is differentiated once, as by any loss. Below the nodes
-    `pruned` PyTorch would have sent zeros. `lost` tells which Functions have lost their second derivative.
+    The graph that made `inputs` is not looked at: it is differentiated once, as by any loss.
+
+    Args:
+        outputs: of the discriminator.
+        grads: their gradients by the inputs.
+        inputs: of the discriminator.
+        pruned: the nodes below which PyTorch would have sent zeros.
+        created: the inputs that are no tensors of the caller's.
+        name_of: tells a parameter's name.
+        lost: tells which Functions have lost their second derivative.
 
     Raises:
-        RuntimeError: the gradients cannot be differentiated, or lead to no parameter.
+        RuntimeError: the gradients cannot be differentiated, or lead to nothing that is trained.
     """
     # What is seen is kept alive, or the same node would come back as another object.
     ends = {t.grad_fn for t in inputs if t.grad_fn is not None}
@@ -153,17 +221,19 @@ def check(
         why = _refusal(suspects, [n.name() for n in seen])
         raise RuntimeError(
             "discriminator: a gradient penalty needs its second derivative, which it does not have:"
-            f" {why}{_WAYS_OUT}"
+            f" {why}{_place(suspects, name_of)}{_WAYS_OUT}"
         )
     zero_gradient = _below_pruned(pruned, inputs, ends)
-    created, by_zeros = {id(t) for t in inputs}, {id(t) for t in zero_gradient}
-    reached, unreached = ([t for t in leaves if id(t) not in created] for leaves in (reached, unreached))
+    own, by_zeros = {id(t) for t in inputs}, {id(t) for t in zero_gradient}
+    reached, unreached = ([t for t in leaves if id(t) not in own] for leaves in (reached, unreached))
     reached += [t for t in unreached if id(t) in by_zeros]
     unreached = [t for t in unreached if id(t) not in by_zeros]
-    if unreached and not reached:
+    frozen = not unreached and len(created) == len(inputs)
+    if not reached and (unreached or frozen):
         raise RuntimeError(
             "discriminator: no parameter can be reached from its gradient by the input, so that the penalty would"
-            " train nothing (is a part of it detached, or only a bias trainable?)"
+            " train nothing (are its parameters frozen, is a part of it detached, or only a bias trainable?). For"
+            " the value alone, call the penalty under torch.no_grad()"
         )
     return ReachedParameters(reached, unreached, zero_gradient)
 
@@ -173,3 +243,120 @@ def _below_pruned(pruned: Sequence[Any], inputs: Sequence[Tensor], ends: set[Any
     found, _ = walk(pruned, below := set(ends))
     direct = ends & set(pruned)
     return found + [t for t in inputs if t.grad_fn in direct or (t.grad_fn and _touches(below - ends, t.grad_fn))]
+
+
+# ---------------------------------------------------------------------------- gradients, and who computes them
+
+
+def third_party_functions(outputs: Sequence[Tensor]) -> list[Any]:
+    """Return the nodes below the outputs that belong to Functions of others, written in Python."""
+    found: list[Any] = []
+    seen: set[Any] = set()
+    stack = [o.grad_fn for o in outputs]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, PythonNode) and type(node) not in _HARMLESS:
+            found.append(node)
+        for below, _ in node.next_functions:
+            stack.append(below)
+    return found
+
+
+class _Watch:
+    """A hook on a Function's node: sees in a backward with a graph whether its gradient has one."""
+
+    def __init__(self, node: Any) -> None:
+        self.node = node
+        self.opaque = False
+        self.unsure = False
+
+    def __call__(self, grads: Sequence[Tensor | None], upstream: Sequence[Tensor | None]) -> None:
+        """Compare what came with what goes: a gradient without a graph is a constant to autograd."""
+        constant = [g for g in grads if g is not None and g.is_floating_point() and not g.requires_grad]
+        if not constant:
+            return
+        if any(u is not None and u.requires_grad for u in upstream):
+            self.opaque = any(bool(g.detach().ne(0).any()) for g in constant)  # zeros have no derivative to lose
+        else:
+            self.unsure = True
+
+
+# Functions that were seen to compute differentiable gradients.
+_SOUND: WeakSet[type] = WeakSet()
+
+
+def _watched(
+    nodes: Sequence[Any],
+    outputs: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    ones: Sequence[Tensor],
+    name_of: Callable[[Tensor], str | None],
+) -> tuple[Any, ...]:
+    """Return the gradients by the inputs with a graph; raise where a Function computes its own without one.
+
+    One that is nearest to the output gets a constant, and may well return one. It is seen again with a cotangent
+    that requires grad, once for each kind of Function.
+    """
+    watches = [_Watch(n) for n in nodes]
+    grads = _with_hooks(watches, outputs, inputs, ones)
+    unsure = [w for w in watches if w.unsure and python_function(w.node) not in _SOUND]
+    if unsure and not any(w.opaque for w in watches):
+        _with_hooks(unsure, outputs, inputs, [t.detach().requires_grad_() for t in ones])
+    opaque = [w.node for w in watches if w.opaque]
+    if opaque:
+        why = _OPAQUE.format(python_function(opaque[0]).__name__)
+        raise RuntimeError(
+            "discriminator: a gradient penalty needs its second derivative, which it does not have:"
+            f" {why}{_place(opaque, name_of)}{_WAYS_OUT}"
+        )
+    _SOUND.update(python_function(w.node) for w in unsure)
+    return grads
+
+
+def _with_hooks(
+    watches: Sequence[_Watch], outputs: Sequence[Tensor], inputs: Sequence[Tensor], ones: Sequence[Tensor]
+) -> tuple[Any, ...]:
+    handles = [w.node.register_hook(w) for w in watches]
+    try:
+        return torch.autograd.grad(outputs, inputs, ones, create_graph=True, allow_unused=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def gradients_of(
+    outputs: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    create_graph: bool,
+    name_of: Callable[[Tensor], str | None] | None = None,
+    cotangents: Sequence[Tensor] | None = None,
+) -> tuple[Tensor, ...]:
+    """Return the gradient of the outputs, each summed or times its cotangent, by each input.
+
+    Raises:
+        RuntimeError: a reentrant checkpoint; a Function whose gradient is a constant to autograd, where `name_of`,
+            which tells a parameter's name, is given.
+        ValueError: an input on which no output depends.
+    """
+    ones = [torch.ones_like(o) for o in outputs] if cotangents is None else list(cotangents)
+    functions = third_party_functions(outputs) if name_of else []
+    try:
+        if name_of and functions:
+            grads = _watched(functions, outputs, inputs, ones, name_of)
+        else:
+            grads = torch.autograd.grad(outputs, inputs, ones, create_graph=create_graph, allow_unused=True)
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error):
+            raise
+        raise RuntimeError(
+            "discriminator: reentrant checkpointing cannot be differentiated by an input; use"
+            " torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+        ) from error
+    for k, g in enumerate(grads):
+        if g is None:
+            which = "its input" if len(inputs) == 1 else f"tensor {k} of its input"
+            raise ValueError(f"discriminator: its output does not depend on {which}")
+    return grads

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .._callables import modules_in
 from .._torch_internals import (
     compiler_is_loaded,
     function_modes,
@@ -19,7 +20,7 @@ from .._torch_internals import (
     tree_leaves,
     tree_map_only,
 )
-from .double_backward import ReachedParameters, check
+from .double_backward import ReachedParameters, check, gradients_of
 from .outputs import read
 from .prune import Prune, with_zeros
 
@@ -113,22 +114,10 @@ def is_parallel(discriminator: Any) -> bool:
     return isinstance(getattr(discriminator, "_orig_mod", discriminator), nn.parallel.DistributedDataParallel)
 
 
-def modules_of(discriminator: Any, depth: int = 3) -> Iterator[nn.Module]:
-    """Yield the modules of a discriminator, or those that a function, method or partial refers to."""
-    if isinstance(discriminator, nn.Module):
-        yield from discriminator.modules()
-    elif depth:
-        held = [getattr(discriminator, name, None) for name in ("__self__", "func", "args", "keywords")]
-        held += [cell.cell_contents for cell in getattr(discriminator, "__closure__", None) or () if _is_full(cell)]
-        for value in tree_leaves(held):
-            yield from modules_of(value, depth - 1)
-
-
-def _is_full(cell: Any) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:  # a name that has no value yet
-        return False
+def modules_of(discriminator: Any) -> Iterator[nn.Module]:
+    """Yield the modules of a discriminator, or those that a function, method or callable object refers to."""
+    for root in (discriminator,) if isinstance(discriminator, nn.Module) else modules_in(discriminator):
+        yield from root.modules()
 
 
 def prunable(discriminator: Any) -> bool:
@@ -244,31 +233,13 @@ class Forward:
 
     def _differentiate(self, output: Any, outputs: list[Tensor]) -> tuple[Tensor, ...]:
         inputs = list(tensors_of(self.x))
-        grads = gradients_of(outputs, inputs, self.create_graph)
+        grads = gradients_of(outputs, inputs, self.create_graph, self._name_of if self.create_graph else None)
         if self.create_graph:
             pruned = self._pruning.inputs() if self._pruning else ()
-            self._parameters[output] = check(outputs, grads, inputs, pruned)
+            self._parameters[output] = check(outputs, grads, inputs, pruned, self.created, self._name_of)
         return grads
 
-
-def gradients_of(outputs: list[Tensor], inputs: list[Tensor], create_graph: bool) -> tuple[Tensor, ...]:
-    """Return the gradient of the sum of all outputs by each input.
-
-    Raises:
-        RuntimeError, ValueError: a reentrant checkpoint; an input on which no output depends.
-    """
-    ones = [torch.ones_like(o) for o in outputs]
-    try:
-        grads = torch.autograd.grad(outputs, inputs, ones, create_graph=create_graph, allow_unused=True)
-    except RuntimeError as error:
-        if "use_reentrant" not in str(error):
-            raise
-        raise RuntimeError(
-            "discriminator: reentrant checkpointing cannot be differentiated by an input; use"
-            " torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
-        ) from error
-    for k, g in enumerate(grads):
-        if g is None:
-            which = "its input" if len(inputs) == 1 else f"tensor {k} of its input"
-            raise ValueError(f"discriminator: its output does not depend on {which}")
-    return grads
+    def _name_of(self, parameter: Tensor) -> str | None:
+        """Return the name of a parameter in its module, where it can be found."""
+        modules = [m for m in (self.discriminator, *modules_of(self.discriminator)) if isinstance(m, nn.Module)]
+        return next((name for m in modules for name, p in m.named_parameters() if p is parameter), None)

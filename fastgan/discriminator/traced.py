@@ -25,8 +25,8 @@ from torch.overrides import TorchFunctionMode
 
 from .._torch_internals import is_python_node, python_function, tree_leaves
 from . import forward, prune
-from .double_backward import check, is_stand_in, walk
-from .forward import gradients_of, modules_of, tells_no_zeros, tensors_of
+from .double_backward import check, gradients_of, is_stand_in, walk
+from .forward import modules_of, tells_no_zeros, tensors_of
 from .outputs import chosen, outputs_of
 
 in_graph = torch.compiler.allow_in_graph

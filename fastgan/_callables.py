@@ -1,0 +1,73 @@
+"""Which modules a function, method, partial or callable object refers to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import CodeType, ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from ._torch_internals import tree_leaves
+
+_DEPTH = 3  # functions that call functions
+_LARGE = 100  # entries of a global list or dict, which is then taken for data
+
+
+def modules_in(value: Any, depth: int = _DEPTH) -> Iterator[nn.Module]:
+    """Yield the modules that a callable refers to, in an order that does not change."""
+    if isinstance(value, nn.Module):
+        yield value
+    elif depth and callable(value) and not isinstance(value, (type, torch.Tensor)):
+        for held in tree_leaves(_held_by(value)):
+            yield from modules_in(held, depth - 1)
+
+
+def within(module: nn.Module) -> nn.Module:
+    """Return the network that DistributedDataParallel and torch.compile were given."""
+    while True:
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            module = module.module
+        elif "_orig_mod" in module._modules:
+            module = module._orig_mod  # type: ignore[assignment]
+        else:
+            return module
+
+
+def _held_by(function: Any) -> list[Any]:
+    """Return what a callable holds, and what globals its code names."""
+    held = [getattr(function, name, None) for name in ("__self__", "func", "args", "keywords")]
+    held += [cell.cell_contents for cell in getattr(function, "__closure__", None) or () if _is_full(cell)]
+    if torch.compiler.is_compiling():  # which traces no look into code
+        return held
+    code = getattr(function, "__code__", None)
+    if code is not None:
+        known = function.__globals__
+        held += [known[name] for name in _names(code) if name in known and not _is_data(known[name])]
+    elif not hasattr(function, "__self__") and hasattr(function, "__dict__"):
+        held += [value for value in vars(function).values() if not _is_data(value)]
+        held.append(vars(type(function)).get("__call__"))
+    return held
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """Yield the names that code looks up, also in functions inside of it."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
+
+
+def _is_data(value: Any) -> bool:
+    """Return whether a value is no place to look for modules in."""
+    if isinstance(value, (list, tuple, dict, set)):
+        return len(value) > _LARGE
+    return isinstance(value, (ModuleType, type, str, torch.Tensor))
+
+
+def _is_full(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # a name that has no value yet
+        return False
