@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import numbers
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,7 @@ from torch import Tensor
 from ._torch_internals import is_transformed
 
 FLOATS = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 SIXTEEN_BITS = (torch.float16, torch.bfloat16)
 
 
@@ -91,17 +93,48 @@ def pair(a_name: str, a: Tensor, b_name: str, b: Tensor, same_shape: bool) -> tu
 
 
 def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
-    """Return `value` as a finite float in [low, high]."""
+    """Return `value` as a finite float in [low, high]; NumPy's numbers and 0-dim tensors on the CPU are numbers."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+        value = _unwrapped(name, value)
+    if type(value) is int and not torch.compiler.is_compiling() and abs(value) > 1 << 1023:
+        raise ValueError(f"{name}: expected a number that a float can hold, got one of {value.bit_length()} bits")
     if not (low <= value <= high and abs(value) < math.inf):  # NaN fails too; torch.compile traces this
         bounds = "a finite number" if low == -math.inf else f"a number in [{low:g}, {high:g}]"
         raise ValueError(f"{name}: expected {bounds}, got {value}")
     return float(value)
 
 
+def _unwrapped(name: str, value: Any) -> float:
+    """Return a number of another type as a float."""
+    if isinstance(value, Tensor) and value.dim() == 0 and (value.dtype in FLOATS or value.dtype in INTEGERS):
+        if value.requires_grad:
+            raise TypeError(f"{name}: expected a constant, got a tensor that requires grad (pass its .item())")
+        if value.device.type != "cpu":
+            raise TypeError(
+                f"{name}: expected a number, got a tensor on {value.device}, which the host would wait for (pass"
+                " its .item())"
+            )
+        return value.item()
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return float(value)
+    hint = f" {value!r} (YAML reads 1e-2 as text, 1.0e-2 as a number)" if isinstance(value, str) else ""
+    raise TypeError(f"{name}: expected a number, got {type(value).__name__}{hint}")
+
+
+def sequence(name: str, value: Any, of: str) -> tuple[Any, ...]:
+    """Return a list, tuple, array, or config's list as a tuple."""
+    if isinstance(value, (list, tuple)):
+        return tuple(value)
+    ordered = isinstance(value, Sequence) or (hasattr(value, "__array__") and getattr(value, "ndim", 0) == 1)
+    if not ordered or isinstance(value, (str, bytes)):
+        raise TypeError(f"{name}: expected {of}, got {type(value).__name__}")
+    return tuple(value)
+
+
 def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
-    """Return `value`, an integer of at least `low` and at most `high`."""
+    """Return `value`, an integer of at least `low` and at most `high`; NumPy's are integers."""
+    if isinstance(value, numbers.Integral) and not isinstance(value, (bool, int)):
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
         bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
         raise ValueError(f"{name}: expected an integer {bounds}, got {value!r}")
@@ -136,19 +169,25 @@ def constant_vector(name: str, value: Any, device: torch.device, hint: str = "")
         raise ValueError(f"{name}: expected constants, got a tensor that requires grad{hint}")
 
 
-def member_weights(value: Any, count: int, device: torch.device) -> tuple[float, ...] | Tensor | None:
+def member_weights(
+    value: Any, count: int, device: torch.device, of: str = "members"
+) -> tuple[float, ...] | Tensor | None:
     """Return one weight for each member: a tuple of floats, or the 1-D tensor that `value` is."""
     if value is None:
         return None
     result: Any = value
     if isinstance(value, Tensor):
         constant_vector("weights", value, device, " (weigh the losses yourself)")
-    elif isinstance(value, (list, tuple)):
-        result = tuple([number("weights", w) for w in value])
     else:
-        raise TypeError(f"weights: expected a sequence of numbers or a 1-D tensor, got {type(value).__name__}")
+        given = sequence("weights", value, "a sequence of numbers or a 1-D tensor")
+        if any(isinstance(w, Tensor) and w.device.type != "cpu" for w in given):
+            given = tuple([w if isinstance(w, Tensor) else torch.tensor(float(w), device=device) for w in given])
+            result = torch.stack([w.float() for w in given])
+            constant_vector("weights", result, device, " (weigh the losses yourself)")
+        else:
+            result = tuple([number("weights", w) for w in given])
     if len(result) != count:
-        raise ValueError(f"weights: expected one for each of {count} members, got {len(result)}")
+        raise ValueError(f"weights: expected one for each of {count} {of}, got {len(result)}")
     return result
 
 

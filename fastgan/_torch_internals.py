@@ -5,14 +5,15 @@ What torch.compile traces (traced.py, compile.py, dynamo.py in fastgan/discrimin
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, overrides
 from torch.autograd import Function, Variable, forward_ad
 from torch.autograd.function import BackwardCFunction, once_differentiable
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
@@ -34,11 +35,39 @@ is_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtens
 forward_level: Callable[[], int] = partial(getattr, forward_ad, "_current_level")
 proxy_mode: Callable[[], Any] = partial(torch._C._get_dispatch_mode, torch._C._TorchDispatchModeKey.PROXY)
 function_modes: Callable[[], list[TorchFunctionMode]] = _get_current_function_mode_stack
+function_mode_depth: Callable[[], int] = torch._C._len_torch_function_stack
+pop_function_mode: Callable[[], TorchFunctionMode] = torch._C._pop_torch_function_stack
 
 
 def compiler_is_loaded() -> bool:
     """Return whether torch.compile may have compiled anything: its import takes seconds, and is never made here."""
     return "torch._dynamo" in sys.modules
+
+
+def stance_as_it_is() -> Callable[[], Any]:
+    """Return what sets torch.compile's stance as it is now, in a process that has loaded it."""
+    frames = sys.modules["torch._dynamo"].eval_frame
+    return partial(frames._set_stance, frames._stance)
+
+
+def set_compiler_stance(stance: str) -> None:
+    """Set the stance for the process; torch.compiler.set_stance might be cut short between setting and returning.
+
+    Raises:
+        RuntimeError: the parts of a graph are running.
+    """
+    frames = sys.modules["torch._dynamo"].eval_frame
+    frames._set_stance(frames.DynamoStance(stance))
+
+
+def close_torchs_generators(error: BaseException) -> None:
+    """Let go of the frames of PyTorch's that an interrupt has cut short while a mode was put aside."""
+    at = error.__traceback__
+    while at is not None:
+        if at.tb_frame.f_code.co_filename in (overrides.__file__, contextlib.__file__):
+            with suppress(RuntimeError):  # one that still runs
+                at.tb_frame.clear()
+        at = at.tb_next
 
 
 @contextmanager
@@ -128,6 +157,14 @@ def has_backward_hooks(modules: Iterable[nn.Module]) -> bool:
 # In-place and plain activations without the Python around them.
 leaky_relu, leaky_relu_ = torch._C._nn.leaky_relu, torch._C._nn.leaky_relu_
 hardtanh, softshrink, avg_pool2d = torch._C._nn.hardtanh, torch._C._nn.softshrink, torch._C._nn.avg_pool2d
+
+
+# The kernels of scaled_dot_product_attention: whether each may be used, and what sets that.
+ATTENTION_KERNELS = {
+    name: (getattr(torch._C, f"_get_{name}_sdp_enabled"), getattr(torch._C, f"_set_sdp_use_{name}"))
+    for name in ("math", "flash", "mem_efficient", "cudnn", "overrideable")
+    if hasattr(torch._C, f"_get_{name}_sdp_enabled") and hasattr(torch._C, f"_set_sdp_use_{name}")
+}
 
 
 def clamp_(tensors: list[Tensor], low: float, high: float) -> None:

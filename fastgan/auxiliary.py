@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._checks import members, number
+from ._checks import choice, member_weights, members, number
 from .backends.specs import Term
 from .functional import Logits, reduce_terms
 from .norms import Tensors, gradient_norm
@@ -18,30 +19,35 @@ from .norms import Tensors, gradient_norm
 Features = Tensor | Sequence["Features"]
 
 
-def _leaves(name: str, features: Any) -> Iterator[Any]:
-    """Yield the tensors of a nested list, in order."""
+_PHIS = {"l1": "abs", "l2": "square"}
+
+
+def _leaves(name: str, features: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the tensors of a nested list, in order, each with where it stands."""
     if isinstance(features, (list, tuple)):
-        for entry in features:
-            yield from _leaves(name, entry)
+        for k, entry in enumerate(features):
+            yield from _leaves(name, entry, f"{path}[{k}]")
     elif isinstance(features, Tensor):
-        yield features
+        yield path, features
     else:
         raise TypeError(f"{name}: expected tensors in sequences of sequences, got {type(features).__name__}")
 
 
 @lru_cache(maxsize=256)
-def _distances(weights: tuple[float, ...]) -> tuple[Term, ...]:
-    return tuple(Term("abs", weight=w) for w in weights)
+def _distances(phi: str, weights: tuple[float, ...]) -> tuple[Term, ...]:
+    return tuple(Term(phi, weight=w) for w in weights)
 
 
 def feature_matching_loss(
     real_features: Features,
     fake_features: Features,
     *,
-    weights: float | Sequence[float] = 1.0,
+    weights: float | Sequence[float] | Tensor = 1.0,
+    loss: str = "l1",
+    normalize: bool = False,
     detach_real: bool = True,
 ) -> Tensor:
-    """Return the sum over pairs of feature maps of weight * mean |fake - real|.
+    """Return the sum over pairs of feature maps of weight * mean |fake - real|, or of its square.
 
     As in Larsen et al. 2016 and Wang et al. 2018.
     All maps go through one call forward and one backward: each is read once, and its gradient written once.
@@ -50,7 +56,11 @@ def feature_matching_loss(
         real_features: a discriminator's feature maps of real samples: a tensor, or sequences (of sequences)
             of tensors, of any shapes (float32, float64, float16 or bfloat16, any strides).
         fake_features: the same for generated samples, of the same nesting and shapes.
-        weights: one factor for all, or one per pair, in the order of the (flattened) maps.
+        weights: one factor for all, or one per pair, in the order of the (flattened) maps. Numbers, 0-dim tensors,
+            or a 1-D tensor on the maps' device, for which nothing waits.
+        loss: "l1", or "l2" for the square of the difference.
+        normalize: divide each pair's mean by that of |real|, or of its square (Defossez et al. 2022,
+            arXiv:2210.13438, eq. 2); the divisor gets no gradient. Costs a read of the real maps.
         detach_real: the real maps get no gradient.
 
     Returns:
@@ -59,21 +69,40 @@ def feature_matching_loss(
     Raises:
         TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
     """
+    choice("loss", loss, _PHIS)
     real, fake = list(_leaves("real_features", real_features)), list(_leaves("fake_features", fake_features))
     if len(real) != len(fake) or not real:
         raise ValueError(
             f"real_features and fake_features: expected as many maps, at least 1, got {len(real)} and {len(fake)}"
         )
-    if isinstance(weights, (list, tuple)):
-        factors = tuple(number("weights", w) for w in weights)
-        if len(factors) != len(real):
-            raise ValueError(f"weights: expected one for each of {len(real)} pairs of maps, got {len(factors)}")
-    else:
-        factors = (number("weights", weights),) * len(real)
-    if detach_real:
-        real = [t.detach() for t in real]
-    terms = [Term("abs", weight=w) for w in factors] if torch.compiler.is_compiling() else _distances(factors)
-    return reduce_terms(terms, list(zip(fake, real, strict=True)))
+    for (at, r), (also_at, f) in zip(real, fake, strict=True):
+        if r.shape != f.shape:
+            raise ValueError(
+                f"real_features{at} and fake_features{also_at}: expected one shape, got {tuple(r.shape)} and"
+                f" {tuple(f.shape)}"
+            )
+    pairs = [(f, r.detach() if detach_real else r) for (_, r), (_, f) in zip(real, fake, strict=True)]
+    factors = _factors(weights, pairs)
+    if normalize:
+        with torch.no_grad():
+            _, sizes = reduce_terms([Term(_PHIS[loss])] * len(pairs), [r for _, r in pairs], return_values=True)
+        factors = torch.as_tensor(factors, device=sizes.device, dtype=sizes.dtype) / sizes
+    if isinstance(factors, Tensor):
+        return reduce_terms([Term(_PHIS[loss])] * len(pairs), pairs, weights=factors)
+    terms = _distances.__wrapped__ if torch.compiler.is_compiling() else _distances
+    return reduce_terms(terms(_PHIS[loss], factors), pairs)
+
+
+def _factors(weights: Any, pairs: Sequence[Any]) -> tuple[float, ...] | Tensor:
+    """Return one weight per pair: floats, or a vector on the maps' device."""
+    scalar = isinstance(weights, Tensor) and weights.dim() == 0
+    if scalar or isinstance(weights, numbers.Real):
+        if not scalar or weights.device.type == "cpu":
+            return (number("weights", weights),) * len(pairs)
+        weights = weights.expand(len(pairs))
+    found = member_weights(weights, len(pairs), pairs[0][0].device, "pairs of maps")
+    assert found is not None
+    return found
 
 
 def lecam_penalty(

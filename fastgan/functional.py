@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["LossStats", "discriminator_loss", "generator_loss", "reduce_terms", "term"]
 
 Logits = Tensor | Sequence[Tensor]
+_TARGETS = (0.0, 1.0, 1.0)
 Operand = Tensor | tuple[Tensor, Tensor]
 
 
@@ -87,7 +88,7 @@ def discriminator_loss(
     *,
     relativistic: str | None = None,
     margin: float = 1.0,
-    targets: Sequence[float] = (0.0, 1.0, 1.0),
+    targets: Sequence[float] = _TARGETS,
     real_target: float = 1.0,
     fake_target: float = 0.0,
     weights: Sequence[float] | Tensor | None = None,
@@ -163,7 +164,7 @@ def generator_loss(
     *,
     relativistic: str | None = None,
     margin: float = 1.0,
-    targets: Sequence[float] = (0.0, 1.0, 1.0),
+    targets: Sequence[float] = _TARGETS,
     real_target: float = 1.0,
     fake_target: float = 0.0,
     weights: Sequence[float] | Tensor | None = None,
@@ -213,9 +214,20 @@ def generator_loss(
 
 
 def _triple(targets: Any) -> tuple[Any, ...]:
-    if not isinstance(targets, (tuple, list)):
-        raise TypeError(f"targets: expected three numbers (fake, real, generator), got {type(targets).__name__}")
-    return tuple(targets)
+    return checks.sequence("targets", targets, "three numbers (fake, real, generator)")
+
+
+def _in_floats(given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the fields of LossOptions with floats for all numbers, since 1 and True and NumPy's 1 are one key."""
+    loss, relativistic, margin, targets, real_target, fake_target = given
+    return (
+        loss,
+        relativistic,
+        checks.number("margin", margin),
+        tuple([checks.number("targets", t) for t in targets]),
+        checks.number("real_target", real_target),
+        checks.number("fake_target", fake_target),
+    )
 
 
 def _loss(
@@ -242,7 +254,11 @@ def _loss(
         process_group: the ranks over which means are taken, or None.
     """
     tracing = torch.compiler.is_compiling()
-    loss, relativistic = given[:2]
+    loss, relativistic, margin, targets, real_target, fake_target = given
+    if not tracing and (
+        targets is not _TARGETS or not type(margin) is type(real_target) is type(fake_target) is float
+    ):
+        given = _in_floats(given)
     paired = relativistic == "paired" or reduction == "none"
     paired = paired or (relativistic is None and len(tensors) == 2 and loss in PAIRED)
     single, members = isinstance(tensors[0], Tensor), 1
@@ -378,7 +394,8 @@ def reduce_terms(
 ) -> tuple[Tensor, Tensor]: ...
 @overload
 def reduce_terms(
-    terms: Sequence[Term], tensors: Sequence[Operand], *, centred: bool = ..., reduction: str = ...
+    terms: Sequence[Term], tensors: Sequence[Operand], *, centred: bool = ..., reduction: str = ...,
+    weights: Sequence[float] | Tensor | None = ...,
 ) -> Tensor: ...
 # fmt: on
 def reduce_terms(
@@ -387,6 +404,7 @@ def reduce_terms(
     *,
     centred: bool = False,
     reduction: str = "mean",
+    weights: Sequence[float] | Tensor | None = None,
     return_values: bool = False,
     with_graph: bool = False,
     attached: bool = False,
@@ -400,6 +418,7 @@ def reduce_terms(
         centred: a pair (x, y) stands for x - mean(y) instead; shapes may then differ, and 16-bit dtypes from
             float32.
         reduction: "mean" or "sum" over each entry's elements, or "none".
+        weights: one further factor per term: numbers, or a 1-D tensor on the operands' device. Not with with_graph.
         return_values: return (loss, values), values being a detached vector of each term's weighted value.
         with_graph: values is a list of scalars instead. Each has a graph of its own, and can be weighed or
             differentiated by itself. Not with centred.
@@ -415,15 +434,19 @@ def reduce_terms(
     checks.reduction(reduction)
     if return_values and reduction == "none":
         raise ValueError("return_values: expected reduction 'mean' or 'sum', got 'none'")
-    if with_graph and (centred or not return_values):
-        raise ValueError("with_graph: expected return_values=True and centred=False")
+    if with_graph and (centred or not return_values or weights is not None):
+        raise ValueError("with_graph: expected return_values=True, centred=False and no weights")
     spec, operands, scanned = _bind(terms, tensors, centred)
+    if weights is not None:
+        weights = checks.member_weights(weights, len(terms), operands[0].device, "terms")
     if with_graph:
         return ops.evaluate_terms(spec, operands, reduction, scanned)
     if torch.compiler.is_compiling():
-        result, buffers = _traced(spec, operands, None, reduction, return_values)
+        result, buffers = _traced(spec, operands, weights, reduction, return_values)
     else:
-        result, buffers = ops.evaluate(spec, operands, reduction=reduction, values=return_values, scanned=scanned)
+        result, buffers = ops.evaluate(
+            spec, operands, weights=weights, reduction=reduction, values=return_values, scanned=scanned
+        )
     if return_values:
         assert buffers is not None
         return result, buffers.values.to(result.dtype)

@@ -40,7 +40,7 @@ class _Loss(WithOptions, nn.Module):
         names = {field.name for field in fields(LossOptions)}
         given = {name: value for name, value in options.items() if name in names}
         if "targets" in given:
-            given["targets"] = tuple(given["targets"])
+            given["targets"] = checks.sequence("targets", given["targets"], "three numbers")
         LossOptions(self.loss, **given)
 
     def extra_repr(self) -> str:

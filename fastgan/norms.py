@@ -113,14 +113,14 @@ def _spec(psi: str, target: float, power: int, over: str, reduction: str) -> Pen
     """Check a penalty's options, and that its numbers have an effect."""
     checks.choice("over", over, OVER)
     checks.choice("kind", psi, PSIS)
-    checks.number("target", target)
-    checks.integer("power", power, 1, MAX_POWER)
+    target = checks.number("target", target)
+    power = checks.integer("power", power, 1, MAX_POWER)
     checks.reduction(reduction)
     if psi == "power" and target != 1.0:
         raise ValueError(f"target: has no effect on kind 'power', got {target}")
     if psi != "power" and power != 2:
         raise ValueError(f"power: expected 2 for kind {psi!r}, got {power}")
-    return PenaltySpec(psi, float(target), power, 1.0, over, reduction)
+    return PenaltySpec(psi, target, power, 1.0, over, reduction)
 
 
 # ---------------------------------------------------------------------------- public

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ClassVar, Literal, NamedTuple, overload
 
 import torch
@@ -104,6 +104,11 @@ class PenaltyOptions:
                 _check(numbers, names, given, *map(type, numbers))  # 1 and True are one key, of two types
         except TypeError:  # perhaps a list, which no cache can look up: the checks tell which
             _check.__wrapped__(numbers, names, given)
+        if not type(self.weight) is type(self.target) is float:  # NumPy's would be computed with as they are
+            object.__setattr__(self, "weight", checks.number("weight", self.weight))
+            object.__setattr__(self, "target", checks.number("target", self.target))
+        if self.sigma is not None:
+            object.__setattr__(self, "sigma", checks.number("sigma", self.sigma))
         kind = KINDS[self.kind]
         object.__setattr__(self, "inputs", kind.inputs)
         object.__setattr__(self, "is_approximate", not kind.psi)
@@ -136,7 +141,7 @@ class PenaltyOptions:
     def spec(self) -> PenaltySpec:
         """Return the penalty on norms."""
         kind = KINDS[self.kind]
-        power = self.power or (6 if self.kind == "wgan-div" else 2)
+        power = int(self.power or (6 if self.kind == "wgan-div" else 2))
         return PenaltySpec(kind.psi, float(self.target), power, kind.factor * self.weight, self.over, "mean")
 
     def without_draws(self, prune: bool) -> PenaltyOptions:
@@ -227,9 +232,11 @@ def _evaluate(
     """Return a penalty at inputs that are drawn, its statistics, and the leaves that were made."""
     x, args, kwargs = inputs
     numbers = o.numbers_of(x)
-    with calls.differentiable():
-        call = calls.Forward(discriminator, x, args, kwargs, create_graph=create_graph, prune=o.prune)
-        grads = call.gradients(o.output, numbers)
+    options = {"create_graph": create_graph, "prune": o.prune}
+    arguments = (discriminator, x, args, kwargs)
+    call, grads = calls.differentiably(
+        partial(calls.differentiated, calls.Forward, arguments, options, o.output, numbers)
+    )
     value, stats = penalty_of(call, grads, o, "eager, pruned" if o.prune else "eager")
     if create_graph and calls is eagerly and is_parallel(discriminator):  # no graph holds such a one
         watch(discriminator, value, *call.parameters(o.output)[:2])
@@ -311,7 +318,8 @@ class ScheduledPenalty(WithOptions):
         """Return the options of this call's penalty, which weighs as much as those left out, or None between."""
         if self.counts.current % self.interval:
             return None
-        weight = self.options.get("weight", PenaltyOptions.weight) * self.interval
+        weight = self.options.get("weight", PenaltyOptions.weight)
+        weight = (weight if type(weight) is float else checks.number("weight", weight)) * self.interval
         return PenaltyOptions(self.kind, **{**self.options, "weight": weight})
 
     def arranged(self, o: PenaltyOptions, groups: Any, **defaults: Any) -> PenaltyOptions:

@@ -195,22 +195,24 @@ class _Step:
         """Call the discriminator on a batch of the loss."""
         twice = any([d.shared == name and not d.options.is_approximate for d in due])
         if twice:
-            with self.calls.differentiable():
-                self.sides[name] = self.forward(x, args, kwargs)
+            self.sides[name] = self.calls.differentiably(lambda: self.forward(x, args, kwargs))
         else:
             self.sides[name] = _Plain(self.discriminator(x, *args, **kwargs), args, kwargs)
 
     def penalty(self, d: _DuePenalty) -> Tensor:
         """Return one penalty."""
         if not d.options.is_approximate:
-            with self.calls.differentiable():
-                side = self.sides[d.shared] if d.shared else self.forward(d.x, d.args, d.kwargs)
-                assert isinstance(side, Forward)
-                grads = side.gradients(d.options.output, d.numbers)
+            side, grads = self.calls.differentiably(lambda: self._gradients(d))
             value = penalty_of(side, grads, d.options.without_draws(self.prune)).value
         else:
             value = self._difference(d)
         return value if self.create_graph else value.detach()
+
+    def _gradients(self, d: _DuePenalty) -> tuple[Forward, tuple[Tensor, ...]]:
+        """Return a penalty's call of the discriminator, and its gradients by the input."""
+        side = self.sides[d.shared] if d.shared else self.forward(d.x, d.args, d.kwargs)
+        assert isinstance(side, Forward)
+        return side, side.gradients(d.options.output, d.numbers)
 
     def _difference(self, d: _DuePenalty) -> Tensor:
         discriminator = self.discriminator

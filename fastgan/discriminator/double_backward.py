@@ -14,6 +14,7 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from .._torch_internals import (
     PythonNode,
@@ -48,11 +49,15 @@ _WAYS_OUT = "; else use kind='r1-approx' or 'r2-approx', which need no second de
 _HARMLESS: set[type] = set()
 
 
+# Functions of this package, and those by which PyTorch calls modules' hooks.
+_OWN = ("fastgan.", "torch.nn.modules.")
+
+
 def _is_suspect(node: Any) -> bool:
     """Return whether a node, by itself, cannot be differentiated."""
     if is_python_node(node):
         function = python_function(node)
-        if function.__module__.startswith("fastgan."):
+        if function.__module__.startswith(_OWN):
             _HARMLESS.add(type(node))
             return False
         compiled = node.name().startswith("CompiledFunctionBackward")
@@ -123,7 +128,8 @@ def _refusal(suspects: Sequence[Any], names: Sequence[str]) -> str:
             )
     known = [way for start, way in _ONCE_ONLY.items() if any(n.startswith(start) for n in names)]
     operators = ", ".join(dict.fromkeys(map(_operator, suspects)))
-    return "; ".join(known) or f"PyTorch knows no derivative of {operators}"
+    none = f"it uses an operator of which PyTorch knows no second derivative: there is none of {operators}"
+    return "; ".join(known) or none
 
 
 def _operator(node: Any) -> str:
@@ -188,7 +194,6 @@ def check(
     grads: Sequence[Tensor],
     inputs: Sequence[Tensor],
     pruned: Sequence[Any] = (),
-    created: Sequence[Tensor] = (),
     name_of: Callable[[Tensor], str | None] = lambda p: None,
     lost: Callable[[Any], bool] | None = None,
 ) -> ReachedParameters:
@@ -201,12 +206,11 @@ def check(
         grads: their gradients by the inputs.
         inputs: of the discriminator.
         pruned: the nodes below which PyTorch would have sent zeros.
-        created: the inputs that are no tensors of the caller's.
         name_of: tells a parameter's name.
         lost: tells which Functions have lost their second derivative.
 
     Raises:
-        RuntimeError: the gradients cannot be differentiated, or lead to nothing that is trained.
+        RuntimeError: the gradients cannot be differentiated, or lead to no parameter.
     """
     # What is seen is kept alive, or the same node would come back as another object.
     ends = {t.grad_fn for t in inputs if t.grad_fn is not None}
@@ -228,12 +232,10 @@ def check(
     reached, unreached = ([t for t in leaves if id(t) not in own] for leaves in (reached, unreached))
     reached += [t for t in unreached if id(t) in by_zeros]
     unreached = [t for t in unreached if id(t) not in by_zeros]
-    frozen = not unreached and len(created) == len(inputs)
-    if not reached and (unreached or frozen):
+    if unreached and not reached:
         raise RuntimeError(
             "discriminator: no parameter can be reached from its gradient by the input, so that the penalty would"
-            " train nothing (are its parameters frozen, is a part of it detached, or only a bias trainable?). For"
-            " the value alone, call the penalty under torch.no_grad()"
+            " train nothing (is a part of it detached, or only a bias trainable?)"
         )
     return ReachedParameters(reached, unreached, zero_gradient)
 
@@ -258,7 +260,8 @@ def third_party_functions(outputs: Sequence[Tensor]) -> list[Any]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if isinstance(node, PythonNode) and type(node) not in _HARMLESS:
+        foreign = isinstance(node, PythonNode) and type(node) not in _HARMLESS
+        if foreign and not python_function(node).__module__.startswith(_OWN):
             found.append(node)
         for below, _ in node.next_functions:
             stack.append(below)
@@ -298,13 +301,14 @@ def _watched(
     """Return the gradients by the inputs with a graph; raise where a Function computes its own without one.
 
     One that is nearest to the output gets a constant, and may well return one. It is seen again with a cotangent
-    that requires grad, once for each kind of Function.
+    that requires grad, once for each kind of Function, in a backward that ends there.
     """
     watches = [_Watch(n) for n in nodes]
     grads = _with_hooks(watches, outputs, inputs, ones)
     unsure = [w for w in watches if w.unsure and python_function(w.node) not in _SOUND]
     if unsure and not any(w.opaque for w in watches):
-        _with_hooks(unsure, outputs, inputs, [t.detach().requires_grad_() for t in ones])
+        below = [GradientEdge(n, k) for w in unsure for n, k in w.node.next_functions if n is not None]
+        _with_hooks(unsure, outputs, below, [t.detach().requires_grad_() for t in ones])
     opaque = [w.node for w in watches if w.opaque]
     if opaque:
         why = _OPAQUE.format(python_function(opaque[0]).__name__)
@@ -317,7 +321,7 @@ def _watched(
 
 
 def _with_hooks(
-    watches: Sequence[_Watch], outputs: Sequence[Tensor], inputs: Sequence[Tensor], ones: Sequence[Tensor]
+    watches: Sequence[_Watch], outputs: Sequence[Tensor], inputs: Sequence[Any], ones: Sequence[Tensor]
 ) -> tuple[Any, ...]:
     handles = [w.node.register_hook(w) for w in watches]
     try:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .._callables import modules_in
 from .._torch_internals import (
+    ATTENTION_KERNELS,
+    close_torchs_generators,
     compiler_is_loaded,
+    function_mode_depth,
     function_modes,
     has_backward_hooks,
     is_transformed,
+    pop_function_mode,
+    set_compiler_stance,
+    stance_as_it_is,
     tree_leaves,
     tree_map_only,
 )
@@ -28,55 +33,68 @@ from .prune import Prune, with_zeros
 class _PlainArithmetic:
     """Run compiled networks as they were before compilation, and attention in plain arithmetic.
 
-    Both settings are the process's: the first of several threads makes them and the last takes them back. PyTorch
+    Both settings are the process's: the first of several uses makes them and the last takes them back. PyTorch
     refuses to run a compiled step under them. One of another thread therefore waits until they are taken back.
     """
 
     def __init__(self) -> None:
-        self.changed = threading.Condition()
-        self.own = threading.local()  # its `depth` is this thread's part of the whole
-        self.depth = 0
-        self.barred = 0
-        self.stack = ExitStack()
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+        self.uses: dict[int, int] = {}  # with the thread of each
+        self.barred: set[int] = set()  # threads that run a compiled step
+        self.kernels: Any = None  # of attention: their switches, as they were
+        self.stance: Any = None  # what sets that of the compiler as it was
 
     def is_mine(self) -> bool:
         """Return whether this thread is among those that have made the settings."""
-        return getattr(self.own, "depth", 0) > 0
+        return threading.get_ident() in self.uses.values()
 
-    def __enter__(self) -> None:
-        with self.changed:
-            self.changed.wait_for(lambda: not self.barred)
-            if self.depth == 0:
-                with ExitStack() as settings:
-                    settings.enter_context(sdpa_kernel(SDPBackend.MATH))
-                    if compiler_is_loaded():  # else nothing has been compiled
-                        try:
-                            settings.enter_context(torch.compiler.set_stance("force_eager"))
-                        except RuntimeError as error:  # PyTorch sets none while it runs the parts of a graph
-                            raise RuntimeError(_IN_PARTS) from error
-                    self.stack = settings.pop_all()
-            self.depth += 1
-        self.own.depth = getattr(self.own, "depth", 0) + 1
+    def enter(self, use: int) -> None:
+        """Make the settings for a use."""
+        me = threading.get_ident()
+        with self.lock:
+            if self.barred - {me}:
+                self.changed.wait_for(lambda: not self.barred - {me})
+            self.uses[use] = me
+            if self.kernels is None:
+                self.kernels = [(switch, enabled()) for enabled, switch in ATTENTION_KERNELS.values()]
+                for name, (_, switch) in ATTENTION_KERNELS.items():
+                    switch(name == "math")
+            if self.stance is None and compiler_is_loaded():  # else nothing has been compiled
+                self.stance = stance_as_it_is()
+                try:
+                    set_compiler_stance("force_eager")
+                except RuntimeError as error:  # PyTorch sets none while it runs the parts of a graph
+                    self.stance = None
+                    raise RuntimeError(_IN_PARTS) from error
 
-    def __exit__(self, *exception: Any) -> None:
-        self.own.depth -= 1
-        with self.changed:
-            self.depth -= 1
-            if self.depth == 0:
-                self.stack.close()
-                self.changed.notify_all()
+    def leave(self, use: int) -> None:
+        """Take the settings back after the last use; to be called again does no harm."""
+        with self.lock:
+            self.uses.pop(use, None)
+            if self.uses:
+                return
+            if self.kernels is not None:
+                for switch, enabled in self.kernels:
+                    switch(enabled)
+                self.kernels = None
+            if self.stance is not None:
+                self.stance()
+                self.stance = None
+            self.changed.notify_all()
 
     @contextmanager
     def elsewhere(self) -> Iterator[None]:
         """Keep these settings out of all threads, for a compiled step."""
-        with self.changed:
-            self.changed.wait_for(lambda: self.depth == 0)
-            self.barred += 1
+        me = threading.get_ident()
+        with self.lock:
+            self.changed.wait_for(lambda: not self.uses)
+            self.barred.add(me)
         try:
             yield
         finally:
-            with self.changed:
-                self.barred -= 1
+            with self.lock:
+                self.barred.discard(me)
                 self.changed.notify_all()
 
 
@@ -87,15 +105,56 @@ _IN_PARTS = (
 plain_arithmetic = _PlainArithmetic()
 
 
+class _Use:
+    """A use of the settings under which a discriminator can be differentiated twice, if it can be at all."""
+
+    def __init__(self) -> None:
+        self.grad = torch.is_grad_enabled()
+        self.modes = function_mode_depth()
+
+    def enter(self) -> None:
+        """Make the settings."""
+        plain_arithmetic.enter(id(self))
+        torch.set_grad_enabled(True)
+
+    def leave(self) -> None:
+        """Take them back, and what a mode left behind that was cut short."""
+        torch.set_grad_enabled(self.grad)
+        while function_mode_depth() > self.modes:
+            pop_function_mode()
+        plain_arithmetic.leave(id(self))
+
+
+def differentiably(call: Callable[[], Any]) -> Any:
+    """Call a function under settings in which a discriminator can be differentiated twice.
+
+    Ctrl-C may arrive at any instruction, also of what takes the settings back. They are therefore taken back twice,
+    and in functions, not in a context manager, whose own code may be cut short.
+    """
+    if torch.is_inference_mode_enabled():
+        with torch.inference_mode(False):
+            return differentiably(call)
+    use = _Use()
+    try:
+        try:
+            use.enter()
+            return call()
+        finally:
+            use.leave()
+    finally:
+        use.leave()
+
+
 @contextmanager
 def differentiable() -> Iterator[None]:
-    """Make the settings under which a discriminator can be differentiated twice, if it can be at all."""
-    with ExitStack() as stack:
-        if torch.is_inference_mode_enabled():
-            stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(plain_arithmetic)
-        yield
+    """Make the same settings for a block."""
+    with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
+        use = _Use()
+        try:
+            use.enter()
+            yield
+        finally:
+            use.leave()
 
 
 def check_callable(caller: str, discriminator: Any) -> None:
@@ -156,6 +215,14 @@ def tensors_of(x: Any) -> tuple[Tensor, ...]:
     return (x,) if isinstance(x, Tensor) else tuple(x)
 
 
+def differentiated(
+    make: Callable[..., Forward], arguments: Any, options: Any, output: Any, numbers: Sequence[int]
+) -> tuple[Forward, tuple[Tensor, ...]]:
+    """Return a call of a discriminator, and its gradients by the input."""
+    call = make(*arguments, **options)
+    return call, call.gradients(output, numbers)
+
+
 def _saveable(t: Tensor) -> Tensor:
     """Return `t`, or a copy of it that autograd may save."""
     return t.clone() if t.is_inference() else t
@@ -184,17 +251,31 @@ class Forward:
         self._gradients: dict[Any, tuple[Tensor, ...]] = {}
         self._parameters: dict[Any, ReachedParameters] = {}
         args, kwargs = self._arguments(args, kwargs)
-        self._pruning: Any = self._prune() if prune and create_graph else None
-        with self._pruning or nullcontext():
-            self.result = discriminator(self.x, *args, **kwargs)
+        self._pruning: Any = None
+        self.result = self._call(args, kwargs, prune and create_graph)
+
+    def _call(self, args: Any, kwargs: Any, prune: bool) -> Any:
+        """Call the discriminator, pruning where that is wanted.
+
+        By hand, since PyTorch's context manager fails where Ctrl-C came while the mode was put aside. What puts it
+        back then would do so late, when the traceback is forgotten.
+        """
+        depth = function_mode_depth()
+        try:
+            self._pruning = Prune() if prune and _functions_are_torchs() else None
+            if self._pruning is not None:
+                self._pruning.__enter__()
+            return self.discriminator(self.x, *args, **kwargs)
+        except KeyboardInterrupt as error:
+            close_torchs_generators(error)
+            raise
+        finally:
+            while function_mode_depth() > depth:
+                pop_function_mode()
 
     def _leaf(self, t: Tensor) -> Tensor:
         """Return a leaf on the memory of `t`."""
         return (t.clone() if t.is_inference() else t.detach()).requires_grad_()
-
-    def _prune(self) -> Any:
-        """Return what skips zero second derivatives, or None."""
-        return Prune() if _functions_are_torchs() else None
 
     def _arguments(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """Return arguments that autograd may save."""
@@ -236,8 +317,18 @@ class Forward:
         grads = gradients_of(outputs, inputs, self.create_graph, self._name_of if self.create_graph else None)
         if self.create_graph:
             pruned = self._pruning.inputs() if self._pruning else ()
-            self._parameters[output] = check(outputs, grads, inputs, pruned, self.created, self._name_of)
+            self._parameters[output] = found = check(outputs, grads, inputs, pruned, self._name_of)
+            if not found.reached and len(self.created) == len(inputs):
+                self._refuse_frozen()
         return grads
+
+    def _refuse_frozen(self) -> None:
+        """Raise where there are parameters and all of them are frozen; a function may well have none."""
+        if any(True for m in modules_of(self.discriminator) for _ in m.parameters(False)):
+            raise RuntimeError(
+                "discriminator: all of its parameters are frozen (requires_grad is False), so that a penalty would"
+                " train nothing; unfreeze them, or for the value alone call the penalty under torch.no_grad()"
+            )
 
     def _name_of(self, parameter: Tensor) -> str | None:
         """Return the name of a parameter in its module, where it can be found."""

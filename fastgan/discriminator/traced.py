@@ -9,8 +9,8 @@ Imported only while a graph is traced, as it brings in the compiler.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -30,16 +30,16 @@ from .forward import modules_of, tells_no_zeros, tensors_of
 from .outputs import chosen, outputs_of
 
 in_graph = torch.compiler.allow_in_graph
+differentiated = forward.differentiated
 _KINDS = (Tensor, nn.Parameter, FakeTensor, FunctionalTensor)
 _NAMES = {function: k for k, function in enumerate(prune.RULES)}  # a function is no argument of a graph's node
 _FUNCTIONS = list(prune.RULES)
 
 
-@contextmanager
-def differentiable() -> Iterator[None]:
-    """Make the settings under which a discriminator can be differentiated twice, if it can be at all."""
+def differentiably(call: Callable[[], Any]) -> Any:
+    """Call a function under settings in which a discriminator can be differentiated twice."""
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        yield
+        return call()
 
 
 def check_callable(caller: str, discriminator: Any) -> None:
@@ -59,11 +59,13 @@ def prunable(discriminator: Any) -> bool:
 class Forward(forward.Forward):
     """One call of a discriminator in a graph, and its gradient by the input."""
 
+    def _call(self, args: Any, kwargs: Any, prune: bool) -> Any:
+        self._pruning = _Prune() if prune else None
+        with self._pruning or nullcontext():
+            return self.discriminator(self.x, *args, **kwargs)
+
     def _leaf(self, t: Tensor) -> Tensor:
         return new_leaf(t)
-
-    def _prune(self) -> Any:
-        return _Prune()
 
     def _arguments(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
         return args, kwargs

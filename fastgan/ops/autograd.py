@@ -79,6 +79,9 @@ def run(op: Operation, tensors: Operands, scanned: int = -1) -> Any:
         tensors = tuple([backend.prepare(t) for t in tensors])
         scanned = any([t.requires_grad for t in tensors])
     if scanned & 1 and torch.is_grad_enabled():
+        for t in tensors:
+            if not t.requires_grad and t.is_inference():  # which autograd does not save
+                return apply(op, *[t.clone() if t.is_inference() else t for t in tensors])
         return apply(op, *tensors)
     return op.forward(tensors, None)
 

@@ -115,18 +115,24 @@ class SingleTerm(Loss):
 
 
 def evaluate(
-    spec: LossSpec, tensors: Operands, reduction: str = "mean", values: bool = False, scanned: int = -1
+    spec: LossSpec,
+    tensors: Operands,
+    weights: Weights | None = None,
+    reduction: str = "mean",
+    values: bool = False,
+    scanned: int = -1,
 ) -> tuple[Any, LossBuffers | None]:
     """Return a loss, or each term's unreduced values, and the buffers where there are any.
 
     Args:
         spec: the loss.
         tensors: its operands.
+        weights: one per term, or None.
         reduction: "mean", "sum" or "none".
         values: whether the buffers' values are wanted; their statistics need not be there.
         scanned: what `backends.native.scan` returned for the operands, or -1.
     """
-    op = Loss(spec, (), reduction)
+    op = Loss(spec, () if weights is None else weights, reduction)
     if values:
         op.buffers = LossBuffers.allocate(spec, tensors[0].device)
     return autograd.run(op, tensors, scanned), op.buffers

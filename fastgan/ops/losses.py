@@ -161,6 +161,8 @@ def register_loss(
         ValueError: a name that is taken.
         TypeError: a term that is none.
     """
+    if isinstance(aliases, str):
+        raise TypeError(f"aliases: expected a sequence of names, got the str {aliases!r}")
     for candidate in (name, *aliases):
         if not isinstance(candidate, str) or candidate in _names():
             raise ValueError(f"name: expected a new string, got {candidate!r}")

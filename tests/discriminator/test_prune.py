@@ -277,7 +277,7 @@ def test_operations_on_the_input_itself(operation, attach):
 
 
 def test_parameters_may_change_and_be_frozen():
-    """As without pruning: a bias may be changed before the backward, and a frozen network has a graph."""
+    """As without pruning: a bias may be changed before the backward, and a frozen network is refused."""
     bias = torch.zeros(8, requires_grad=True)
     weight = torch.randn(8, 8, requires_grad=True)
     penalty = fastgan.r1_penalty(
@@ -288,7 +288,8 @@ def test_parameters_may_change_and_be_frozen():
     penalty.backward()
     assert torch.equal(bias.grad, torch.zeros(8))
     frozen = NETWORKS["mlp"]().requires_grad_(False)
-    fastgan.r1_penalty(frozen, torch.randn(2, 3, 8, 8), prune=True).backward()
+    with pytest.raises(RuntimeError, match="all of its parameters are frozen"):
+        fastgan.r1_penalty(frozen, torch.randn(2, 3, 8, 8), prune=True)
 
 
 def compared(make, x, *args, wrap=lambda net: net):

@@ -454,7 +454,11 @@ def test_detached_discriminators_are_refused(net):
     with pytest.raises(ValueError, match="its output does not depend on tensor 1 of its input"):
         fastgan.r1_penalty(lambda x: net(x[0]), (real, real))
     frozen = copy.deepcopy(net).requires_grad_(False)
-    assert fastgan.r1_penalty(frozen, real) == fastgan.r1_penalty(net, real)  # nothing to train, nothing to refuse
+    with pytest.raises(RuntimeError, match="all of its parameters are frozen"):
+        fastgan.r1_penalty(frozen, real)
+    with torch.no_grad():
+        assert fastgan.r1_penalty(frozen, real) == fastgan.r1_penalty(net, real)
+    fastgan.r1_penalty(lambda x: x.square(), real)  # nothing to train, nothing to refuse
 
 
 def test_checkpointing():
