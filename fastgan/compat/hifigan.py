@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ._shared import feature_distance, mean_and_each, mean_with_values, square
@@ -28,14 +29,16 @@ def discriminator_loss(
 ) -> tuple[Any, list[float], list[float]]:
     """Return the sum over discriminators of mean (1 - r)^2 + mean f^2, and the two means of each as floats.
 
-    The floats wait for the device, as the trainer's do; the loss is in the logits' dtype.
+    The floats wait for the device, as the trainer's do; the loss is in the logits' dtype. Under torch.compile they are
+    traced, also with fullgraph=True, where the trainer's are.
     """
     pairs = list(zip(disc_real_outputs, disc_generated_outputs, strict=False))
     if not pairs:
         return 0, [], []
     entries = [(square(label), x) for pair in pairs for label, x in zip((1.0, 0.0), pair, strict=True)]
     loss, values = mean_with_values(*entries)
-    numbers = values.tolist()
+    # Dynamo traces item() of each, as in the trainer, but not tolist(), which is one transfer.
+    numbers = [v.item() for v in values] if torch.compiler.is_compiling() else values.tolist()
     return loss, numbers[::2], numbers[1::2]
 
 
