@@ -292,6 +292,18 @@ def test_under_autocast(name):
         assert (x.grad - w).abs().mean() < 0.05 * w.abs().mean()  # bfloat16 has 8 bits
 
 
+@pytest.mark.parametrize("trainer", ["hifigan", "bigvgan"])
+def test_k13_floats_are_traced(trainer):
+    """K13: the trainer's discriminator_loss compiles as one graph, with its floats."""
+    torch._dynamo.reset()
+    ours = getattr(compat, trainer).discriminator_loss
+    lists = [[logits(3, 7, seed=k), logits(4, seed=k + 5)] for k in range(2)]
+    (loss, *floats), (want, *numbers) = torch.compile(ours, fullgraph=True, backend="aot_eager")(*lists), ours(*lists)
+    assert torch.equal(loss, want)
+    assert floats == numbers
+    assert all(type(x) is float for side in floats for x in side)
+
+
 def test_labels_of_cyclegan_that_change():
     """In place, by a checkpoint, and in a graph that is traced before or after it."""
     x, loss = logits(9), compat.cyclegan.GANLoss("lsgan")
@@ -349,9 +361,9 @@ def test_dtypes_that_differ_as_under_autocast():
         m.basicsr.gradient_penalty_loss(plain, r, f),
         m.mmagic.gradient_penalty_loss(plain, r, f),
         m.studiogan.cal_grad_penalty(r, None, f, judge, "cpu"),
-        m.relativisticgan.gradient_penalty(plain, r, f),
+        m.relativisticgan.gradient_penalty(plain, r, f, penalty=10.0),
         m.wgan_gp.compute_gradient_penalty(plain, r, f),
-        m.wgan_gp.calc_gradient_penalty(plain, r, f),
+        m.wgan_gp.calc_gradient_penalty(plain, r, f, LAMBDA=10),
         m.tfgan.wasserstein_gradient_penalty(r, f, None, lambda x, _: plain(x), None),
     ):
         assert penalty.dtype is torch.float32
