@@ -29,8 +29,8 @@ def discriminator_loss(
 ) -> tuple[Any, list[float], list[float]]:
     """Return the sum over discriminators of mean (1 - r)^2 + mean f^2, and the two means of each as floats.
 
-    The floats wait for the device, as the trainer's do; the loss is in the logits' dtype. Under torch.compile they are
-    traced, also with fullgraph=True, where the trainer's are.
+    The floats wait for the device, as the trainer's do; the loss is in the logits' dtype. torch.compile traces the
+    floats where it traces the trainer's, also with fullgraph=True.
     """
     pairs = list(zip(disc_real_outputs, disc_generated_outputs, strict=False))
     if not pairs:

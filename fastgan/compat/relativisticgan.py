@@ -106,8 +106,8 @@ def generator_loss(y_pred_fake: Tensor, y_pred: Tensor | None = None, loss_D: in
 def gradient_penalty(D: Callable[[Tensor], Any], x: Tensor, x_fake: Tensor, penalty: float | None = None) -> Tensor:
     """Return penalty * mean (n - 1)^2 at points between, with n the norm of each sample's gradient.
 
-    Draws uniform numbers into (N, 1, 1, 1) on x's device. The data get no gradient. `penalty` is the script's option of
-    that name, and has no default: without it a TypeError is raised.
+    Draws uniform numbers into (N, 1, 1, 1) on x's device. The data get no gradient. `penalty` is the script's
+    option of that name, and has no default: without it a TypeError is raised.
     """
     weight = given("penalty", penalty, "the script's option --penalty (10 unless it is given)")
     u = torch.empty(len(x), 1, 1, 1, device=x.device).uniform_()

@@ -47,10 +47,12 @@ def calculate_adaptive_weight(
     """Return discriminator_weight * min(||grad of nll_loss|| / (||grad of g_loss|| + 1e-4), 1e4).
 
     The gradients are with respect to `last_layer`, and both keep their graphs. The result is a detached scalar of
-    the layer's dtype. `discriminator_weight` is the attribute of that name in VQGAN's loss, and has no default: without
-    it a TypeError is raised. LlamaGen multiplies by its disc_weight elsewhere: pass 1.0 there.
+    the layer's dtype. `discriminator_weight` is the attribute of that name in VQGAN's loss, and has no default:
+    without it a TypeError is raised. LlamaGen multiplies by its disc_weight elsewhere: pass 1.0 there.
     """
-    weight = given("discriminator_weight", discriminator_weight, "self.discriminator_weight, the loss's disc_weight")
+    weight = given(
+        "discriminator_weight", discriminator_weight, "self.discriminator_weight, the loss's disc_weight"
+    )
     (nll,) = torch.autograd.grad(nll_loss, last_layer, retain_graph=True)
     (adversarial,) = torch.autograd.grad(g_loss, last_layer, retain_graph=True)
     return (adaptive_weight(nll, adversarial) * weight).to(nll.dtype)

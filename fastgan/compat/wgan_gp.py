@@ -3,9 +3,9 @@
     def compute_gradient_penalty(D, real_samples, fake_samples): ...        # before: in the script
     from fastgan.compat.wgan_gp import compute_gradient_penalty             # after
 
-Numbers that the scripts keep in globals (LAMBDA, lambda_gp, k, p) are arguments without a default here. Copies of these
-functions differ in four things: where the weight is, which dimensions a norm covers, which generator draws, and whether
-the data are detached. Compare yours with the docstrings.
+Numbers that the scripts keep in globals (LAMBDA, lambda_gp, k, p) are arguments without a default here. Copies of
+these functions differ in four things: where the weight is, which dimensions a norm covers, which generator draws,
+and whether the data are detached. Compare yours with the docstrings.
 
 | script | its function | here |
 | --- | --- | --- |
@@ -51,15 +51,17 @@ def compute_gradient_penalty(D: Callable[[Tensor], Any], real_samples: Tensor, f
     The weight (10) is outside. Draws numpy.random.random((N, 1, 1, 1)) from NumPy's global generator. The penalty
     also reaches samples that require grad. The result is a scalar of the samples' dtype.
 
-    PyTorch-GAN's script before November 2018 differs: its weight is inside, it draws one number per element, and its
-    norms are over dimension 1 alone.
+    PyTorch-GAN's first version of the script differs: its weight is inside, it draws one number per element, and
+    its norms are over dimension 1 alone.
     """
     alpha = _numpy_uniform(len(real_samples), 1, 1, 1).to(real_samples.device)
     real, fake = alike(real_samples, fake_samples)
     return gradient_penalty(D, real, fake, weight=1.0, eps=alpha).to(real.dtype)
 
 
-def compute_gradient_penalty_dragan(D: Callable[[Tensor], Any], X: Tensor, lambda_gp: float | None = None) -> Tensor:
+def compute_gradient_penalty_dragan(
+    D: Callable[[Tensor], Any], X: Tensor, lambda_gp: float | None = None
+) -> Tensor:
     """Return lambda_gp * mean (n - 1)^2 around the data, with n the norm over dimension 1 alone.
 
     For images that is one norm per pixel, as in the script; `fastgan.gradient_penalty(kind="dragan")` takes one per
@@ -92,12 +94,14 @@ def compute_gradient_penalty_div(
     """Return wgan_div.py's div_gp: k / 2 * (mean n_r^p + mean n_f^p), n the norms of each sample's gradient.
 
     The gradients are at the real and at the fake images themselves, where `fastgan.gradient_penalty(kind="wgan-div")`
-    takes them at points between, as the paper does. Nothing is drawn. As in the script the fake images may have the
-    generator's graph, which the discriminator's backward then walks.
+    takes them at points between, as the paper does. Nothing is drawn. As in the script the fake images may have
+    the generator's graph, which the discriminator's backward then walks.
 
     Args:
-        real_validity, fake_validity: the discriminator's outputs.
-        real_imgs, fake_imgs: (N, ...), which require grad before the discriminator sees them.
+        real_validity: the discriminator's outputs for real images.
+        real_imgs: (N, ...), which require grad before the discriminator sees them.
+        fake_validity: the discriminator's outputs for fake images.
+        fake_imgs: (N, ...), which require grad too.
         k: the global of that name (2 in the script); there is no default.
         p: the global of that name, an integer from 1 to 16 (6 in the script); there is no default.
 
@@ -130,7 +134,8 @@ def calc_gradient_penalty(
 
     Args:
         netD: the critic.
-        real_data, fake_data: (N, ...) of one shape.
+        real_data: (N, ...).
+        fake_data: the same shape.
         LAMBDA: the script's global (10; 0.1 in gan_toy.py); there is no default.
         over: "sample", one norm per sample, or "dim1", norms over dimension 1 alone. gan_language.py, on data (N,
             length, symbols), has the second, the others the first. Data of three dimensions need it said.

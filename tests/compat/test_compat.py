@@ -298,7 +298,10 @@ def test_k13_floats_are_traced(trainer):
     torch._dynamo.reset()
     ours = getattr(compat, trainer).discriminator_loss
     lists = [[logits(3, 7, seed=k), logits(4, seed=k + 5)] for k in range(2)]
-    (loss, *floats), (want, *numbers) = torch.compile(ours, fullgraph=True, backend="aot_eager")(*lists), ours(*lists)
+    (loss, *floats), (want, *numbers) = (
+        torch.compile(ours, fullgraph=True, backend="aot_eager")(*lists),
+        ours(*lists),
+    )
     assert torch.equal(loss, want)
     assert floats == numbers
     assert all(type(x) is float for side in floats for x in side)
