@@ -3,9 +3,12 @@
     from taming.modules.losses.vqperceptual import adopt_weight, hinge_d_loss, vanilla_d_loss  # before
     from fastgan.compat.taming import adopt_weight, hinge_d_loss, vanilla_d_loss               # after
 
-`calculate_adaptive_weight` is a method of VQLPIPSWithDiscriminator there; `fastgan.compat.patch("taming")` replaces
-it. Its norms do not overflow, and nothing waits for the device. LlamaGen's copy has the same two losses. Its
-`non_saturating_*` pass logits and targets to the cross-entropy in swapped order, and are not reproduced.
+VQGAN itself uses these in that module alone, so that no import line can be changed there: call
+`fastgan.compat.patch("taming")`. It also replaces `calculate_adaptive_weight`, a method of
+VQLPIPSWithDiscriminator, whose norms here do not overflow; nothing waits for the device.
+
+The same call patches LlamaGen (tokenizer/tokenizer_image/vq_loss.py), whose VQLoss has that method without the
+factor. Its `non_saturating_*` pass logits and targets to the cross-entropy in swapped order, and are left alone.
 """
 
 from __future__ import annotations
@@ -62,3 +65,9 @@ def _method(self: Any, nll_loss: Tensor, g_loss: Tensor, last_layer: Tensor | No
     """Return `calculate_adaptive_weight`, called as the trainer's method."""
     layer = self.last_layer[0] if last_layer is None else last_layer
     return calculate_adaptive_weight(nll_loss, g_loss, layer, self.discriminator_weight)
+
+
+def _method_without_factor(self: Any, nll_loss: Tensor, g_loss: Tensor, last_layer: Tensor | None = None) -> Tensor:
+    """Return `calculate_adaptive_weight`, called as LlamaGen's method, which has no factor."""
+    layer = self.last_layer[0] if last_layer is None else last_layer
+    return calculate_adaptive_weight(nll_loss, g_loss, layer, 1.0)

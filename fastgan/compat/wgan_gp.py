@@ -93,7 +93,7 @@ def compute_gradient_penalty_div(
 ) -> Tensor:  # fmt: skip
     """Return wgan_div.py's div_gp: k / 2 * (mean n_r^p + mean n_f^p), n the norms of each sample's gradient.
 
-    The gradients are at the real and at the fake images themselves, where `fastgan.gradient_penalty(kind="wgan-div")`
+    The gradients are at the real and at the fake images themselves. `fastgan.gradient_penalty(kind="wgan-div")`
     takes them at points between, as the paper does. Nothing is drawn. As in the script the fake images may have
     the generator's graph, which the discriminator's backward then walks.
 
