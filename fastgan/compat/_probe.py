@@ -1,9 +1,11 @@
 """A probe of a trainer's own loss and the adapter's on small tensors, so that a look-alike is not replaced.
 
-Arguments are chosen by the names of the adapter's parameters, which are the trainer's. What takes others is not
-probed, and told apart by its parameters alone: what runs a network and an optimizer (audiocraft's AdversarialLoss,
-torchgan's `train_ops`, mmagic's AdvLoss), what reads a dict of outputs (OpenMMLab's `*Comps`), distributions
-(torchgan's mutual information), criteria by name (audiocraft's `get_*`), and names that are data (types, lists).
+Arguments are chosen by the names of the adapter's parameters, which are the trainer's. These cannot be probed, and
+are told apart by their parameters alone:
+
+- what runs networks and optimizers: audiocraft's AdversarialLoss, torchgan's `train_ops`, mmagic's AdvLoss;
+- what reads a dict of outputs, and path lengths of a generator: OpenMMLab's `*Comps`, `gen_path_regularizer`;
+- what takes distributions, or the name of a criterion: torchgan's mutual information, audiocraft's `get_*`.
 """
 
 from __future__ import annotations
@@ -76,7 +78,8 @@ def _logits(leaf: Callable[..., Tensor]) -> dict[str, Any]:
 
 def _data(leaf: Callable[..., Tensor]) -> dict[str, Any]:
     """Return images, latents and a layer, and what depends on them."""
-    images, ws, layer = leaf(2, 3, 2, 2, seed=13), leaf(2, 3, 4, seed=14), leaf(3, 2, seed=15)
+    images, ws = leaf(2, 3, 2, 2, seed=13), leaf(2, 3, 4, seed=14)
+    layer = torch.nn.Parameter(leaf(3, 2, seed=15).detach())
     names = ("images", "real_img", "real_images", "real_data", "inputs", "interpolate", "Samples", "RealSamples")
     found: dict[str, Any] = dict.fromkeys(names, images)
     found |= dict.fromkeys(("output", "outputs", "real_pred", "d_interpolate", "Critics"), _critic(images))

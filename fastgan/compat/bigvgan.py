@@ -1,7 +1,8 @@
 """BigVGAN (NVIDIA/BigVGAN, loss.py): HiFi-GAN's losses.
 
-from loss import discriminator_loss, feature_loss, generator_loss                    # before
-from fastgan.compat.bigvgan import discriminator_loss, feature_loss, generator_loss  # after
+from loss import feature_loss, generator_loss, discriminator_loss, MultiScaleMelSpectrogramLoss  # before: train.py
+from loss import MultiScaleMelSpectrogramLoss                                                    # after
+from fastgan.compat.bigvgan import discriminator_loss, feature_loss, generator_loss
 """
 
 from .hifigan import discriminator_loss, feature_loss, generator_loss

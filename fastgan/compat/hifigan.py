@@ -1,7 +1,11 @@
 """HiFi-GAN (jik876/hifi-gan, models.py).
 
-    from models import discriminator_loss, feature_loss, generator_loss                 # before
-    from fastgan.compat.hifigan import discriminator_loss, feature_loss, generator_loss  # after
+    from models import Generator, ..., feature_loss, generator_loss, discriminator_loss  # before, in train.py
+    from models import Generator, ...                                                    # after
+    from fastgan.compat.hifigan import discriminator_loss, feature_loss, generator_loss
+
+train.py imports its networks in the same statement, and they stay. VITS has functions of these names in losses.py,
+which compute in float32 and detach the real maps: they are others, and `patch` refuses them.
 
 All discriminators go through one call forward and one backward, and so do all feature maps. The floats that
 `discriminator_loss` returns come over in one transfer.
@@ -29,8 +33,8 @@ def discriminator_loss(
 ) -> tuple[Any, list[float], list[float]]:
     """Return the sum over discriminators of mean (1 - r)^2 + mean f^2, and the two means of each as floats.
 
-    The floats wait for the device, as the trainer's do; the loss is in the logits' dtype. torch.compile traces the
-    floats where it traces the trainer's, also with fullgraph=True.
+    The loss is in the logits' dtype. The floats wait for the device, as the trainer's do. Under torch.compile they
+    are traced, as the trainer's are.
     """
     pairs = list(zip(disc_real_outputs, disc_generated_outputs, strict=False))
     if not pairs:

@@ -45,9 +45,8 @@ def r1_penalty(real_logits: Any, real_img: Tensor) -> Tensor:
 def path_length_penalty(gen_img: Tensor, gen_ws: Tensor, pl_mean: Tensor, pl_decay: float | None = None) -> Tensor:
     """Return (length - moving average)^2 of each sample, (N,): the trainer multiplies by pl_weight.
 
-    `pl_mean` (0-dim) is overwritten in place with the new average. `gen_ws` is (N, L, d), `gen_img` (N, C, H, W);
-    draws torch.randn_like(gen_img). `pl_decay` is the loss's attribute of that name, and has no default: without it
-    a TypeError is raised.
+    `gen_ws` is (N, L, d), `gen_img` (N, C, H, W). Draws torch.randn_like(gen_img). `pl_mean` (0-dim) is overwritten
+    in place with the new average. `pl_decay` is the loss's attribute of that name; without it TypeError is raised.
     """
     decay = given("pl_decay", pl_decay, "self.pl_decay of the trainer's loss (0.01 unless it is given)")
     lengths = path_lengths(gen_img, gen_ws)

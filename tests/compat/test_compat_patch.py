@@ -236,6 +236,26 @@ def test_k13_llamagens_weight_is_replaced(modules):
     )
 
 
+WORKERS = ["CrossEntropyLoss", "ConditionalContrastiveLoss", "Data2DataCrossEntropyLoss", "adjust_k"]
+WORKERS += ["latent_optimise", "normal_nll_loss", "MiConditionalContrastiveLoss", "enable_allreduce"]
+
+
+def test_k13_studiogans_line_has_all_names(modules):
+    """K13: its worker takes names from the module that hold no loss of fastgan's; those are StudioGAN's own."""
+    from fastgan.compat import studiogan as losses
+
+    with pytest.raises(AttributeError, match=r"no attribute 'adjust_k', and neither has StudioGAN's utils.losses"):
+        losses.adjust_k  # noqa: B018
+    package = modules("utils")
+    theirs = {name: object() for name in [*WORKERS, "d_hinge"]}
+    package.losses = modules("utils.losses", **theirs)
+    assert all(getattr(losses, name) is theirs[name] for name in WORKERS)
+    assert losses.d_hinge is not theirs["d_hinge"]
+    for name in ("_d_hinge", "no_such_loss"):
+        with pytest.raises(AttributeError, match=f"no attribute '{name}'"):
+            getattr(losses, name)
+
+
 # ---------------------------------------------------------------------------------- once more, and what is told
 
 
