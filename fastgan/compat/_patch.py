@@ -112,7 +112,7 @@ def _replace(trainer: str, holder: Any, name: str, new: Any, where: str) -> None
     """Put the adapter's in its place, and remember what was there."""
     change = _Change(holder, name, None, new, where)
     change = change._replace(old=change.read())
-    _undo[trainer].append(change)
+    _undo.setdefault(trainer, []).append(change)
     change.write(new)
 
 
@@ -154,20 +154,6 @@ def _unfit(trainer: str, old: Any, new: Any) -> str | None:
     return f"differs from fastgan's ({'; '.join(differences)})" if differences else None
 
 
-def _fitting(trainer: str, where: str, old: Any, *candidates: Any) -> Any:
-    """Return the first of the adapter's that stands in for the trainer's; raise if none does."""
-    reasons = []
-    for new in candidates:
-        reason = _unfit(trainer, old, new)
-        if reason is None:
-            return new
-        reasons.append(reason)
-    raise RuntimeError(
-        f"{where}: {reasons[0]}: not the trainer's own, or of another version; import the adapter's by name where"
-        " it fits"
-    )
-
-
 def _warn_of_subclasses(where: str, old: Any, replaced: list[str]) -> None:
     """Warn of classes that derive from a replaced one and are not replaced themselves."""
     left = [c for c in getattr(old, "__subclasses__", list)() if not c.__module__.startswith("fastgan.")]
@@ -176,7 +162,7 @@ def _warn_of_subclasses(where: str, old: Any, replaced: list[str]) -> None:
         warnings.warn(
             f"{where}: {', '.join(names)} derive from the class that is replaced and stay as they are; where"
             " they call super() by its name they fail when they are built",
-            stacklevel=5,
+            stacklevel=4,
         )
 
 
@@ -227,69 +213,77 @@ def patch(trainer: str, *modules: str) -> list[str]:
     return replaced
 
 
+class _Own(NamedTuple):
+    """One of the trainer's own functions, classes and methods (of `owner`), and what may stand in for it."""
+
+    where: str
+    owner: type | None
+    name: str
+    old: Any
+    candidates: list[Any]
+
+
+def _owned(origin: Origin, adapter: ModuleType, loaded: list[ModuleType]) -> Iterator[_Own]:
+    """Yield what these modules hold by the adapter's names, and their classes' methods."""
+    for module in loaded:
+        held = vars(module)
+        for name in [n for n in adapter.__all__ if n not in origin.kept]:
+            old, new = held.get(name), getattr(adapter, name)
+            # Another function by an alias is replaced by its own name, if at all.
+            if callable(old) and old is not new and getattr(old, "__name__", name) in (name, new.__name__):
+                yield _Own(f"{module.__name__}.{name}", None, name, old, [new])
+        for method, candidates in origin.methods:
+            found = [getattr(adapter, name) for name in candidates]
+            for name, owner in [(n, c) for n, c in held.items() if isinstance(c, type) and method in vars(c)]:
+                if vars(owner)[method] not in found:
+                    yield _Own(f"{module.__name__}.{name}.{method}", owner, method, vars(owner)[method], found)
+
+
 def _replace_all(trainer: str, origin: Origin, loaded: list[ModuleType]) -> None:
-    """Replace all names and methods in these modules, or nothing."""
+    """Replace all names and methods in these modules; or nothing, where one does not fit."""
     adapter = import_module(f".{trainer}", __package__)
-    before = len(_undo.setdefault(trainer, []))
-    try:
-        for module in loaded:
-            for name in adapter.__all__:
-                if name not in origin.kept:
-                    _replace_name(trainer, module, name, adapter)
-            for method, candidates in origin.methods:
-                _replace_methods(trainer, module, method, [getattr(adapter, name) for name in candidates])
-        if not _reached(trainer, loaded):
-            raise RuntimeError(
-                f"trainer: found none of its losses in {', '.join(m.__name__ for m in loaded)}"
-                f" (patched: {', '.join(patched()) or 'none'})"
-            )
-    except BaseException:
-        _put_back(trainer, before)
-        raise
-    finally:
-        _spawned.note(_undo)
+    owned: dict[int, _Own] = {}
+    for own in _owned(origin, adapter, loaded):
+        owned.setdefault(id(own.old), own)  # one object may have several names
+    fitting, reasons = [], []
+    for own in owned.values():
+        unfit = [_unfit(trainer, own.old, new) for new in own.candidates]
+        if None in unfit:
+            fitting.append((own, own.candidates[unfit.index(None)]))
+        else:
+            reasons.append(f"{own.where}: {unfit[0]}")
+    if reasons:
+        raise RuntimeError(
+            f"{'; '.join(reasons)}: not the trainer's own, or of another version; import the adapter's by name"
+            " where it fits"
+        )
+    for own, _ in fitting:
+        _warn_of_subclasses(own.where, own.old, adapter.__all__)
+    for own, new in fitting:
+        _replace_own(trainer, own, new)
+    if not _reached(trainer, loaded):
+        raise RuntimeError(
+            f"trainer: found none of its losses in {', '.join(m.__name__ for m in loaded)}"
+            f" (patched: {', '.join(patched()) or 'none'})"
+        )
+    _spawned.note(_undo)
+
+
+def _replace_own(trainer: str, own: _Own, new: Any) -> None:
+    """Replace a method in its class; a function or class in registries, and wherever it is bound."""
+    if own.owner is not None:
+        _replace(trainer, own.owner, own.name, new, own.where)
+        return
+    for label, table, key in _registered(trainer, own.old):
+        _replace(trainer, table, key, new, label)
+    for loaded, holder, bound in _holders(own.old):
+        _replace(trainer, holder, bound, new, f"{loaded}.{bound}")
 
 
 def _reached(trainer: str, loaded: list[ModuleType]) -> bool:
     """Return whether one of these modules, or a class in it, holds something of the adapter's."""
     holders = {id(m) for m in loaded} | {id(value) for m in loaded for value in vars(m).values()}
-    return any(id(c.holder) in holders and c.read() is c.new for c in _undo[trainer])
-
-
-def _replace_name(trainer: str, module: ModuleType, name: str, adapter: ModuleType) -> None:
-    """Replace the function or class that a module has by a name, wherever it is bound."""
-    old, new = vars(module).get(name), getattr(adapter, name)
-    if not callable(old) or old is new:
-        return
-    if getattr(old, "__name__", name) not in (name, new.__name__):
-        return  # another function by an alias: replaced by its own name, if at all
-    where = f"{module.__name__}.{name}"
-    new = _fitting(trainer, where, old, new)
-    _warn_of_subclasses(where, old, adapter.__all__)
-    for label, table, key in _registered(trainer, old):
-        _replace(trainer, table, key, new, label)
-    for loaded, holder, bound in _holders(old):
-        _replace(trainer, holder, bound, new, f"{loaded}.{bound}")
-
-
-def _replace_methods(trainer: str, module: ModuleType, method: str, candidates: list[Any]) -> None:
-    """Replace a method in each class of a module that defines it, whatever the class's name."""
-    for name, cls in list(vars(module).items()):
-        old = vars(cls).get(method) if isinstance(cls, type) else None
-        if old is None or old in candidates:
-            continue
-        where = f"{module.__name__}.{name}.{method}"
-        _replace(trainer, cls, method, _fitting(trainer, where, old, *candidates), where)
-
-
-def _put_back(trainer: str, since: int = 0) -> None:
-    """Put back what was replaced from a change on, except for what was bound to something else later."""
-    for change in reversed(_undo[trainer][since:]):
-        if change.read() is change.new:
-            change.write(change.old)
-    del _undo[trainer][since:]
-    if not _undo[trainer]:
-        del _undo[trainer]
+    return any(id(c.holder) in holders and c.read() is c.new for c in _undo.get(trainer, []))
 
 
 def unpatch(trainer: str) -> None:
@@ -300,7 +294,9 @@ def unpatch(trainer: str) -> None:
     """
     if trainer not in _undo:
         raise RuntimeError(f"trainer: {trainer!r} is not patched (patched: {', '.join(_undo) or 'none'})")
-    _put_back(trainer)
+    for change in reversed(_undo.pop(trainer)):
+        if change.read() is change.new:
+            change.write(change.old)
     _spawned.note(_undo)
 
 

@@ -179,23 +179,29 @@ def _flat(tree: Any) -> list[Any]:
 
 
 def _unlike(theirs: Any, ours: Any, tolerance: float) -> str | None:
-    """Return in what two results differ, or None."""
-    if not (isinstance(theirs, Tensor) and isinstance(ours, Tensor)):
-        if type(theirs) is not type(ours):
-            kinds = ["none" if x is None else type(x).__name__ for x in (theirs, ours)]
-            return f"{kinds[0]}, fastgan's {kinds[1]}"
-        if isinstance(theirs, float) and abs(theirs - ours) > tolerance * (1 + abs(ours)):
-            return f"{theirs:g}, fastgan's {ours:g}"
+    """Return in what two results or gradients differ, or None."""
+    if theirs is None and ours is None:
         return None
+    if theirs is None or ours is None:
+        return "none, where fastgan has one" if theirs is None else "one, where fastgan has none"
+    if isinstance(theirs, Tensor) and isinstance(ours, Tensor):
+        return _unlike_tensors(theirs, ours, tolerance)
+    if type(theirs) is not type(ours):
+        return f"{type(theirs).__name__}, fastgan's {type(ours).__name__}"
+    far = isinstance(theirs, float) and abs(theirs - ours) > tolerance * (1 + abs(ours))
+    return f"{theirs:g}, fastgan's {ours:g}" if far else None
+
+
+def _unlike_tensors(theirs: Tensor, ours: Tensor, tolerance: float) -> str | None:
     for what in ("dtype", "shape", "requires_grad"):
         a, b = getattr(theirs, what), getattr(ours, what)
         if a != b:
             return f"{what} {tuple(a) if what == 'shape' else a}, fastgan's {tuple(b) if what == 'shape' else b}"
-    a, b = theirs.detach().double(), ours.detach().double()
-    if torch.allclose(a, b, rtol=tolerance, atol=tolerance * (1 + b.abs().max().item())):
+    x, y = theirs.detach().double(), ours.detach().double()
+    if torch.allclose(x, y, rtol=tolerance, atol=tolerance * (1 + y.abs().max().item())):
         return None
-    worst = int((a - b).abs().argmax())
-    return f"{a.flatten()[worst]:.4g}, fastgan's {b.flatten()[worst]:.4g}"
+    worst = int((x - y).abs().argmax())
+    return f"{x.flatten()[worst]:.4g}, fastgan's {y.flatten()[worst]:.4g}"
 
 
 def _compared(trainer: str, theirs: Any, ours: Any, call: _Call, dtype: torch.dtype) -> Iterator[str]:
@@ -259,4 +265,4 @@ def differences(trainer: str, theirs: Any, ours: Any) -> list[str]:
             for dtype in ([torch.float32] if _DATA.intersection(call[2]) else _TOLERANCE)
             for difference in _compared(trainer, theirs, ours, call, dtype)
         )
-        return list(itertools.islice(found, _SHOWN))
+        return list(dict.fromkeys(found))[:_SHOWN]

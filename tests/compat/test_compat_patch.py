@@ -134,7 +134,7 @@ def vits():
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("feature_loss", r"float32: gradient of fmap_r: none, fastgan's Tensor"),
+        ("feature_loss", r"float32: gradient of fmap_r: none, where fastgan has one[);]"),
         ("discriminator_loss", r"bfloat16: result 0: dtype torch\.float32, fastgan's torch\.bfloat16"),
         ("generator_loss", r"bfloat16: result 0: dtype torch\.float32, fastgan's torch\.bfloat16"),
     ],
@@ -149,6 +149,14 @@ def test_k13_vits_is_not_hifigan(modules, name, what):
         compat.patch("hifigan", "losses")
     assert all(getattr(module, n) is mixed[n] for n in compat.hifigan.__all__)
     assert compat.patched() == {}
+
+
+def test_k13_all_that_differs_is_told(modules):
+    """K13: one error for all of VITS's functions."""
+    modules("losses", **vits())
+    with pytest.raises(RuntimeError) as raised:
+        compat.patch("hifigan", "losses")
+    assert all(str(raised.value).count(f"losses.{n}: differs") == 1 for n in compat.hifigan.__all__)
 
 
 def test_k13_what_raises_is_not_the_trainers(modules):
