@@ -199,9 +199,11 @@ def test_k13_the_probe_leaves_no_trace():
         random.random(), np.random.rand()
         return theirs(*args, **kwargs)
 
+    torch.manual_seed(123)
     before = state()
     with torch.no_grad(), torch.device("meta"), torch.autocast("cpu", dtype=torch.bfloat16):
         assert _probe.differences("cyclegan", draws, ours) == []
+        assert _probe.differences("cyclegan", scaled(theirs), ours) != []
     torch.set_default_dtype(torch.float64)
     try:
         assert _probe.differences("cyclegan", own("cyclegan")["GANLoss"], compat.cyclegan.GANLoss) == []
