@@ -204,6 +204,10 @@ def test_k13_the_probe_leaves_no_trace():
     with torch.no_grad(), torch.device("meta"), torch.autocast("cpu", dtype=torch.bfloat16):
         assert _probe.differences("cyclegan", draws, ours) == []
         assert _probe.differences("cyclegan", scaled(theirs), ours) != []
+        (first, *_) = _probe.differences("hifigan", vits()["feature_loss"], compat.hifigan.feature_loss)
+        assert "gradient of fmap_r: none" in first
+        own_hinge = own("biggan")["loss_hinge_gen"]
+        assert _probe.differences("biggan", own_hinge, compat.biggan.loss_hinge_gen) == []
     torch.set_default_dtype(torch.float64)
     try:
         assert _probe.differences("cyclegan", own("cyclegan")["GANLoss"], compat.cyclegan.GANLoss) == []
