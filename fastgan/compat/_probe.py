@@ -236,7 +236,7 @@ def _undisturbed() -> Iterator[None]:
     drawn, python, dtype = torch.get_rng_state(), random.getstate(), torch.get_default_dtype()
     state = numpy.random.get_state() if numpy else None
     with ExitStack() as stack:
-        for mode in (torch.device("cpu"), torch.inference_mode(False), torch.enable_grad()):
+        for mode in (torch.device("cpu"), torch.inference_mode(False)):  # the second enables gradients, too
             stack.enter_context(mode)
         stack.enter_context(torch.autocast("cpu", enabled=False))
         stack.enter_context(warnings.catch_warnings())

@@ -1,7 +1,7 @@
 """CUT (taesungp/contrastive-unpaired-translation): `fastgan.compat.cyclegan` by another name.
 
-from models.networks import GANLoss             # before
-from fastgan.compat.cut import GANLoss     # after
+self.criterionGAN = networks.GANLoss(opt.gan_mode).to(self.device)    # before, in models/cut_model.py
+self.criterionGAN = cut.GANLoss(opt.gan_mode).to(self.device)         # after: from fastgan.compat import cut
 """
 
 from .cyclegan import GANLoss, cal_gradient_penalty
