@@ -1,8 +1,10 @@
 """BigVGAN (NVIDIA/BigVGAN, loss.py): HiFi-GAN's losses.
 
-from loss import feature_loss, generator_loss, discriminator_loss, MultiScaleMelSpectrogramLoss  # before: train.py
-from loss import MultiScaleMelSpectrogramLoss                                                    # after
-from fastgan.compat.bigvgan import discriminator_loss, feature_loss, generator_loss
+    from loss import feature_loss, generator_loss, discriminator_loss, ...             # before, in train.py
+    from loss import MultiScaleMelSpectrogramLoss                                      # after
+    from fastgan.compat.bigvgan import discriminator_loss, feature_loss, generator_loss
+
+The spectrogram loss is imported in the same statement, and stays.
 """
 
 from .hifigan import discriminator_loss, feature_loss, generator_loss

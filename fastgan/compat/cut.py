@@ -1,7 +1,9 @@
 """CUT (taesungp/contrastive-unpaired-translation): `fastgan.compat.cyclegan` by another name.
 
-self.criterionGAN = networks.GANLoss(opt.gan_mode).to(self.device)    # before, in models/cut_model.py
-self.criterionGAN = cut.GANLoss(opt.gan_mode).to(self.device)         # after: from fastgan.compat import cut
+    self.criterionGAN = networks.GANLoss(opt.gan_mode)  # before, in models/cut_model.py
+    self.criterionGAN = cut.GANLoss(opt.gan_mode)       # after: from fastgan.compat import cut
+
+Or call `fastgan.compat.patch("cut")`.
 """
 
 from .cyclegan import GANLoss, cal_gradient_penalty

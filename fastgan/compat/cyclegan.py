@@ -1,7 +1,7 @@
 """CycleGAN and pix2pix (junyanz/pytorch-CycleGAN-and-pix2pix), and CUT (taesungp/contrastive-unpaired-translation).
 
-    self.criterionGAN = networks.GANLoss(opt.gan_mode).to(self.device)     # before, in models/*_model.py
-    self.criterionGAN = cyclegan.GANLoss(opt.gan_mode).to(self.device)     # after: from fastgan.compat import cyclegan
+    self.criterionGAN = networks.GANLoss(opt.gan_mode)     # before, in models/*_model.py
+    self.criterionGAN = cyclegan.GANLoss(opt.gan_mode)     # after: from fastgan.compat import cyclegan
 
 Or call `fastgan.compat.patch("cyclegan")` once `models.networks` is imported. Binary cross-entropy is exact at both
 ends, and float64 logits give a float64 loss. On a device the label buffers are read once, which waits, and again
