@@ -23,7 +23,7 @@ def _average(real, fake, y, y2, loss_D):
     return (torch.mean(F.relu(1.0 - sign * real)) + torch.mean(F.relu(1.0 + sign * fake))) / 2
 
 
-def discriminator_loss(y_pred, y_pred_fake, loss_D=1):
+def discriminator_loss(y_pred, y_pred_fake, loss_D=None):
     """The discriminator's loss of that number; 1 is of probabilities, the others of logits."""
     real, fake = y_pred, y_pred_fake
     if loss_D == 1:
@@ -40,7 +40,7 @@ def discriminator_loss(y_pred, y_pred_fake, loss_D=1):
     return _average(real, fake, 1.0, 0.0, loss_D)
 
 
-def generator_loss(y_pred_fake, y_pred=None, loss_D=1):
+def generator_loss(y_pred_fake, y_pred=None, loss_D=None):
     """The generator's loss of that number; from 5 on it is of the real outputs too."""
     real, fake = y_pred, y_pred_fake
     if loss_D == 1:
@@ -54,7 +54,7 @@ def generator_loss(y_pred_fake, y_pred=None, loss_D=1):
     return _average(real, fake, 0.0, 1.0, loss_D)
 
 
-def gradient_penalty(D, x, x_fake, penalty=10.0):
+def gradient_penalty(D, x, x_fake, penalty=None):
     """WGAN-GP with its weight, of 4-D images; three norms, each over a dimension more, are a sample's norm."""
     u = torch.empty(x.size(0), 1, 1, 1, device=x.device).uniform_(0, 1)
     points = (x.detach() * u + x_fake.detach() * (1 - u)).requires_grad_(True)

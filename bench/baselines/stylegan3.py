@@ -27,7 +27,7 @@ def r1_penalty(real_logits, real_img):
     return gradient.square().sum([1, 2, 3])
 
 
-def path_length_penalty(gen_img, gen_ws, pl_mean, pl_decay=0.01):
+def path_length_penalty(gen_img, gen_ws, pl_mean, pl_decay=None):
     """The squared distance of each length from their running mean, which is updated in place."""
     noise = torch.randn_like(gen_img) / math.sqrt(gen_img.shape[2] * gen_img.shape[3])
     (gradient,) = torch.autograd.grad([(gen_img * noise).sum()], [gen_ws], create_graph=True)

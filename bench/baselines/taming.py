@@ -26,7 +26,7 @@ def adopt_weight(weight, global_step, threshold=0, value=0.0):
     return value if global_step < threshold else weight
 
 
-def calculate_adaptive_weight(nll_loss, g_loss, last_layer, discriminator_weight=1.0):
+def calculate_adaptive_weight(nll_loss, g_loss, last_layer, discriminator_weight=None):
     """How much larger the reconstruction's gradient at the last layer is than the discriminator's."""
     nll_grad = torch.autograd.grad(nll_loss, last_layer, retain_graph=True)[0]
     g_grad = torch.autograd.grad(g_loss, last_layer, retain_graph=True)[0]

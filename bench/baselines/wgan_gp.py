@@ -22,7 +22,7 @@ def compute_gradient_penalty(D, real_samples, fake_samples):
     return ((gradient.norm(2, dim=1) - 1) ** 2).mean()
 
 
-def compute_gradient_penalty_dragan(D, X, lambda_gp=10):
+def compute_gradient_penalty_dragan(D, X, lambda_gp=None):
     """DRAGAN with its weight: the norm over dim 1 alone, one uniform number an element."""
     alpha = _numpy_uniform(X.shape, X.device)
     noisy = X + 0.5 * X.std() * torch.rand(X.size()).to(X.device)
@@ -31,13 +31,22 @@ def compute_gradient_penalty_dragan(D, X, lambda_gp=10):
     return lambda_gp * ((gradient.norm(2, dim=1) - 1) ** 2).mean()
 
 
-def calc_gradient_penalty(netD, real_data, fake_data, LAMBDA=10, *, over="sample"):
+def compute_gradient_penalty_div(real_validity, real_imgs, fake_validity, fake_imgs, k=None, p=None):
+    """WGAN-div's div_gp with its weight: powers of the norms at real and at fake images themselves."""
+    powers = []
+    for outputs, inputs in ((real_validity, real_imgs), (fake_validity, fake_imgs)):
+        gradient = _gradient(outputs, inputs, torch.ones_like(outputs))
+        powers.append(gradient.reshape(len(inputs), -1).pow(2).sum(1) ** (p / 2))
+    return torch.mean(powers[0] + powers[1]) * k / 2
+
+
+def calc_gradient_penalty(netD, real_data, fake_data, LAMBDA=None, *, over=None):
     """WGAN-GP with its weight; over="dim1" is the text model's norm, over dim 1 alone of (N, length, symbols)."""
     n = real_data.size(0)
     alpha = torch.rand(n, *[1] * (real_data.dim() - 1)).to(real_data.device)
     points = (alpha * real_data + (1 - alpha) * fake_data).detach().requires_grad_(True)
     output = netD(points)
     gradient = _gradient(output, points, torch.ones_like(output))
-    if over == "sample":
+    if over != "dim1":
         gradient = gradient.reshape(n, -1)
     return LAMBDA * ((gradient.norm(2, dim=1) - 1) ** 2).mean()

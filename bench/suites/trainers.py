@@ -280,7 +280,7 @@ def taming_step(m: Any, t: Made) -> Any:
     """Hinge; the generator's part is inline in the trainer. The adaptive weight of two given gradients."""
     yield m.hinge_d_loss(t["r"], t["f"]), [t["r"], t["f"]]
     layer = t.setdefault("layer", torch.ones(3, 128, 3, 3, device=t["f"].device, requires_grad=True))
-    weight = m.calculate_adaptive_weight((layer * 2).sum(), (layer * 3).sum(), layer)
+    weight = m.calculate_adaptive_weight((layer * 2).sum(), (layer * 3).sum(), layer, 1.0)
     mean = m.hinge_gen_loss(t["f"]) if m.__name__.startswith("fastgan") else -t["f"].mean()
     yield weight * mean, [t["f"]]
 

@@ -5,7 +5,7 @@
 
 Each module is named after a trainer, and has its names, signatures, argument order, defaults, results and random
 draws. Instead of changing the import, call `patch("hifigan")`: it replaces an already imported trainer's own
-losses, and `unpatch` puts them back. The table is in docs/drop-in.md.
+losses where they are those, `patched` tells which, and `unpatch` puts them back. The table is in docs/drop-in.md.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from ._patch import TRAINERS, patch, unpatch
+from ._patch import TRAINERS, patch, patched, unpatch
 
-__all__ = ["TRAINERS", "patch", "unpatch"]
+__all__ = ["TRAINERS", "patch", "patched", "unpatch"]
 
 
 def __getattr__(name: str) -> Any:

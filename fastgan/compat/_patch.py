@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator
 from importlib import import_module
 from types import ModuleType
 from typing import Any, NamedTuple
+
+from . import _probe, _spawned
+
+_log = logging.getLogger("fastgan")
 
 
 class Origin(NamedTuple):
@@ -17,18 +23,19 @@ class Origin(NamedTuple):
     Attributes:
         modules: the modules that define them, as the trainer's code imports them; a script's are also `__main__`.
         registries: (module, attribute) of registries from which the trainer builds losses by name.
-        methods: (name of the adapter, class, method) of methods to replace in those modules.
+        methods: (method, names of the adapter) of methods to replace in any class of those modules, each by the
+            first of the adapter's that does the same.
         kept: names of the adapter that are left as the trainer has them.
     """
 
     modules: tuple[str, ...] = ()
     registries: tuple[tuple[str, str], ...] = ()
-    methods: tuple[tuple[str, str, str], ...] = ()
+    methods: tuple[tuple[str, tuple[str, ...]], ...] = ()
     kept: tuple[str, ...] = ()
 
 
 _NETWORKS = Origin(("models.networks",))
-_SCRIPT = ("train", "__main__")
+_SCRIPT = ("train", "__main__", "__mp_main__")  # the last while a spawned process imports it
 # No modules: the losses are inline in the trainer's steps, or functions that read globals of their script.
 ORIGINS: dict[str, Origin] = {
     "audiocraft": Origin(("audiocraft.adversarial.losses",)),
@@ -61,8 +68,8 @@ ORIGINS: dict[str, Origin] = {
     "stylegan2": Origin(_SCRIPT),
     "stylegan3": Origin(),
     "taming": Origin(
-        ("taming.modules.losses.vqperceptual",),
-        methods=(("_method", "VQLPIPSWithDiscriminator", "calculate_adaptive_weight"),),
+        ("taming.modules.losses.vqperceptual", "tokenizer.tokenizer_image.vq_loss"),  # VQGAN's, LlamaGen's
+        methods=(("calculate_adaptive_weight", ("_method", "_method_without_factor")),),
     ),
     "tfgan": Origin(),
     # Its Trainer tells losses apart by these bases, from which the adapter's classes derive.
@@ -73,18 +80,40 @@ ORIGINS: dict[str, Origin] = {
 }
 TRAINERS = tuple(sorted(ORIGINS))
 
-# What each patch replaced: how to put it back.
-_undo: dict[str, list[tuple[Any, str, Any, Any]]] = {}
+
+class _Change(NamedTuple):
+    """holder.name, or holder[name] of a dict, which was old and is new; `where` is its name for people."""
+
+    holder: Any
+    name: str
+    old: Any
+    new: Any
+    where: str
+
+    def read(self) -> Any:
+        """Return what is there now."""
+        held = self.holder if isinstance(self.holder, dict) else vars(self.holder)
+        return held.get(self.name)
+
+    def write(self, value: Any) -> None:
+        """Put a value there."""
+        if isinstance(self.holder, dict):
+            self.holder[self.name] = value
+        else:
+            setattr(self.holder, self.name, value)
 
 
-def _replace(trainer: str, holder: Any, name: str, new: Any) -> None:
-    """Set holder.name, or holder[name] of a dict, and remember the previous value."""
-    if isinstance(holder, dict):
-        _undo[trainer].append((holder, name, holder[name], new))
-        holder[name] = new
-    else:
-        _undo[trainer].append((holder, name, vars(holder)[name], new))
-        setattr(holder, name, new)
+# What each patch replaced, in order.
+_undo: dict[str, list[_Change]] = {}
+_spawned.watch(_undo)
+
+
+def _replace(trainer: str, holder: Any, name: str, new: Any, where: str) -> None:
+    """Put the adapter's in its place, and remember what was there."""
+    change = _Change(holder, name, None, new, where)
+    change = change._replace(old=change.read())
+    _undo.setdefault(trainer, []).append(change)
+    change.write(new)
 
 
 def _holders(old: Any) -> Iterator[tuple[str, ModuleType, str]]:
@@ -97,14 +126,14 @@ def _holders(old: Any) -> Iterator[tuple[str, ModuleType, str]]:
                 yield loaded, module, name
 
 
-def _registered(trainer: str, old: Any) -> Iterator[tuple[dict[str, Any], str]]:
+def _registered(trainer: str, old: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Yield the tables of the trainer's registries that hold the object to replace, and its keys there."""
     for where, attribute in ORIGINS[trainer].registries:
         registry = getattr(sys.modules.get(where), attribute, None)
         for table in ("_obj_map", "_module_dict"):  # BasicSR's, OpenMMLab's
             found = getattr(registry, table, {})
             for key in [k for k, value in found.items() if value is old]:
-                yield found, key
+                yield f"{where}.{attribute}[{key!r}]", found, key
 
 
 def _parameters(thing: Any) -> list[str] | None:
@@ -116,14 +145,13 @@ def _parameters(thing: Any) -> list[str] | None:
     return [p.name for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 
-def _check_fit(where: str, old: Any, new: Any) -> None:
-    """Raise unless the adapter takes what the trainer's own takes."""
+def _unfit(trainer: str, old: Any, new: Any) -> str | None:
+    """Return why the adapter's does not stand in for the trainer's, or None: its parameters, or its results."""
     theirs, ours = _parameters(old), _parameters(new)
     if theirs is not None and ours is not None and theirs != ours[: len(theirs)]:
-        raise RuntimeError(
-            f"{where}: takes ({', '.join(theirs)}), fastgan's ({', '.join(ours)}): not the trainer's own, or of"
-            " another version; import the adapter's by name where it fits"
-        )
+        return f"takes ({', '.join(theirs)}), fastgan's ({', '.join(ours)})"
+    differences = _probe.differences(trainer, old, new)
+    return f"differs from fastgan's ({'; '.join(differences)})" if differences else None
 
 
 def _warn_of_subclasses(where: str, old: Any, replaced: list[str]) -> None:
@@ -145,18 +173,23 @@ def patch(trainer: str, *modules: str) -> list[str]:
     the trainer's registry. Call it after the trainer's modules are imported and before losses are built. An object
     that was made before keeps its class, and so does a function that was stored in an object.
 
+    It holds for this process and those that it forks. A spawned process imports the script again: call it at the
+    script's top level, and not under `if __name__ == "__main__"`. A second call replaces what was bound since.
+
+    Each function and class is first called on small tensors, as is the adapter's, if it is one of tensors.
+
     Args:
         trainer: a name of `fastgan.compat.TRAINERS`.
         *modules: names of the loaded modules that define the losses, where they are not the usual ones.
 
     Returns:
-        The replaced names, as "module.name".
+        The replaced names, as "module.name", also those of earlier calls.
 
     Raises:
         ValueError: an unknown trainer; or one without names to replace, since its losses are inline or read globals
             of their script.
-        RuntimeError: it is patched already; none of its modules is loaded; they hold none of the names, or
-            something else by one of them. Nothing is replaced then.
+        RuntimeError: none of its modules is loaded; they hold none of the names, or something else by one of them,
+            with other parameters, results or gradients. This call has replaced nothing then.
 
     Warns:
         UserWarning: of classes that derive from a replaced one.
@@ -170,47 +203,87 @@ def patch(trainer: str, *modules: str) -> list[str]:
             f"trainer: the losses of {trainer!r} are inline in its steps or read globals of their script; call"
             f" fastgan.compat.{trainer} there"
         )
-    if trainer in _undo:
-        raise RuntimeError(f"trainer: {trainer!r} is patched already")
-    adapter = import_module(f".{trainer}", __package__)
     names = modules or origin.modules
     loaded = [sys.modules[name] for name in names if isinstance(sys.modules.get(name), ModuleType)]
     if not loaded:
         raise RuntimeError(f"trainer: import {trainer!r} first; none of {', '.join(names)} is loaded")
-    _undo[trainer] = []
-    try:
-        replaced = _replace_all(trainer, origin, adapter, loaded)
-    except BaseException:
-        unpatch(trainer)
-        raise
-    if not replaced:
-        del _undo[trainer]
-        raise RuntimeError(f"trainer: found none of its losses in {', '.join(m.__name__ for m in loaded)}")
+    _replace_all(trainer, origin, loaded)
+    replaced = patched()[trainer]
+    _log.info("patched %s in process %d: %s", trainer, os.getpid(), ", ".join(replaced))
     return replaced
 
 
-def _replace_all(trainer: str, origin: Origin, adapter: ModuleType, loaded: list[ModuleType]) -> list[str]:
-    replaced = []
+class _Own(NamedTuple):
+    """One of the trainer's own functions, classes and methods (of `owner`), and what may stand in for it."""
+
+    where: str
+    owner: type | None
+    name: str
+    old: Any
+    candidates: list[Any]
+
+
+def _owned(origin: Origin, adapter: ModuleType, loaded: list[ModuleType]) -> Iterator[_Own]:
+    """Yield what these modules hold by the adapter's names, and their classes' methods."""
     for module in loaded:
-        for name in adapter.__all__:
-            old, new = vars(module).get(name), getattr(adapter, name)
-            if not callable(old) or old is new or name in origin.kept:
-                continue
-            if getattr(old, "__name__", name) not in (name, new.__name__):
-                continue  # another function by an alias: replaced by its own name, if at all
-            _check_fit(f"{module.__name__}.{name}", old, new)
-            _warn_of_subclasses(f"{module.__name__}.{name}", old, adapter.__all__)
-            for table, key in _registered(trainer, old):
-                _replace(trainer, table, key, new)
-            for where, holder, bound in _holders(old):
-                _replace(trainer, holder, bound, new)
-                replaced.append(f"{where}.{bound}")
-        for name, owner, method in origin.methods:
-            cls = vars(module).get(owner)
-            if cls is not None and method in vars(cls):
-                _replace(trainer, cls, method, getattr(adapter, name))
-                replaced.append(f"{module.__name__}.{owner}.{method}")
-    return replaced
+        held = vars(module)
+        for name in [n for n in adapter.__all__ if n not in origin.kept]:
+            old, new = held.get(name), getattr(adapter, name)
+            # Another function by an alias is replaced by its own name, if at all.
+            if callable(old) and old is not new and getattr(old, "__name__", name) in (name, new.__name__):
+                yield _Own(f"{module.__name__}.{name}", None, name, old, [new])
+        for method, candidates in origin.methods:
+            found = [getattr(adapter, name) for name in candidates]
+            for name, owner in [(n, c) for n, c in held.items() if isinstance(c, type) and method in vars(c)]:
+                if vars(owner)[method] not in found:
+                    yield _Own(f"{module.__name__}.{name}.{method}", owner, method, vars(owner)[method], found)
+
+
+def _replace_all(trainer: str, origin: Origin, loaded: list[ModuleType]) -> None:
+    """Replace all names and methods in these modules; or nothing, where one does not fit."""
+    adapter = import_module(f".{trainer}", __package__)
+    owned: dict[int, _Own] = {}
+    for own in _owned(origin, adapter, loaded):
+        owned.setdefault(id(own.old), own)  # one object may have several names
+    fitting, reasons = [], []
+    for own in owned.values():
+        unfit = [_unfit(trainer, own.old, new) for new in own.candidates]
+        if None in unfit:
+            fitting.append((own, own.candidates[unfit.index(None)]))
+        else:
+            reasons.append(f"{own.where}: {unfit[0]}")
+    if reasons:
+        raise RuntimeError(
+            f"{'; '.join(reasons)}: not the trainer's own, or of another version; import the adapter's by name"
+            " where it fits"
+        )
+    for own, _ in fitting:
+        _warn_of_subclasses(own.where, own.old, adapter.__all__)
+    for own, new in fitting:
+        _replace_own(trainer, own, new)
+    if not _reached(trainer, loaded):
+        raise RuntimeError(
+            f"trainer: found none of its losses in {', '.join(m.__name__ for m in loaded)}"
+            f" (patched: {', '.join(patched()) or 'none'})"
+        )
+    _spawned.note(_undo)
+
+
+def _replace_own(trainer: str, own: _Own, new: Any) -> None:
+    """Replace a method in its class; a function or class in registries, and wherever it is bound."""
+    if own.owner is not None:
+        _replace(trainer, own.owner, own.name, new, own.where)
+        return
+    for label, table, key in _registered(trainer, own.old):
+        _replace(trainer, table, key, new, label)
+    for loaded, holder, bound in _holders(own.old):
+        _replace(trainer, holder, bound, new, f"{loaded}.{bound}")
+
+
+def _reached(trainer: str, loaded: list[ModuleType]) -> bool:
+    """Return whether one of these modules, or a class in it, holds something of the adapter's."""
+    holders = {id(m) for m in loaded} | {id(value) for m in loaded for value in vars(m).values()}
+    return any(id(c.holder) in holders and c.read() is c.new for c in _undo.get(trainer, []))
 
 
 def unpatch(trainer: str) -> None:
@@ -221,9 +294,21 @@ def unpatch(trainer: str) -> None:
     """
     if trainer not in _undo:
         raise RuntimeError(f"trainer: {trainer!r} is not patched (patched: {', '.join(_undo) or 'none'})")
-    for holder, name, old, new in reversed(_undo.pop(trainer)):
-        if isinstance(holder, dict):
-            if holder.get(name) is new:
-                holder[name] = old
-        elif vars(holder).get(name) is new:
-            setattr(holder, name, old)
+    for change in reversed(_undo.pop(trainer)):
+        if change.read() is change.new:
+            change.write(change.old)
+    _spawned.note(_undo)
+
+
+def _active(trainer: str) -> list[str]:
+    """Return the names that hold the adapter's functions and classes now, each once."""
+    return list(dict.fromkeys(c.where for c in _undo[trainer] if c.read() is c.new))
+
+
+def patched() -> dict[str, list[str]]:
+    """Return the trainers that are patched in this process, each with the names that are fastgan's now.
+
+    A name is "module.name", "module.class.method" or "module.registry['name']". One that was bound to something
+    else since is left out.
+    """
+    return {trainer: names for trainer in _undo if (names := _active(trainer))}

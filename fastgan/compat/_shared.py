@@ -28,6 +28,7 @@ __all__ = [
     "distance",
     "elements",
     "feature_distance",
+    "given",
     "gradient_by_input",
     "hinge",
     "mean_and_each",
@@ -44,6 +45,17 @@ __all__ = [
 
 _FLOAT32 = {torch.float32}
 PLUS, MINUS = Term("identity"), Term("identity", scale=-1.0)  # x, -x
+
+
+def given(name: str, value: Any, what: str) -> Any:
+    """Return an argument that has no default, since the trainer's script holds it in a global or in its options.
+
+    Raises:
+        TypeError: it is None; the message says what to pass.
+    """
+    if value is None:
+        raise TypeError(f"{name}: expected {what}, got None; there is no default, as scripts differ")
+    return value
 
 
 def bce(target: float, weight: float = 1.0) -> Term:

@@ -1,7 +1,10 @@
 """AudioCraft: EnCodec, MusicGen (facebookresearch/audiocraft, audiocraft/adversarial/losses.py).
 
-    from audiocraft.adversarial.losses import AdversarialLoss, FeatureMatchingLoss   # before
-    from fastgan.compat.audiocraft import AdversarialLoss, FeatureMatchingLoss       # after
+    from audiocraft.adversarial import AdversarialLoss, FeatureMatchingLoss        # before
+    from fastgan.compat.audiocraft import AdversarialLoss, FeatureMatchingLoss     # after
+
+AudioCraft's own solvers/builders.py takes them as `adversarial.AdversarialLoss` and so on: call
+`fastgan.compat.patch("audiocraft")` for it.
 
 With this module's criteria, all of an adversary's logits go through one call, and all feature maps through another.
 Fake comes first. At the kink of "hinge" the derivative is 1/2 of the slope, as that of AudioCraft's minimum.

@@ -1,7 +1,10 @@
 """BigVGAN (NVIDIA/BigVGAN, loss.py): HiFi-GAN's losses.
 
-from loss import discriminator_loss, feature_loss, generator_loss                    # before
-from fastgan.compat.bigvgan import discriminator_loss, feature_loss, generator_loss  # after
+    from loss import feature_loss, generator_loss, discriminator_loss, ...             # before, in train.py
+    from loss import MultiScaleMelSpectrogramLoss                                      # after
+    from fastgan.compat.bigvgan import discriminator_loss, feature_loss, generator_loss
+
+The spectrogram loss is imported in the same statement, and stays.
 """
 
 from .hifigan import discriminator_loss, feature_loss, generator_loss

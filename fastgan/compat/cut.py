@@ -1,7 +1,9 @@
 """CUT (taesungp/contrastive-unpaired-translation): `fastgan.compat.cyclegan` by another name.
 
-from models.networks import GANLoss             # before
-from fastgan.compat.cut import GANLoss     # after
+    self.criterionGAN = networks.GANLoss(opt.gan_mode)  # before, in models/cut_model.py
+    self.criterionGAN = cut.GANLoss(opt.gan_mode)       # after: from fastgan.compat import cut
+
+Or call `fastgan.compat.patch("cut")`.
 """
 
 from .cyclegan import GANLoss, cal_gradient_penalty

@@ -1,7 +1,7 @@
 """CycleGAN and pix2pix (junyanz/pytorch-CycleGAN-and-pix2pix), and CUT (taesungp/contrastive-unpaired-translation).
 
-    from models.networks import GANLoss, cal_gradient_penalty             # before
-    from fastgan.compat.cyclegan import GANLoss, cal_gradient_penalty     # after
+    self.criterionGAN = networks.GANLoss(opt.gan_mode)     # before, in models/*_model.py
+    self.criterionGAN = cyclegan.GANLoss(opt.gan_mode)     # after: from fastgan.compat import cyclegan
 
 Or call `fastgan.compat.patch("cyclegan")` once `models.networks` is imported. Binary cross-entropy is exact at both
 ends, and float64 logits give a float64 loss. On a device the label buffers are read once, which waits, and again

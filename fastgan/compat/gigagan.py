@@ -3,6 +3,8 @@
     from gigagan_pytorch.gigagan_pytorch import discriminator_hinge_loss, generator_hinge_loss   # before
     from fastgan.compat.gigagan import discriminator_hinge_loss, generator_hinge_loss            # after
 
+gigagan-pytorch's own trainer uses them in that module alone: call `fastgan.compat.patch("gigagan")` for it.
+
 Signs are reversed there: low logits are real, high ones fake. The trainer's `aux_matching_loss` takes the
 exponential first, and is infinite with a gradient of NaN for logits below -88. This one is finite.
 """

@@ -1,7 +1,11 @@
 """HiFi-GAN (jik876/hifi-gan, models.py).
 
-    from models import discriminator_loss, feature_loss, generator_loss                 # before
-    from fastgan.compat.hifigan import discriminator_loss, feature_loss, generator_loss  # after
+    from models import Generator, ..., feature_loss, generator_loss, discriminator_loss  # before, in train.py
+    from models import Generator, ...                                                    # after
+    from fastgan.compat.hifigan import discriminator_loss, feature_loss, generator_loss
+
+train.py imports its networks in the same statement, and they stay. VITS has functions of these names in losses.py,
+which compute in float32 and detach the real maps: they are others, and `patch` refuses them.
 
 All discriminators go through one call forward and one backward, and so do all feature maps. The floats that
 `discriminator_loss` returns come over in one transfer.
@@ -16,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ._shared import feature_distance, mean_and_each, mean_with_values, square
@@ -28,14 +33,16 @@ def discriminator_loss(
 ) -> tuple[Any, list[float], list[float]]:
     """Return the sum over discriminators of mean (1 - r)^2 + mean f^2, and the two means of each as floats.
 
-    The floats wait for the device, as the trainer's do; the loss is in the logits' dtype.
+    The loss is in the logits' dtype. The floats wait for the device, as the trainer's do. Under torch.compile they
+    are traced, as the trainer's are.
     """
     pairs = list(zip(disc_real_outputs, disc_generated_outputs, strict=False))
     if not pairs:
         return 0, [], []
     entries = [(square(label), x) for pair in pairs for label, x in zip((1.0, 0.0), pair, strict=True)]
     loss, values = mean_with_values(*entries)
-    numbers = values.tolist()
+    # Dynamo traces item() of each, as in the trainer, but not tolist(), which is one transfer.
+    numbers = [v.item() for v in values] if torch.compiler.is_compiling() else values.tolist()
     return loss, numbers[::2], numbers[1::2]
 
 

@@ -1,7 +1,9 @@
 """MAGVIT2 (lucidrains/magvit2-pytorch, magvit2_pytorch/magvit2_pytorch.py).
 
-from magvit2_pytorch.magvit2_pytorch import gradient_penalty, hinge_discr_loss, hinge_gen_loss   # before
-from fastgan.compat.magvit2 import gradient_penalty, hinge_discr_loss, hinge_gen_loss            # after
+    from magvit2_pytorch.magvit2_pytorch import gradient_penalty, hinge_discr_loss, hinge_gen_loss   # before
+    from fastgan.compat.magvit2 import gradient_penalty, hinge_discr_loss, hinge_gen_loss            # after
+
+magvit2-pytorch's own trainer uses them in that module alone: call `fastgan.compat.patch("magvit2")` for it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """MONAI (Project-MONAI/MONAI, monai/losses/adversarial_loss.py).
 
-    from monai.losses import PatchAdversarialLoss                # before
+    from monai.losses import PatchAdversarialLoss                # before, also in a statement with others
     from fastgan.compat.monai import PatchAdversarialLoss        # after
 
 Pass logits: the loss applies the activation itself, as in MONAI. Cross-entropy is computed from the logit. MONAI

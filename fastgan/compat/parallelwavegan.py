@@ -1,7 +1,10 @@
 """ParallelWaveGAN (kan-bayashi/ParallelWaveGAN, parallel_wavegan/losses/).
 
-    from parallel_wavegan.losses import DiscriminatorAdversarialLoss, GeneratorAdversarialLoss          # before
-    from fastgan.compat.parallelwavegan import DiscriminatorAdversarialLoss, GeneratorAdversarialLoss   # after
+    from parallel_wavegan.losses import DiscriminatorAdversarialLoss, GeneratorAdversarialLoss, ...     # before
+    from parallel_wavegan.losses import MelSpectrogramLoss, ...                                         # after
+    from fastgan.compat.parallelwavegan import DiscriminatorAdversarialLoss, GeneratorAdversarialLoss
+
+bin/train.py imports them with its spectrogram losses in one statement, and those stay.
 
 All real logits go through one call, and so do all fake logits and all feature maps. Fake comes first in every
 class; the loss on real comes first in the result.

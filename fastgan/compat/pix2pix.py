@@ -1,7 +1,9 @@
 """pix2pix (junyanz/pytorch-CycleGAN-and-pix2pix): `fastgan.compat.cyclegan` by another name.
 
-from models.networks import GANLoss             # before
-from fastgan.compat.pix2pix import GANLoss     # after
+    self.criterionGAN = networks.GANLoss(opt.gan_mode)  # before, in models/pix2pix_model.py
+    self.criterionGAN = pix2pix.GANLoss(opt.gan_mode)   # after: from fastgan.compat import pix2pix
+
+Or call `fastgan.compat.patch("pix2pix")`.
 """
 
 from .cyclegan import GANLoss, cal_gradient_penalty

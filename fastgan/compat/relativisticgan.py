@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .. import functional
 from ..penalties import gradient_penalty as penalty_of
-from ._shared import MINUS, PLUS, alike, hinge, mean_of, result_dtype, square
+from ._shared import MINUS, PLUS, alike, given, hinge, mean_of, result_dtype, square
 
 __all__ = ["discriminator_loss", "generator_loss", "gradient_penalty"]
 
@@ -33,9 +33,11 @@ _RELATIVISTIC: dict[int, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-def _checked(loss_D: int) -> None:
-    if loss_D not in range(1, 9):
+def _checked(loss_D: int | None) -> int:
+    number: int = given("loss_D", loss_D, "the script's option --loss_D, a number from 1 to 8")
+    if number not in range(1, 9):
         raise ValueError(f"loss_D: expected a number from 1 to 8, got {loss_D!r}")
+    return number
 
 
 def _result(loss: Tensor, logits: Tensor, loss_D: int) -> Tensor:
@@ -49,10 +51,10 @@ def _on_probabilities(p: Tensor, real: bool) -> Tensor:
     return F.binary_cross_entropy(wide, torch.full_like(wide, float(real)))
 
 
-def discriminator_loss(y_pred: Tensor, y_pred_fake: Tensor, loss_D: int = 1) -> Tensor:
+def discriminator_loss(y_pred: Tensor, y_pred_fake: Tensor, loss_D: int | None = None) -> Tensor:
     """Return the discriminator's loss on outputs (N,) for real and for fake.
 
-    r and f are the outputs, m their means:
+    loss_D is the script's option, and has no default. r and f are the outputs, m their means:
 
     - 1: GAN, on probabilities, -ln r - ln(1 - f).
     - 2: LSGAN, (r - 1)^2 + f^2.
@@ -62,9 +64,10 @@ def discriminator_loss(y_pred: Tensor, y_pred_fake: Tensor, loss_D: int = 1) -> 
     - 6 to 8: cross-entropy, least squares (labels 1, -1) and hinge of r - m(f) and f - m(r), halved.
 
     Raises:
+        TypeError: no loss_D.
         ValueError: another number; 5 with shapes that differ.
     """
-    _checked(loss_D)
+    loss_D = _checked(loss_D)
     if loss_D == 1:
         return (_on_probabilities(y_pred, True) + _on_probabilities(y_pred_fake, False)).to(y_pred.dtype)
     if loss_D in _RELATIVISTIC:
@@ -77,15 +80,16 @@ def discriminator_loss(y_pred: Tensor, y_pred_fake: Tensor, loss_D: int = 1) -> 
     return mean_of((on_real, y_pred), (on_fake, y_pred_fake), dtype=wide)
 
 
-def generator_loss(y_pred_fake: Tensor, y_pred: Tensor | None = None, loss_D: int = 1) -> Tensor:
+def generator_loss(y_pred_fake: Tensor, y_pred: Tensor | None = None, loss_D: int | None = None) -> Tensor:
     """Return the generator's loss on outputs for fake (N,), and for real from loss_D 5 on, with the roles swapped.
 
     1, on probabilities, -ln f; 2 (f - 1)^2; 3 and 4 -f.
 
     Raises:
+        TypeError: no loss_D.
         ValueError: another number; no y_pred from 5 on; 5 with shapes that differ.
     """
-    _checked(loss_D)
+    loss_D = _checked(loss_D)
     if loss_D == 1:
         return _on_probabilities(y_pred_fake, True).to(y_pred_fake.dtype)
     if loss_D in _RELATIVISTIC:
@@ -99,11 +103,13 @@ def generator_loss(y_pred_fake: Tensor, y_pred: Tensor | None = None, loss_D: in
     return mean_of((square(1.0) if loss_D == 2 else MINUS, y_pred_fake), dtype=wide)
 
 
-def gradient_penalty(D: Callable[[Tensor], Any], x: Tensor, x_fake: Tensor, penalty: float = 10.0) -> Tensor:
+def gradient_penalty(D: Callable[[Tensor], Any], x: Tensor, x_fake: Tensor, penalty: float | None = None) -> Tensor:
     """Return penalty * mean (n - 1)^2 at points between, with n the norm of each sample's gradient.
 
-    Draws uniform numbers into (N, 1, 1, 1) on x's device. The data get no gradient.
+    Draws uniform numbers into (N, 1, 1, 1) on x's device. The data get no gradient. `penalty` is the script's
+    option of that name, and has no default: without it a TypeError is raised.
     """
+    weight = given("penalty", penalty, "the script's option --penalty (10 unless it is given)")
     u = torch.empty(len(x), 1, 1, 1, device=x.device).uniform_()
     real, fake = alike(x.detach(), x_fake.detach())
-    return penalty_of(D, real, fake, weight=float(penalty), eps=u).to(real.dtype)
+    return penalty_of(D, real, fake, weight=float(weight), eps=u).to(real.dtype)

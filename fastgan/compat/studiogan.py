@@ -1,16 +1,20 @@
 """StudioGAN (POSTECH-CVLab/PyTorch-StudioGAN, src/utils/losses.py).
 
-    import utils.losses as losses                    # before
+    import utils.losses as losses                    # before, in src/worker.py
     from fastgan.compat import studiogan as losses   # after
 
-The configuration looks functions up in `utils.losses` once, at its start: call `fastgan.compat.patch("studiogan")`
-before. StudioGAN adds 0 * (mean of a pixel) to the penalties for DistributedDataParallel, which turns infinite
+The configuration looks functions up in `utils.losses` by itself, once, at its start: only
+`fastgan.compat.patch("studiogan")`, called before, reaches those. What else the worker takes from that module (its
+classes of contrastive losses, latent_optimise, adjust_k and others) is StudioGAN's own, also by the second line.
+
+StudioGAN adds 0 * (mean of a pixel) to the penalties for DistributedDataParallel, which turns infinite
 pixels into NaN. The penalties here do not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -40,6 +44,16 @@ __all__ = [
     "feature_matching_loss", "g_hinge", "g_logistic", "g_ls", "g_vanilla", "g_wasserstein", "lecam_reg",
     "stylegan_cal_r1_reg",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Return StudioGAN's own for a name that holds no loss of fastgan's, as `import utils.losses` would."""
+    if not name.startswith("_"):
+        try:
+            return getattr(import_module("utils.losses"), name)
+        except (ImportError, AttributeError):
+            pass
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}, and neither has StudioGAN's utils.losses")
 
 
 def d_vanilla(d_logit_real: Tensor, d_logit_fake: Tensor, DDP: Any) -> Tensor:

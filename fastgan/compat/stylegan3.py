@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._shared import elements, gradient_by_input, path_lengths, softplus, squared_norms
+from ._shared import elements, given, gradient_by_input, path_lengths, softplus, squared_norms
 
 __all__ = ["loss_dgen", "loss_dreal", "loss_gmain", "path_length_penalty", "r1_penalty"]
 
@@ -42,14 +42,15 @@ def r1_penalty(real_logits: Any, real_img: Tensor) -> Tensor:
     return squared_norms(gradient_by_input(real_logits, real_img, name="real_img"), reduction="none")
 
 
-def path_length_penalty(gen_img: Tensor, gen_ws: Tensor, pl_mean: Tensor, pl_decay: float = 0.01) -> Tensor:
+def path_length_penalty(gen_img: Tensor, gen_ws: Tensor, pl_mean: Tensor, pl_decay: float | None = None) -> Tensor:
     """Return (length - moving average)^2 of each sample, (N,): the trainer multiplies by pl_weight.
 
-    `pl_mean` (0-dim) is overwritten in place with the new average. `gen_ws` is (N, L, d), `gen_img` (N, C, H, W);
-    draws torch.randn_like(gen_img).
+    `gen_ws` is (N, L, d), `gen_img` (N, C, H, W). Draws torch.randn_like(gen_img). `pl_mean` (0-dim) is overwritten
+    in place with the new average. `pl_decay` is the loss's attribute of that name; without it TypeError is raised.
     """
+    decay = given("pl_decay", pl_decay, "self.pl_decay of the trainer's loss (0.01 unless it is given)")
     lengths = path_lengths(gen_img, gen_ws)
-    mean = pl_mean.detach().clone().lerp(lengths.mean().to(pl_mean.dtype), pl_decay)
+    mean = pl_mean.detach().clone().lerp(lengths.mean().to(pl_mean.dtype), decay)
     with torch.no_grad():
         pl_mean.copy_(mean)
     return (lengths - mean).square()

@@ -3,9 +3,12 @@
     from taming.modules.losses.vqperceptual import adopt_weight, hinge_d_loss, vanilla_d_loss  # before
     from fastgan.compat.taming import adopt_weight, hinge_d_loss, vanilla_d_loss               # after
 
-`calculate_adaptive_weight` is a method of VQLPIPSWithDiscriminator there; `fastgan.compat.patch("taming")` replaces
-it. Its norms do not overflow, and nothing waits for the device. LlamaGen's copy has the same two losses. Its
-`non_saturating_*` pass logits and targets to the cross-entropy in swapped order, and are not reproduced.
+VQGAN itself uses these in that module alone, so that no import line can be changed there: call
+`fastgan.compat.patch("taming")`. It also replaces `calculate_adaptive_weight`, a method of
+VQLPIPSWithDiscriminator, whose norms here do not overflow; nothing waits for the device.
+
+The same call patches LlamaGen (tokenizer/tokenizer_image/vq_loss.py), whose VQLoss has that method without the
+factor. Its `non_saturating_*` pass logits and targets to the cross-entropy in swapped order, and are left alone.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..auxiliary import adaptive_weight
-from ._shared import MINUS, hinge, mean_of, softplus
+from ._shared import MINUS, given, hinge, mean_of, softplus
 
 __all__ = ["adopt_weight", "calculate_adaptive_weight", "hinge_d_loss", "hinge_gen_loss", "vanilla_d_loss"]
 
@@ -42,19 +45,29 @@ def hinge_gen_loss(logit_fake: Tensor) -> Tensor:
 
 
 def calculate_adaptive_weight(
-    nll_loss: Tensor, g_loss: Tensor, last_layer: Tensor, discriminator_weight: float = 1.0
+    nll_loss: Tensor, g_loss: Tensor, last_layer: Tensor, discriminator_weight: float | None = None
 ) -> Tensor:
     """Return discriminator_weight * min(||grad of nll_loss|| / (||grad of g_loss|| + 1e-4), 1e4).
 
     The gradients are with respect to `last_layer`, and both keep their graphs. The result is a detached scalar of
-    the layer's dtype.
+    the layer's dtype. `discriminator_weight` is the attribute of that name in VQGAN's loss, and has no default:
+    without it a TypeError is raised. LlamaGen multiplies by its disc_weight elsewhere: pass 1.0 there.
     """
+    weight = given(
+        "discriminator_weight", discriminator_weight, "self.discriminator_weight, the loss's disc_weight"
+    )
     (nll,) = torch.autograd.grad(nll_loss, last_layer, retain_graph=True)
     (adversarial,) = torch.autograd.grad(g_loss, last_layer, retain_graph=True)
-    return (adaptive_weight(nll, adversarial) * discriminator_weight).to(nll.dtype)
+    return (adaptive_weight(nll, adversarial) * weight).to(nll.dtype)
 
 
 def _method(self: Any, nll_loss: Tensor, g_loss: Tensor, last_layer: Tensor | None = None) -> Tensor:
     """Return `calculate_adaptive_weight`, called as the trainer's method."""
     layer = self.last_layer[0] if last_layer is None else last_layer
     return calculate_adaptive_weight(nll_loss, g_loss, layer, self.discriminator_weight)
+
+
+def _method_without_factor(self: Any, nll_loss: Tensor, g_loss: Tensor, last_layer: Tensor | None = None) -> Tensor:
+    """Return `calculate_adaptive_weight`, called as LlamaGen's method, which has no factor."""
+    layer = self.last_layer[0] if last_layer is None else last_layer
+    return calculate_adaptive_weight(nll_loss, g_loss, layer, 1.0)

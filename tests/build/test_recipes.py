@@ -207,6 +207,7 @@ def test_a_trainer():
     names = {p.stem for p in (ROOT / "fastgan" / "compat").glob("[a-z]*") if p.stem[0] != "_"}
     table = (ROOT / "docs" / "drop-in.md").read_text()
     assert listed("A trainer") == {
-        "fastgan/compat/<trainer>.py", "fastgan/compat/_patch.py", "bench/baselines/<trainer>.py", "docs/drop-in.md"
+        "fastgan/compat/<trainer>.py", "fastgan/compat/_patch.py", "fastgan/compat/_probe.py",
+        "bench/baselines/<trainer>.py", "docs/drop-in.md",
     }  # fmt: skip
     assert set(re.findall(r"^\| `(\w+)` \| \w", table, re.M)) >= names == set(_patch.ORIGINS)

@@ -1,6 +1,6 @@
 """What all adapters have in common: how they are imported and patched in, traced, and served by any backend."""
 
-import importlib
+import importlib.util
 import subprocess
 import sys
 import types
@@ -62,15 +62,18 @@ def modules(monkeypatch):
         compat.unpatch(trainer)
 
 
+def own(name):
+    """Return a trainer's own functions and classes by name, new ones at each call."""
+    spec = importlib.util.find_spec(f"bench.baselines.{name}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return vars(module)
+
+
 def test_patch_replaces_what_is_bound_anywhere(modules):
-    def own(disc_real_outputs, disc_generated_outputs): ...
-
-    def other(fmap_r, fmap_g): ...
-
-    other.__name__ = "feature_loss"
-    own.__name__ = "discriminator_loss"
-    defining = modules("models", discriminator_loss=own, feature_loss=other, Generator=int)
-    using = modules("train", discriminator_loss=own, renamed=other, kept=own.__name__)
+    loss, other = (own("hifigan")[name] for name in ("discriminator_loss", "feature_loss"))
+    defining = modules("models", discriminator_loss=loss, feature_loss=other, Generator=int)
+    using = modules("train", discriminator_loss=loss, renamed=other, kept=loss.__name__)
     assert set(compat.patch("hifigan")) == {
         "models.discriminator_loss", "train.discriminator_loss", "models.feature_loss", "train.renamed",
     }  # fmt: skip
@@ -78,10 +81,8 @@ def test_patch_replaces_what_is_bound_anywhere(modules):
     assert defining.discriminator_loss is using.discriminator_loss is ours.discriminator_loss
     assert using.renamed is ours.feature_loss
     assert defining.Generator is int
-    with pytest.raises(RuntimeError, match="patched already"):
-        compat.patch("hifigan")
     compat.unpatch("hifigan")
-    assert defining.discriminator_loss is using.discriminator_loss is own
+    assert defining.discriminator_loss is using.discriminator_loss is loss
     assert using.renamed is other
     with pytest.raises(RuntimeError, match="is not patched"):
         compat.unpatch("hifigan")
@@ -96,8 +97,7 @@ def test_patch_replaces_what_is_bound_anywhere(modules):
     ],
 )
 def test_patch_replaces_what_is_registered(modules, trainer, where, attribute, table):
-    class GANLoss:
-        def __init__(self, gan_type, real_label_val=1.0, fake_label_val=0.0, loss_weight=1.0): ...
+    GANLoss = type("GANLoss", (own(trainer)["GANLoss"],), {})  # by mmgen's own name
 
     class Other: ...
 
@@ -113,33 +113,34 @@ def test_patch_replaces_what_is_registered(modules, trainer, where, attribute, t
 
 
 def test_patch_replaces_a_method(modules):
+    weigh = own("taming")["calculate_adaptive_weight"]
+
     class VQLPIPSWithDiscriminator:
         discriminator_weight = 0.5
 
         def calculate_adaptive_weight(self, nll_loss, g_loss, last_layer=None):
-            raise AssertionError
+            called.append(self)
+            layer = self.last_layer[0] if last_layer is None else last_layer
+            return weigh(nll_loss, g_loss, layer, self.discriminator_weight)
 
+    called = []
     module = modules("taming.modules.losses.vqperceptual", VQLPIPSWithDiscriminator=VQLPIPSWithDiscriminator)
     assert compat.patch("taming") == [f"{module.__name__}.VQLPIPSWithDiscriminator.calculate_adaptive_weight"]
+    called.clear()
     layer = torch.ones(4, requires_grad=True)
     loss = VQLPIPSWithDiscriminator()
     loss.last_layer = [layer]
     for given in (layer, None):
         weight = loss.calculate_adaptive_weight((layer * 3).sum(), (layer * 2).sum(), last_layer=given)
         torch.testing.assert_close(weight, torch.tensor(0.5 * 6 / (4 + 1e-4)))
+    assert not called
     compat.unpatch("taming")
-    with pytest.raises(AssertionError):
-        loss.calculate_adaptive_weight(None, None)
-
-
-def loss_hinge_dis(dis_fake, dis_real): ...
-
-
-def loss_hinge_gen(dis_fake): ...
+    loss.calculate_adaptive_weight((layer * 3).sum(), (layer * 2).sum())
+    assert called == [loss]
 
 
 def test_patch_of_a_module_by_another_name(modules):
-    module = modules("my_losses", loss_hinge_dis=loss_hinge_dis)
+    module = modules("my_losses", loss_hinge_dis=own("biggan")["loss_hinge_dis"])
     with pytest.raises(RuntimeError, match=r"import 'biggan' first; none of losses is loaded"):
         compat.patch("biggan")
     compat.patch("biggan", "my_losses")
@@ -151,6 +152,7 @@ def test_patch_leaves_what_is_somebodys_own(modules):
 
     def my_gen(dis_fake): ...
 
+    loss_hinge_dis, loss_hinge_gen = (own("biggan")[name] for name in ("loss_hinge_dis", "loss_hinge_gen"))
     module = modules(
         "losses", loss_hinge_gen=loss_hinge_gen, generator_loss=my_gen, discriminator_loss=loss_hinge_dis
     )
@@ -174,8 +176,7 @@ def test_patch_leaves_what_is_somebodys_own(modules):
 
 
 def test_patch_warns_of_subclasses(modules):
-    class GANLoss(nn.Module):
-        def __init__(self, gan_mode, target_real_label=1.0, target_fake_label=0.0): ...
+    GANLoss = own("cyclegan")["GANLoss"]
 
     class Mine(GANLoss): ...
 
@@ -188,10 +189,9 @@ def test_patch_keeps_torchgans_bases(modules):
     class GeneratorLoss(nn.Module):
         def __init__(self, reduction="mean", override_train_ops=None): ...
 
-    def wasserstein_generator_loss(fgz, reduction="mean"): ...
-
+    loss = own("torchgan")["wasserstein_generator_loss"]
     module = modules("torchgan.losses", GeneratorLoss=GeneratorLoss)
-    modules("torchgan.losses.functional", wasserstein_generator_loss=wasserstein_generator_loss)
+    modules("torchgan.losses.functional", wasserstein_generator_loss=loss)
     assert compat.patch("torchgan") == ["torchgan.losses.functional.wasserstein_generator_loss"]
     assert module.GeneratorLoss is GeneratorLoss
 
@@ -213,8 +213,9 @@ def test_a_patched_script_trains_on(modules):
     script = modules("__main__")
     code = """
 import torch
+from torch.nn import functional as F
 def d_logistic_loss(real_pred, fake_pred):
-    raise AssertionError
+    return F.softplus(-real_pred).mean() + F.softplus(fake_pred).mean()
 def step(r, f):
     return d_logistic_loss(r, f)
 """
@@ -292,6 +293,21 @@ def test_under_autocast(name):
         assert (x.grad - w).abs().mean() < 0.05 * w.abs().mean()  # bfloat16 has 8 bits
 
 
+@pytest.mark.parametrize("trainer", ["hifigan", "bigvgan"])
+def test_k13_floats_are_traced(trainer):
+    """K13: the trainer's discriminator_loss compiles as one graph, with its floats."""
+    torch._dynamo.reset()
+    ours = getattr(compat, trainer).discriminator_loss
+    lists = [[logits(3, 7, seed=k), logits(4, seed=k + 5)] for k in range(2)]
+    (loss, *floats), (want, *numbers) = (
+        torch.compile(ours, fullgraph=True, backend="aot_eager")(*lists),
+        ours(*lists),
+    )
+    assert torch.equal(loss, want)
+    assert floats == numbers
+    assert all(type(x) is float for side in floats for x in side)
+
+
 def test_labels_of_cyclegan_that_change():
     """In place, by a checkpoint, and in a graph that is traced before or after it."""
     x, loss = logits(9), compat.cyclegan.GANLoss("lsgan")
@@ -349,9 +365,9 @@ def test_dtypes_that_differ_as_under_autocast():
         m.basicsr.gradient_penalty_loss(plain, r, f),
         m.mmagic.gradient_penalty_loss(plain, r, f),
         m.studiogan.cal_grad_penalty(r, None, f, judge, "cpu"),
-        m.relativisticgan.gradient_penalty(plain, r, f),
+        m.relativisticgan.gradient_penalty(plain, r, f, penalty=10.0),
         m.wgan_gp.compute_gradient_penalty(plain, r, f),
-        m.wgan_gp.calc_gradient_penalty(plain, r, f),
+        m.wgan_gp.calc_gradient_penalty(plain, r, f, LAMBDA=10),
         m.tfgan.wasserstein_gradient_penalty(r, f, None, lambda x, _: plain(x), None),
     ):
         assert penalty.dtype is torch.float32

@@ -88,7 +88,7 @@ class Decoder(nn.Module):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("size", [1.0, 1e-3, 0.0, 1e6])
-@pytest.mark.parametrize("options", [{}, {"discriminator_weight": 0.8}])
+@pytest.mark.parametrize("options", [{"discriminator_weight": 1.0}, {"discriminator_weight": 0.8}])
 def test_taming_adaptive_weight(dtype, tolerance, size, options):
     """Size 0 reaches the ceiling; both losses still go backward afterwards."""
     found = []
@@ -107,7 +107,7 @@ def test_taming_adaptive_weight_is_clamped_before_the_factor():
     w = torch.ones(3, requires_grad=True)
     weight = taming.calculate_adaptive_weight(1e6 * w.sum(), 0 * w.sum(), w, 0.5)
     assert weight.item() == 5000.0
-    assert taming.calculate_adaptive_weight(0 * w.sum(), w.sum(), w).item() == 0.0
+    assert taming.calculate_adaptive_weight(0 * w.sum(), w.sum(), w, 1.0).item() == 0.0
 
 
 @pytest.mark.parametrize("name", ["hinge_d_loss", "vanilla_d_loss"])

@@ -13,7 +13,7 @@ from bench.baselines import relativisticgan as peer_relativistic
 from bench.baselines import stylegan2 as peer_stylegan2
 from bench.baselines import stylegan3 as peer_stylegan3
 from bench.baselines import wgan_gp as peer_wgan
-from fastgan.compat import gigagan, magvit2, r3gan, relativisticgan, stylegan2, stylegan3, wgan_gp
+from fastgan.compat import gigagan, magvit2, r3gan, relativisticgan, stylegan2, stylegan3, taming, wgan_gp
 from tests.helpers import adapters
 from tests.helpers.adapters import DTYPES, LAYOUTS, Critic, compare, images, same_penalty, sample
 
@@ -152,8 +152,10 @@ def test_relativistic_of_probabilities(dtype, edges):
     real, fake = torch.rand(2, 40, generator=draw, dtype=torch.float64).to(dtype) * 0.98 + 0.01
     if edges:  # the floor of the logarithm
         real, fake = torch.tensor([0.0, 1.0, 1e-30, 0.5]).to(dtype), torch.tensor([1.0, 0.0, 0.5, 1e-30]).to(dtype)
-    compare(*both("discriminator_loss", relativisticgan, peer_relativistic), (real, fake))
-    compare(*both("generator_loss", relativisticgan, peer_relativistic), (fake,))
+    ours, peer = both("discriminator_loss", relativisticgan, peer_relativistic)
+    compare(lambda r, f: ours(r, f, 1), lambda r, f: peer(r, f, 1), (real, fake))
+    ours, peer = both("generator_loss", relativisticgan, peer_relativistic)
+    compare(lambda f: ours(f, loss_D=1), lambda f: peer(f, loss_D=1), (fake,))
 
 
 def test_relativistic_refuses_what_would_broadcast():
@@ -219,15 +221,29 @@ PENALTIES = {
         lambda m, D, x, y: m.AdversarialTraining(None, None).ZeroCenteredGradientPenalty(Samples=x, Critics=D(x)),
     ),
     "wgan_gp": (wgan_gp, peer_wgan, lambda m, D, x, y: m.compute_gradient_penalty(D, x, y)),
-    "wgan_gp dragan": (wgan_gp, peer_wgan, lambda m, D, x, y: m.compute_gradient_penalty_dragan(D, x)),
+    "wgan_gp dragan": (wgan_gp, peer_wgan, lambda m, D, x, y: m.compute_gradient_penalty_dragan(D, x, 10)),
     "wgan_gp dragan weight": (wgan_gp, peer_wgan, lambda m, D, x, y: m.compute_gradient_penalty_dragan(D, x, 0.3)),
-    "wgan_gp caogang": (wgan_gp, peer_wgan, lambda m, D, x, y: m.calc_gradient_penalty(D, x, y)),
+    "wgan_gp caogang": (wgan_gp, peer_wgan, lambda m, D, x, y: m.calc_gradient_penalty(D, x, y, 10)),
     "wgan_gp caogang weight": (wgan_gp, peer_wgan, lambda m, D, x, y: m.calc_gradient_penalty(D, x, y, LAMBDA=0.1)),
-    "wgan_gp caogang text": (wgan_gp, peer_wgan, lambda m, D, x, y: m.calc_gradient_penalty(D, x, y, over="dim1")),
+    "wgan_gp caogang text": (
+        wgan_gp,
+        peer_wgan,
+        lambda m, D, x, y: m.calc_gradient_penalty(D, x, y, 10, over="dim1"),
+    ),
+    "wgan_gp div": (
+        wgan_gp,
+        peer_wgan,
+        lambda m, D, x, y: m.compute_gradient_penalty_div(D(x), x, D(y), y, k=2, p=6),
+    ),
+    "wgan_gp div weight": (
+        wgan_gp,
+        peer_wgan,
+        lambda m, D, x, y: m.compute_gradient_penalty_div(D(x), x, D(y), y, k=0.3, p=2),
+    ),
     "relativisticgan": (
         relativisticgan,
         peer_relativistic,
-        lambda m, D, x, y: m.gradient_penalty(lambda z: D(z).flatten(), x, y),
+        lambda m, D, x, y: m.gradient_penalty(lambda z: D(z).flatten(), x, y, penalty=10.0),
     ),
     "relativisticgan weight": (
         relativisticgan,
@@ -319,7 +335,7 @@ def test_penalties_of_channels_last(case):
         assert (x is None and y is None) or adapters.close(x, y, 1e-10)
 
 
-@pytest.mark.parametrize("case", [c for c in PENALTIES if c.startswith(("wgan", "relat"))])
+@pytest.mark.parametrize("case", [c for c in PENALTIES if c.startswith(("wgan", "relat")) and " div" not in c])
 def test_data_without_gradient(case):
     same_penalty(*sides(case), images(), make_net=Column, wants=False, tolerance=tolerance(case))
 
@@ -327,7 +343,7 @@ def test_data_without_gradient(case):
 @pytest.mark.parametrize("name", ["compute_gradient_penalty", "compute_gradient_penalty_dragan"])
 def test_wgan_takes_logits_of_any_shape(name):
     real, fake = images()
-    arguments = (real,) if name.endswith("dragan") else (real, fake)
+    arguments = (real, 10) if name.endswith("dragan") else (real, fake)
     found = []
     for net in (Column(), Critic()):
         np.random.seed(1)
@@ -348,10 +364,41 @@ def test_wgan_text_and_toy_data():
             return net
 
         ours, peer = (
-            lambda D, x, y, m=m, over=over: m.calc_gradient_penalty(D, x, y, over=over)
+            lambda D, x, y, m=m, over=over: m.calc_gradient_penalty(D, x, y, 10, over=over)
             for m in (wgan_gp, peer_wgan)
         )
         same_penalty(ours, peer, (real, fake), make_net=critic)
+
+
+# Numbers that a script keeps in globals, options or attributes: the call, with all but that number.
+GLOBALS = {
+    "LAMBDA": lambda D, x: wgan_gp.calc_gradient_penalty(D, x, x),
+    "lambda_gp": lambda D, x: wgan_gp.compute_gradient_penalty_dragan(D, x),
+    "k": lambda D, x: wgan_gp.compute_gradient_penalty_div(D(x), x, D(x), x, p=6),
+    "p": lambda D, x: wgan_gp.compute_gradient_penalty_div(D(x), x, D(x), x, k=2),
+    "penalty": lambda D, x: relativisticgan.gradient_penalty(D, x, x),
+    "loss_D": lambda D, x: relativisticgan.discriminator_loss(D(x), D(x)),
+    "loss_D ": lambda D, x: relativisticgan.generator_loss(D(x)),
+    "pl_decay": lambda D, x: stylegan3.path_length_penalty(x, x[:, :, 0], torch.zeros([])),
+    "discriminator_weight": lambda D, x: taming.calculate_adaptive_weight(D(x).sum(), D(x).sum(), x),
+}
+
+
+@pytest.mark.parametrize("name", GLOBALS)
+def test_k13_numbers_of_a_script_have_no_default(name):
+    """K13: a script whose LAMBDA is 0.1 got 10, silently."""
+    real = images()[0].requires_grad_()
+    with pytest.raises(TypeError, match=rf"^{name.strip()}: expected .*(script|self)\S* .*, got None"):
+        GLOBALS[name](Critic(), real)
+
+
+def test_k13_text_data_need_over():
+    """K13: a text critic's norms over dimension 1 became one over all of a sample."""
+    x = torch.zeros(2, 3, 4)
+    with pytest.raises(ValueError, match=r"^over: expected 'dim1' or 'sample' for data of 3 dimensions, got None"):
+        wgan_gp.calc_gradient_penalty(lambda x: x.square().sum((1, 2)), x, x, 10)
+    with pytest.raises(ValueError, match=r"^over: expected 'sample' or 'dim1', got 'dim2'"):
+        wgan_gp.calc_gradient_penalty(lambda x: x.square().sum((1, 2)), x, x, 10, over="dim2")
 
 
 def test_relativistic_takes_a_smaller_last_batch():
@@ -458,7 +505,7 @@ def test_stylegan2_path(dtype, tolerance, mean, decay, which):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
-@pytest.mark.parametrize("options", [{}, {"pl_decay": 0.5}])
+@pytest.mark.parametrize("options", [{"pl_decay": 0.01}, {"pl_decay": 0.5}])
 def test_stylegan3_path(dtype, tolerance, options):
     def call(module):
         def run(net, w):
