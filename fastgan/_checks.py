@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._torch_internals import is_transformed
+from ._torch_internals import is_tracing, is_transformed
 
 FLOATS = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -193,7 +193,7 @@ def member_weights(
 
 def is_readable(t: Tensor) -> bool:
     """Return whether a number may be read: without waiting for a device, in no traced graph or transform."""
-    return t.is_cpu and not torch.compiler.is_compiling() and not is_transformed()
+    return t.is_cpu and not torch.compiler.is_compiling() and not is_transformed() and not is_tracing()
 
 
 _said: set[str] = set()

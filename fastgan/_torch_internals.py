@@ -27,11 +27,13 @@ tree_leaves, tree_map_only = _pytree.tree_leaves, _pytree.tree_map_only
 # Called at every loss, and therefore without a Python function around them:
 # - whether a torch.func transform is active;
 # - whether a tensor is batched by is_grads_batched;
+# - whether torch.jit.trace records operations;
 # - the level of forward-mode AD, -1 where it is not active;
 # - the mode by which make_fx traces operations, or None;
 # - the modes that replace functions.
 is_transformed: Callable[[], bool] = torch._C._are_functorch_transforms_active
 is_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
+is_tracing: Callable[[], bool] = torch._C._is_tracing
 forward_level: Callable[[], int] = partial(getattr, forward_ad, "_current_level")
 proxy_mode: Callable[[], Any] = partial(torch._C._get_dispatch_mode, torch._C._TorchDispatchModeKey.PROXY)
 function_modes: Callable[[], list[TorchFunctionMode]] = _get_current_function_mode_stack
@@ -42,6 +44,14 @@ pop_function_mode: Callable[[], TorchFunctionMode] = torch._C._pop_torch_functio
 def compiler_is_loaded() -> bool:
     """Return whether torch.compile may have compiled anything: its import takes seconds, and is never made here."""
     return "torch._dynamo" in sys.modules
+
+
+def has_static_value(number: Any) -> bool:
+    """Return whether a number is a constant of the graph that is traced; Dynamo knows the function inside."""
+    from torch.fx.experimental import symbolic_shapes
+
+    known = getattr(symbolic_shapes, "has_static_value", None)  # from torch 2.8 on
+    return True if known is None else known(number)
 
 
 def stance_as_it_is() -> Callable[[], Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._torch_internals import forward_level, is_transformed, proxy_mode
+from .._torch_internals import forward_level, is_tracing, is_transformed, proxy_mode
 from . import cpu
 from .base import Backend
 
@@ -82,6 +82,7 @@ def get(tensors: Sequence[Tensor], scanned: int = -1) -> Backend:
         if (
             0 <= scanned < 2
             and cpu.PREFERRED
+            and not is_tracing()
             and not is_transformed()
             and forward_level() < 0
             and proxy_mode() is None
@@ -108,6 +109,8 @@ def _refusal(candidate: Backend, tensors: Sequence[Tensor], scanned: int) -> str
     """Return why a backend cannot serve these tensors, or None where it can."""
     if candidate.differentiable:
         return None
+    if is_tracing():  # a kernel's result would be memory that nothing has filled
+        return "torch.jit.trace records operations of PyTorch alone: the reference backend"
     device = tensors[0].device
     why = candidate.unusable(device.type, device.index or 0)
     if why:

@@ -55,7 +55,7 @@ class LossBuffers:
         """Make room for a loss."""
         # What a call does not keep is never read; zeros, where they cost no launch, make it look tidy.
         make = torch.zeros if device.type == "cpu" else torch.empty
-        memory = make(cls.size(spec), dtype=torch.float64, device=device)
+        memory = make(cls.size(spec), dtype=widest(device), device=device)
         return cls(memory, len(spec.roles), len(spec.terms))
 
     @property

@@ -30,6 +30,11 @@ from .specs import FAKE, REAL, LossSpec, OperandTerm, PenaltySpec
 # ---------------------------------------------------------------------------- losses
 
 
+def double(t: Tensor) -> Tensor:
+    """Return `t` in the widest dtype of its device."""
+    return t.to(widest(t.device))
+
+
 def _wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in SIXTEEN_BITS else x
 
@@ -70,22 +75,22 @@ def evaluate(spec: LossSpec, tensors: Sequence[Tensor], weights: Weights | None,
 
 @torch.no_grad()
 def statistics(spec: LossSpec, tensors: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
-    """Return the numbers of `LossStats`, in its order, as one float64 tensor."""
+    """Return the numbers of `LossStats`, in its order, as one tensor of the widest dtype."""
     columns = []
     for role in (REAL, FAKE):
-        none = [tensors[0].flatten()[:0].double()]
+        none = [double(tensors[0].flatten()[:0])]
         loss, logits, right = list(none), list(none), list(none)
         for bound, value in zip(spec.terms, values, strict=True):
             if bound.role == role:
-                loss.append(value.double().reshape(1))
+                loss.append(double(value).reshape(1))
             for operand in (bound.x, bound.y):
                 if operand >= 0 and spec.roles[operand] == role:
-                    logits.append(tensors[operand].flatten().double())
+                    logits.append(double(tensors[operand].flatten()))
                     if bound.side:
                         z = _argument(bound, tensors).flatten()
-                        right.append((bound.side * (z - bound.threshold) > 0).double())
+                        right.append(double(bound.side * (z - bound.threshold) > 0))
         x = torch.cat(logits)
-        sign = (x > 0).double() - (x < 0).double()
+        sign = double(x > 0) - double(x < 0)
         columns.append(torch.stack([torch.cat(loss).sum(), x.mean(), sign.mean(), torch.cat(right).mean()]))
     return torch.stack(columns, dim=1).flatten()
 
@@ -95,12 +100,12 @@ def loss(
 ) -> tuple[Tensor | Operands, Tensor | None]:
     """Return a loss, or each term's unreduced values.
 
-    With `numbers` also return each term's value and the statistics, in float64.
+    With `numbers` also return each term's value and the statistics, in the widest dtype.
     """
     values = evaluate(spec, tensors, weights, reduction)
     found = None
     if numbers:
-        detached = torch.stack([v.detach().double() for v in values])
+        detached = torch.stack([double(v.detach()) for v in values])
         found = torch.cat([detached, statistics(spec, tensors, values)])
     return (tuple(values) if reduction == "none" else sum(values[1:], values[0])), found
 
@@ -114,11 +119,6 @@ def interpolate(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
     e = eps.to(r.dtype).reshape(-1, *[1] * (real.dim() - 1))
     same = (r == f) & r.isfinite()  # there the second form is exact, with the same derivatives
     return torch.where(same, f + e * (r - f), e * r + (1 - e) * f).to(real.dtype)
-
-
-def double(t: Tensor) -> Tensor:
-    """Return `t` in the widest dtype of its device."""
-    return t.to(widest(t.device))
 
 
 def _groups(tensors: Sequence[Tensor], over: str, masks: Sequence[Tensor] | None) -> Tensor:

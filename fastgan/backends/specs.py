@@ -98,16 +98,32 @@ class LossSpec:
                 self.single.append((LossSpec((alone,), tuple(self.roles[i] for i in operands)), operands))
         return self.single
 
-    def encode(self, weights: Sequence[float] | None = None) -> str:
-        """Return the loss as text, members' weights multiplied in, for the registered operators."""
-        entries = [" ".join(map(str, self.roles))]
+    def numbers(self, weights: Sequence[float] | None = None) -> list[float]:
+        """Return five numbers per term, members' weights multiplied in."""
+        found: list[float] = []
         for t in self.terms:
-            phi, scale, shift, linear, weight = t.term
-            weight *= 1.0 if weights is None else weights[t.member]
-            numbers = [float(v).hex() for v in (scale, shift, linear, weight, t.threshold)]
+            _, scale, shift, linear, weight = t.term
+            weight = weight if weights is None else weight * weights[t.member]
+            found += [scale, shift, linear, weight, t.threshold]
+        return found
+
+    def encode(self, numbers: Sequence[float] | None = None) -> str:
+        """Return the loss as text, with its own numbers or others, for the registered operators."""
+        numbers = self.numbers() if numbers is None else numbers
+        entries = [" ".join(map(str, self.roles))]
+        for k, t in enumerate(self.terms):
+            own = [float(v).hex() for v in numbers[5 * k : 5 * k + 5]]
             codes = (t.x, t.y, t.mean_operand, t.side, t.member, t.role)
-            entries.append(" ".join([phi, *numbers, *map(str, codes)]))
+            entries.append(" ".join([t.term.phi, *own, *map(str, codes)]))
         return ";".join(entries)
+
+    def with_numbers(self, numbers: Sequence[float]) -> LossSpec:
+        """Return the loss with other numbers."""
+        terms = []
+        for k, t in enumerate(self.terms):
+            scale, shift, linear, weight, threshold = numbers[5 * k : 5 * k + 5]
+            terms.append(t._replace(term=Term(t.term.phi, scale, shift, linear, weight), threshold=threshold))
+        return LossSpec(tuple(terms), self.roles)
 
 
 @lru_cache(maxsize=1024)

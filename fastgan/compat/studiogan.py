@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..auxiliary import feature_matching_loss as matching
 from ..auxiliary import lecam_penalty
+from ..backends.base import widest
 from ..norms import norm_penalty
 from ._shared import (
     MINUS,
@@ -126,7 +127,7 @@ def lecam_reg(d_logit_real: Tensor, d_logit_fake: Tensor, ema: Any) -> Tensor:
         if isinstance(average, Tensor):
             return average
         # A fill, and not a copy that would wait for the device.
-        return torch.full((1,), float(average), dtype=torch.float64, device=d_logit_real.device)
+        return torch.full((1,), float(average), dtype=widest(d_logit_real.device), device=d_logit_real.device)
 
     penalty = lecam_penalty(d_logit_real, d_logit_fake, on_device(ema.D_real), on_device(ema.D_fake))
     return penalty.to(result_dtype([d_logit_real]))

@@ -10,6 +10,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
 
+from ..backends.reference import double
+
 
 class AllReduceSum(Function):
     """The sum over ranks. Its gradient is the sum of the ranks' gradients: the same operation."""
@@ -33,7 +35,7 @@ def global_means(tensors: Sequence[Tensor], group: Any) -> list[Tensor]:
 
     Two collectives in all, and one in backward; every rank must take part in each.
     """
-    sums = AllReduceSum.apply(torch.stack([t.double().sum() for t in tensors]), group)
+    sums = AllReduceSum.apply(torch.stack([double(t).sum() for t in tensors]), group)
     counts = torch.stack([sums.new_full((), t.numel()) for t in tensors])  # of a list: a copy that waits
     dist.all_reduce(counts, group=group)
     means = (sums / counts).unbind()

@@ -52,7 +52,7 @@ class LossOptions:
         if self.relativistic or self.definition.paired:
             return 0.0, 1
         low, high = self.definition.boundary(self)
-        return (low + high) / 2, (high > low) - (high < low)
+        return (low + high) / 2, 1 if high > low else -1 if high < low else 0
 
 
 _DEFAULTS = {f.name: f.default for f in fields(LossOptions) if f.name not in ("loss", "relativistic")}

@@ -12,19 +12,22 @@ import torch
 from torch import Tensor
 
 from .. import backends
+from .._torch_internals import has_static_value
 from ..backends import reference
 from ..backends.base import LossBuffers, Operands, Weights
 from ..backends.specs import LossSpec, decode
 from .loss import Loss
 
 _library = torch.library.Library("fastgan", "DEF")
-_library.define("loss(Tensor[] tensors, str spec, str reduction, bool stats, str backend) -> (Tensor, Tensor)")
 _library.define(
-    "loss_backward(Tensor upstream, Tensor buffers, Tensor[] tensors, str spec, str reduction, bool[] need,"
-    " str backend) -> Tensor[]"
+    "loss(Tensor[] tensors, str spec, Tensor? numbers, str reduction, bool stats, str backend) -> (Tensor, Tensor)"
 )
 _library.define(
-    "loss_second(Tensor upstream, Tensor buffers, Tensor[] tensors, Tensor[] cotangents, str spec,"
+    "loss_backward(Tensor upstream, Tensor buffers, Tensor[] tensors, str spec, Tensor? numbers, str reduction,"
+    " bool[] need, str backend) -> Tensor[]"
+)
+_library.define(
+    "loss_second(Tensor upstream, Tensor buffers, Tensor[] tensors, Tensor[] cotangents, str spec, Tensor? numbers,"
     " str reduction, bool[] need, str backend) -> (Tensor, Tensor[])"
 )
 
@@ -34,18 +37,26 @@ def _chosen(tensors: Sequence[Tensor], need: Sequence[bool]) -> list[Tensor]:
 
 
 def _prepared(
-    tensors: list[Tensor], spec: str, reduction: str, backend: str, buffers: Tensor | None = None
+    tensors: list[Tensor],
+    spec: str,
+    numbers: Tensor | None,
+    reduction: str,
+    backend: str,
+    buffers: Tensor | None = None,
 ) -> tuple[Loss, Operands]:
-    """Return the operation and its operands."""
-    op = Loss(decode(spec), (), reduction)
+    """Return the operation and its operands; `numbers`, on the host, are those of the spec where they vary."""
+    found = decode(spec) if numbers is None else decode(spec).with_numbers(numbers.tolist())
+    op = Loss(found, (), reduction)
     op.backend = backends.named(backend)
     if buffers is not None:
         op.buffers = LossBuffers(buffers, len(op.spec.roles), len(op.spec.terms))
     return op, tuple([op.backend.prepare(t) for t in tensors])
 
 
-def _loss(tensors: list[Tensor], spec: str, reduction: str, stats: bool, backend: str) -> tuple[Tensor, Tensor]:
-    op, plain = _prepared(tensors, spec, reduction, backend)
+def _loss(
+    tensors: list[Tensor], spec: str, numbers: Tensor | None, reduction: str, stats: bool, backend: str
+) -> tuple[Tensor, Tensor]:
+    op, plain = _prepared(tensors, spec, numbers, reduction, backend)
     op.statistics = stats
     op.buffers = LossBuffers.allocate(op.spec, tensors[0].device)
     # A backward may follow, but no unit gradients: the graph decides where memory for gradients comes from.
@@ -69,11 +80,12 @@ def _loss_backward(
     buffers: Tensor,
     tensors: list[Tensor],
     spec: str,
+    numbers: Tensor | None,
     reduction: str,
     need: list[bool],
     backend: str,
 ) -> list[Tensor]:
-    op, plain = _prepared(tensors, spec, reduction, backend, buffers)
+    op, plain = _prepared(tensors, spec, numbers, reduction, backend, buffers)
     return _as_promised(tensors, op.gradients(plain, (upstream,), need))
 
 
@@ -83,19 +95,20 @@ def _loss_second(
     tensors: list[Tensor],
     cotangents: list[Tensor],
     spec: str,
+    numbers: Tensor | None,
     reduction: str,
     need: list[bool],
     backend: str,
 ) -> tuple[Tensor, list[Tensor]]:
     given = iter(cotangents)
     vs = tuple([next(given) if n else None for n in need])
-    op, plain = _prepared(tensors, spec, reduction, backend, buffers)
+    op, plain = _prepared(tensors, spec, numbers, reduction, backend, buffers)
     up, grads = op.second(plain, (upstream,), vs, need)
     return up[0], _as_promised(tensors, grads)
 
 
 def _fake_loss(
-    tensors: list[Tensor], spec: str, reduction: str, stats: bool, backend: str
+    tensors: list[Tensor], spec: str, numbers: Tensor | None, reduction: str, stats: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
     s = decode(spec)
     dtype = torch.float64 if tensors[0].dtype is torch.float64 else torch.float32
@@ -108,6 +121,7 @@ def _fake_backward(
     buffers: Tensor,
     tensors: list[Tensor],
     spec: str,
+    numbers: Tensor | None,
     reduction: str,
     need: list[bool],
     backend: str,
@@ -121,6 +135,7 @@ def _fake_second(
     tensors: list[Tensor],
     cotangents: list[Tensor],
     spec: str,
+    numbers: Tensor | None,
     reduction: str,
     need: list[bool],
     backend: str,
@@ -129,7 +144,7 @@ def _fake_second(
 
 
 def _setup_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    tensors, ctx.spec, ctx.reduction, _, ctx.backend = inputs
+    tensors, ctx.spec, ctx.numbers, ctx.reduction, _, ctx.backend = inputs
     ctx.need = [t.requires_grad for t in tensors]
     ctx.save_for_backward(output[1], *tensors)
     ctx.mark_non_differentiable(output[1])
@@ -138,13 +153,15 @@ def _setup_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]
 def _differentiate_loss(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Any, ...]:
     buffers, *tensors = ctx.saved_tensors
     grads = iter(
-        torch.ops.fastgan.loss_backward(upstream, buffers, tensors, ctx.spec, ctx.reduction, ctx.need, ctx.backend)
+        torch.ops.fastgan.loss_backward(
+            upstream, buffers, tensors, ctx.spec, ctx.numbers, ctx.reduction, ctx.need, ctx.backend
+        )
     )
-    return [next(grads) if n else None for n in ctx.need], None, None, None, None
+    return [next(grads) if n else None for n in ctx.need], None, None, None, None, None
 
 
 def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    upstream, buffers, tensors, ctx.spec, ctx.reduction, ctx.need, ctx.backend = inputs
+    upstream, buffers, tensors, ctx.spec, ctx.numbers, ctx.reduction, ctx.need, ctx.backend = inputs
     ctx.save_for_backward(upstream, buffers, *tensors)
 
 
@@ -154,11 +171,11 @@ def _differentiate_backward(ctx: Any, cotangents: list[Tensor | None]) -> tuple[
         torch.zeros_like(t) if v is None else v for t, v in zip(_chosen(tensors, ctx.need), cotangents, strict=True)
     ]
     up, grads = torch.ops.fastgan.loss_second(
-        upstream, buffers, tensors, vs, ctx.spec, ctx.reduction, ctx.need, ctx.backend
+        upstream, buffers, tensors, vs, ctx.spec, ctx.numbers, ctx.reduction, ctx.need, ctx.backend
     )
     given = iter(grads)
     found = [next(given) if n else None for n in ctx.need]
-    return up, None, found, None, None, None, None
+    return up, None, found, None, None, None, None, None
 
 
 for _name, _run, _fake in (
@@ -182,7 +199,8 @@ def evaluate(
     """Return a loss, or each term's unreduced values, and the buffers where wanted, while a graph is traced.
 
     What no operator covers (unreduced values, weights in a tensor, other devices) is traced through the
-    reference, which the compiler fuses.
+    reference, which the compiler fuses. Numbers that vary, as one that is annealed, travel in a tensor on the
+    host: in the text they would make a graph for each value.
     """
     device = tensors[0].device
     same = all(t.device == device for t in tensors)
@@ -190,5 +208,8 @@ def evaluate(
     if backend is None or reduction == "none" or isinstance(weights, Tensor):
         result, found = reference.loss(spec, tensors, weights, reduction, numbers)
         return result, None if found is None else LossBuffers(found, 0, len(spec.terms))
-    loss, memory = torch.ops.fastgan.loss(list(tensors), spec.encode(weights), reduction, numbers, backend)
+    values, varying = spec.numbers(weights), None
+    if not all([has_static_value(v) for v in values]):
+        varying, values = torch.tensor(values, dtype=torch.float64), [0.0] * len(values)
+    loss, memory = torch.ops.fastgan.loss(list(tensors), spec.encode(values), varying, reduction, numbers, backend)
     return loss, LossBuffers(memory, len(spec.roles), len(spec.terms)) if numbers else None

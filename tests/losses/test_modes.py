@@ -127,20 +127,24 @@ def test_inductor():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("form", [None, "paired", "average"])
-def test_operators(form, dtype):
-    spec = discriminator_spec(("nonsaturating", form)).encode()
+@pytest.mark.parametrize("varying", [False, True])
+def test_operators(form, dtype, varying):
+    of = discriminator_spec(("nonsaturating", form))
+    spec = of.encode(), None
+    if varying:
+        spec = of.encode([0.0] * len(of.numbers())), torch.tensor(of.numbers(), dtype=torch.float64)
     r, f = (torch.randn(20, dtype=dtype, requires_grad=True) for _ in range(2))
-    operators.torch.library.opcheck(torch.ops.fastgan.loss, ([r, f], spec, "mean", True, "cpu"))
-    loss, aux = torch.ops.fastgan.loss([r, f], spec, "mean", False, "cpu")
+    operators.torch.library.opcheck(torch.ops.fastgan.loss, ([r, f], *spec, "mean", True, "cpu"))
+    loss, aux = torch.ops.fastgan.loss([r, f], *spec, "mean", False, "cpu")
     up = torch.ones_like(loss).requires_grad_()
-    backward = (up, aux.detach(), [r, f], spec, "mean", [True, True], "cpu")
+    backward = (up, aux.detach(), [r, f], *spec, "mean", [True, True], "cpu")
     torch.library.opcheck(torch.ops.fastgan.loss_backward, backward)
     second = (
         up.detach(),
         aux.detach(),
         [r.detach(), f.detach()],
         [r.detach(), f.detach()],
-        spec,
+        *spec,
         "mean",
         [True, True],
         "cpu",
@@ -149,7 +153,7 @@ def test_operators(form, dtype):
     if dtype is torch.float64:
 
         def run(r, f):
-            return torch.ops.fastgan.loss([r, f], spec, "mean", False, "cpu")[0]
+            return torch.ops.fastgan.loss([r, f], *spec, "mean", False, "cpu")[0]
 
         torch.autograd.gradcheck(run, (r, f))
         torch.autograd.gradgradcheck(run, (r, f))
