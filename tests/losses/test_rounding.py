@@ -27,7 +27,11 @@ def gradients(operands, call, upstream, direction=None):
     operands = [t.detach().requires_grad_() for t in operands]
     value = call(*operands)
     found = torch.autograd.grad(
-        value, operands, torch.full_like(value, upstream), create_graph=direction is not None, materialize_grads=True
+        value,
+        operands,
+        torch.full_like(value, upstream),
+        create_graph=direction is not None,
+        materialize_grads=True,
     )
     if direction is None:
         return found
