@@ -157,8 +157,8 @@ def _slopes(
     if PASS == SECOND:
         w = _cotangent(
             select(addresses, k, V_X, ADDRESSES, TERMS), select(addresses, k, V_Y, ADDRESSES, TERMS),
-            select(constants, k, MEAN_OPERAND, FIELDS, TERMS), start, at, left, dtype, memory, PAIRED, SUBTRACTS_MEAN,
-            DTYPES, ALIGNED, u.dtype,
+            select(constants, k, MEAN_OPERAND, FIELDS, TERMS), start, at, left, dtype, memory, PAIRED,
+            SUBTRACTS_MEAN, DTYPES, ALIGNED, u.dtype,
         )  # fmt: skip
         dot = u * w
         u = d * w
@@ -170,8 +170,8 @@ def _slopes(
 
 @triton.jit
 def _fine_slopes(
-    x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses, constants, memory,
-    TERMS: tl.constexpr, PHI_CODES: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr, PASS: tl.constexpr,
+    x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses, constants,
+    memory, TERMS: tl.constexpr, PHI_CODES: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr, PASS: tl.constexpr,
     PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr, SLOPES: tl.constexpr, ELEMENTWISE: tl.constexpr,
 ):  # fmt: skip
     """Do as `_slopes` for a term of 16-bit tensors."""
@@ -249,8 +249,8 @@ def _sums_of_chunks(
             value = add_rows(value, x, there)
         else:
             v, u, d = evaluate(
-                phi_code, z, scale, shift, linear, coefficient, PHI_CODES, PASS == FORWARD, DERIVATIVES and not ONLY_16_BITS,
-                PASS == SECOND and not ONLY_16_BITS,
+                phi_code, z, scale, shift, linear, coefficient, PHI_CODES, PASS == FORWARD,
+                DERIVATIVES and not ONLY_16_BITS, PASS == SECOND and not ONLY_16_BITS,
             )  # fmt: skip
             if PASS == FORWARD:
                 value = add_rows(value, v, there)
@@ -596,8 +596,8 @@ def _write_derivatives(
     if PASS == SECOND:
         w = _cotangent(
             select(addresses, k, V_X, ADDRESSES, TERMS), select(addresses, k, V_Y, ADDRESSES, TERMS),
-            select(constants, k, MEAN_OPERAND, FIELDS, TERMS), start, at, left, dtype, memory, PAIRED, SUBTRACTS_MEAN,
-            DTYPES, ALIGNED, F,
+            select(constants, k, MEAN_OPERAND, FIELDS, TERMS), start, at, left, dtype, memory, PAIRED,
+            SUBTRACTS_MEAN, DTYPES, ALIGNED, F,
         )  # fmt: skip
         out = select(addresses, k, OUT, ADDRESSES, TERMS)
         if out != 0:
@@ -633,8 +633,8 @@ def _write_derivatives(
 
 @triton.jit
 def _write_plainly(
-    x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses, constants, memory,
-    TERMS: tl.constexpr, PHI_CODES: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr, PASS: tl.constexpr,
+    x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses, constants,
+    memory, TERMS: tl.constexpr, PHI_CODES: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr, PASS: tl.constexpr,
     PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr, ELEMENTWISE: tl.constexpr,
 ):  # fmt: skip
     """Write a term's elementwise results, in the type of the operands' arithmetic."""
@@ -651,15 +651,15 @@ def _write_plainly(
         write(out, start, at, left, coefficient.to(z.dtype) * value, OWN, 1 << OWN, ALIGNED)
     else:
         _write_derivatives(
-            unit_gradient, curvature, k, phi_code, start, at, left, dtype, addresses, constants, memory, TERMS, DTYPES,
-            ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN, ELEMENTWISE,
+            unit_gradient, curvature, k, phi_code, start, at, left, dtype, addresses, constants, memory, TERMS,
+            DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN, ELEMENTWISE,
         )  # fmt: skip
 
 
 @triton.jit
 def _write_finely(
-    x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses, constants, memory,
-    TERMS: tl.constexpr, PHI_CODES: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr, PASS: tl.constexpr,
+    x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses, constants,
+    memory, TERMS: tl.constexpr, PHI_CODES: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr, PASS: tl.constexpr,
     PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr, ELEMENTWISE: tl.constexpr,
 ):  # fmt: skip
     """Write the gradients of a term of 16-bit tensors: formed in float64, and rounded once."""
@@ -713,21 +713,21 @@ def loss_elements(
     linear = double(select(constants, k, LINEAR, FIELDS, TERMS))
     if PASS == FORWARD or DTYPES < 4:
         _write_plainly(
-            x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses, constants,
-            memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN, ELEMENTWISE,
+            x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses,
+            constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN, ELEMENTWISE,
         )  # fmt: skip
     elif DTYPES % 4 == 0:
         _write_finely(
-            x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses, constants,
-            memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN, ELEMENTWISE,
+            x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses,
+            constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN, ELEMENTWISE,
         )  # fmt: skip
     elif dtype >= FLOAT16:
         _write_finely(
-            x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses, constants,
-            memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN, ELEMENTWISE,
+            x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses,
+            constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN, ELEMENTWISE,
         )  # fmt: skip
     else:
         _write_plainly(
-            x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses, constants,
-            memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN, ELEMENTWISE,
+            x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses,
+            constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN, ELEMENTWISE,
         )  # fmt: skip

@@ -194,8 +194,8 @@ def sigmoid_slope(u, u_lo):
 def fine_decay(z):
     """Return e^-|z| = (hi + lo) * power for 16-bit tensors: hi and lo are float32, z and power float64.
 
-    A gradient in 16 bits is formed in float64 and rounded once. Only the exponential and the quotient are of float32,
-    whose errors are carried along to 2^-31: a device may have few units for float64.
+    A gradient in 16 bits is formed in float64 and rounded once. Only the exponential and the quotient are of
+    float32, whose errors are carried along to 2^-31: a device may have few units for float64.
     """
     x = negative(z.to(tl.float32))
     x_lo = (negative(z) - x.to(tl.float64)).to(tl.float32)
