@@ -171,7 +171,8 @@ def _slopes(
 @triton.jit
 def _fine_slopes(
     x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses, constants,
-    memory, TERMS: tl.constexpr, PHI_CODES: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr, PASS: tl.constexpr,
+    memory, TERMS: tl.constexpr, PHI_CODES: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr,
+    PASS: tl.constexpr,
     PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr, SLOPES: tl.constexpr, ELEMENTWISE: tl.constexpr,
 ):  # fmt: skip
     """Do as `_slopes` for a term of 16-bit tensors."""
@@ -634,7 +635,8 @@ def _write_derivatives(
 @triton.jit
 def _write_plainly(
     x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses, constants,
-    memory, TERMS: tl.constexpr, PHI_CODES: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr, PASS: tl.constexpr,
+    memory, TERMS: tl.constexpr, PHI_CODES: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr,
+    PASS: tl.constexpr,
     PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr, ELEMENTWISE: tl.constexpr,
 ):  # fmt: skip
     """Write a term's elementwise results, in the type of the operands' arithmetic."""
@@ -659,7 +661,8 @@ def _write_plainly(
 @triton.jit
 def _write_finely(
     x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses, constants,
-    memory, TERMS: tl.constexpr, PHI_CODES: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr, PASS: tl.constexpr,
+    memory, TERMS: tl.constexpr, PHI_CODES: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr,
+    PASS: tl.constexpr,
     PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr, ELEMENTWISE: tl.constexpr,
 ):  # fmt: skip
     """Write the gradients of a term of 16-bit tensors: formed in float64, and rounded once."""
