@@ -84,6 +84,7 @@ int64_t elements(const Groups& call) {
 // On the CPU, with so many threads.
 struct OnCpu {
   using Argument = int;
+  static constexpr const char* argument = "threads";
 
   // Letting go of the interpreter costs more than a small call takes.
   template <class C, class Run>
@@ -138,6 +139,7 @@ void set_shape(int warps, int blocks_per_multi, int multiprocessors) {
 class OnCuda {
  public:
   using Argument = py::tuple;
+  static constexpr const char* argument = "where";
 
   explicit OnCuda(const py::tuple& where) {
     if (where.size() != 4)
@@ -183,7 +185,10 @@ class OnCuda {
   uintptr_t memory(const py::object& allocate, int64_t bytes) {
     held.push_back(allocate(bytes));
     auto p = uintptr_t(integer(call_method(held.back().ptr(), data_ptr).ptr()));
-    if (p == 0 || p % 16) throw std::runtime_error("memory for a kernel is null or misaligned");
+    if (p == 0 || p % 16)
+      throw std::runtime_error(
+          "where: expected functions that give memory aligned to 16 bytes, got address " +
+          std::to_string(p));
     return p;
   }
 
@@ -325,7 +330,7 @@ template <class On>
 void define(py::module_& m, const std::string& prefix) {
   // Names are for the signature in the error of an argument of the wrong type.
   auto def = [&](const char* name, auto f, auto... arguments) {
-    m.def((prefix + name).c_str(), f, py::arg(arguments)..., py::arg("where"));
+    m.def((prefix + name).c_str(), f, py::arg(arguments)..., py::arg(On::argument));
   };
   def("forward", &forward<On>, "spec", "x", "g", "result", "weights", "reduction", "buffers",
       "stats", "keep");

@@ -4,7 +4,8 @@
 // Every multiply-add is an explicit fma and contraction is off, so that no compiler may round
 // otherwise. Nothing branches: conditions are selects, and loops over these functions vectorise.
 // Where a rounding error would reach the last bit, its value is carried along as a second number
-// ("lo"), which is how each result stays within 1 ulp of the exact one over the whole range.
+// ("lo"), which is how each function stays within 1 ulp of the exact one over the whole range.
+// (What multiplies it, such as the 1/n of a mean, is rounded as well: see loss.h.)
 #pragma once
 #include <cstdint>
 #include <cstring>

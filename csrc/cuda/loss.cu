@@ -150,10 +150,11 @@ FASTGAN_DEVICE void for_each_argument(const Table<F>& table, const TermEntry<F>&
 }
 
 // body(zero of the type) for the type that a term's derivatives have: double for 16-bit tensors.
-template <class F, class Body>
+// Fine: whether a call has any. Kernels for these have more registers than others need.
+template <bool Fine, class F, class Body>
 FASTGAN_DEVICE void in_type_of_derivatives(const Table<F>& table, const TermEntry<F>& t,
                                            const Body& body) {
-  if constexpr (sizeof(F) == 4)
+  if constexpr (Fine)
     if (item_size(DType(table.operand[t.x].dtype)) == 2) return body(0.);
   body(F(0));
 }
@@ -396,9 +397,8 @@ FASTGAN_DEVICE void finish_forward(const Table<F>& table, const double* total, T
   for (int r = 0; r < 2; ++r) all.of[r + 1].write(table.statistics, r);
 }
 
-template <bool Full, class F>
-__global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
-    loss_forward(FASTGAN_GRID_CONSTANT(Table<F>) table) {
+template <bool Full, bool Fine, class F>
+FASTGAN_DEVICE void forward_pass(const Table<F>& table) {
   FASTGAN_SHARED(double, shared, [shared_partials]);
   FASTGAN_SHARED(double, total, [(Full ? forward_sums : 1) * most_terms]);
   FASTGAN_SHARED(Totals, all, );
@@ -409,8 +409,7 @@ __global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
   }
   Partials<F> partials{table, memory};
   for_each_chunk_of_terms(table, [&](const TermEntry<F>& t, unsigned number, const Piece& p) {
-    if constexpr (!Full) return forward_chunk<Full, F>(partials, t, number, p);
-    in_type_of_derivatives(
+    in_type_of_derivatives<Full && Fine>(
         table, t, [&](auto zero) { forward_chunk<Full, decltype(zero)>(partials, t, number, p); });
   });
   if (!table.reduced || !last_to_come(table.ticket, gridDim.x)) return;
@@ -419,6 +418,18 @@ __global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
   all = table.first ? Totals{} : *table.totals;
   finish_forward(table, total, all);
   if (!table.last) *table.totals = all;
+}
+
+template <bool Full, class F>
+__global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
+    loss_forward(FASTGAN_GRID_CONSTANT(Table<F>) table) {
+  forward_pass<Full, false>(table);
+}
+
+// For calls with 16-bit tensors, which take more registers.
+__global__ void __launch_bounds__(most_warps* warp, 1)
+    loss_forward_fine(FASTGAN_GRID_CONSTANT(Table<float>) table) {
+  forward_pass<true, true>(table);
 }
 
 // ---------------------------------------------------------------------------------- backward
@@ -526,14 +537,13 @@ FASTGAN_DEVICE void finish_gradient(const Table<F>& table, const double* total) 
 }
 
 // Either the gradients (`write`) or the sums that constants of mean operands are made of.
-template <class F>
-__global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
-    loss_backward(FASTGAN_GRID_CONSTANT(Table<F>) table) {
+template <bool Fine, class F>
+FASTGAN_DEVICE void backward_pass(const Table<F>& table) {
   FASTGAN_SHARED(double, shared, [shared_partials]);
   FASTGAN_SHARED(double, total, [most_terms]);
   Partials<F> partials{table, table.partial ? table.partial : shared};
   for_each_chunk_of_terms(table, [&](const TermEntry<F>& t, unsigned number, const Piece& p) {
-    in_type_of_derivatives(table, t, [&](auto zero) {
+    in_type_of_derivatives<Fine>(table, t, [&](auto zero) {
       using T = decltype(zero);
       if (t.fill) fill_chunk<T>(table, t, p);
       else backward_chunk<T>(partials, t, number, p);
@@ -542,6 +552,17 @@ __global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
   if (!table.sums || !last_to_come(table.ticket, gridDim.x)) return;
   add_up(partials, total);
   if (threadIdx.x == 0) finish_gradient(table, total);
+}
+
+template <class F>
+__global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
+    loss_backward(FASTGAN_GRID_CONSTANT(Table<F>) table) {
+  backward_pass<false>(table);
+}
+
+__global__ void __launch_bounds__(most_warps* warp, 1)
+    loss_backward_fine(FASTGAN_GRID_CONSTANT(Table<float>) table) {
+  backward_pass<true>(table);
 }
 
 // ---------------------------------------------------------------------------------- second order
@@ -607,14 +628,13 @@ FASTGAN_DEVICE void second_chunk(const Partials<F>& partials, const TermEntry<F>
   partials.keep(gradient_sum, t, number, fold(sum));
 }
 
-template <class F>
-__global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
-    loss_second(FASTGAN_GRID_CONSTANT(Table<F>) table) {
+template <bool Fine, class F>
+FASTGAN_DEVICE void second_pass(const Table<F>& table) {
   FASTGAN_SHARED(double, shared, [shared_partials]);
   FASTGAN_SHARED(double, total, [2 * most_terms]);
   Partials<F> partials{table, table.partial ? table.partial : shared};
   for_each_chunk_of_terms(table, [&](const TermEntry<F>& t, unsigned number, const Piece& p) {
-    in_type_of_derivatives(table, t, [&](auto zero) {
+    in_type_of_derivatives<Fine>(table, t, [&](auto zero) {
       using T = decltype(zero);
       if (t.fill) fill_chunk<T>(table, t, p);
       else second_chunk<T>(partials, t, number, p);
@@ -623,6 +643,17 @@ __global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
   if (!table.sums || !last_to_come(table.ticket, gridDim.x)) return;
   add_up(partials, total);
   if (threadIdx.x == 0) finish_gradient(table, total);
+}
+
+template <class F>
+__global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
+    loss_second(FASTGAN_GRID_CONSTANT(Table<F>) table) {
+  second_pass<false>(table);
+}
+
+__global__ void __launch_bounds__(most_warps* warp, 1)
+    loss_second_fine(FASTGAN_GRID_CONSTANT(Table<float>) table) {
+  second_pass<true>(table);
 }
 
 // ---------------------------------------------------------------------------------- launches
@@ -645,6 +676,15 @@ void run(const char* name, Kernel kernel, Table<F>& table, const Place& place,
     table.partial = reinterpret_cast<double*>(place.scratch(doubles * int64_t(sizeof(double))));
   if (blocks > 1 && (table.sums || table.mean_operands > 0)) table.ticket = place.tickets();
   launch(name, kernel, blocks, int(warps) * warp, place, table);
+}
+
+// The kernel of a call: `fine` where it has 16-bit tensors.
+template <class Kernel, class Fine>
+Kernel kernel_for(const Call& call, Kernel kernel, Fine fine) {
+  if constexpr (std::is_same_v<Kernel, Fine>)
+    for (const Operand& a : call.operands)
+      if (item_size(a.dtype) == 2) return fine;
+  return kernel;
 }
 
 // Means of the mean operands' values or cotangents, in launches of their own.
@@ -703,7 +743,9 @@ void forward_in(Call& call, const Place& place) {
     t->means_here = here;
     t->values = call.buffers ? call.values() : nullptr;
     t->statistics = call.buffers ? call.statistics() : nullptr;
-    if (here || keep || stats) run("loss_forward", loss_forward<true, F>, *t, place, here);
+    if (here || keep || stats)
+      run("loss_forward", kernel_for(call, &loss_forward<true, F>, &loss_forward_fine), *t, place,
+          here);
     else run("loss_forward", loss_forward<false, F>, *t, place);
   }
 }
@@ -720,7 +762,7 @@ void backward_in(Call& call, const Place& place) {
     for (auto& t : sums.all) {
       t->write = false;
       t->constants = constants;
-      run("loss_backward", loss_backward<F>, *t, place);
+      run("loss_backward", kernel_for(call, &loss_backward<F>, &loss_backward_fine), *t, place);
     }
   }
   Tables<F> tables(call);
@@ -729,7 +771,7 @@ void backward_in(Call& call, const Place& place) {
   tables.finish(place, {});
   for (auto& t : tables.all) {
     if (own) t->constants = constants;
-    run("loss_backward", loss_backward<F>, *t, place);
+    run("loss_backward", kernel_for(call, &loss_backward<F>, &loss_backward_fine), *t, place);
   }
 }
 
@@ -755,7 +797,7 @@ void second_in(Call& call, const Place& place) {
       t->write = write;
       if (subtracts_mean) t->constants = constants;
       if (!call.loss) t->slot[dot_sum] = -1;
-      run("loss_second", loss_second<F>, *t, place);
+      run("loss_second", kernel_for(call, &loss_second<F>, &loss_second_fine), *t, place);
     }
   };
   if (subtracts_mean) {
@@ -768,9 +810,9 @@ void second_in(Call& call, const Place& place) {
 
 std::string load_kernels() {
   return loadable(loss_means<float>, loss_means<double>, loss_forward<false, float>,
-                  loss_forward<true, float>, loss_forward<false, double>,
-                  loss_forward<true, double>, loss_backward<float>, loss_backward<double>,
-                  loss_second<float>, loss_second<double>);
+                  loss_forward<true, float>, loss_forward_fine, loss_forward<false, double>,
+                  loss_forward<true, double>, loss_backward<float>, loss_backward_fine,
+                  loss_backward<double>, loss_second<float>, loss_second_fine, loss_second<double>);
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 """K11: a gradient in 16 bits is the exact one, rounded once, for every finite pattern."""
 
+import math
+
 import mpmath
 import pytest
 import torch
@@ -100,3 +102,45 @@ def test_k11_a_number_that_rounding_twice_gets_wrong():
         below, above = mpmath.mpf(-0.5029296875), mpmath.mpf(-0.50244140625)
         want = min(below, above, key=lambda v: abs(v - exact))
     assert got.item() == float(want)
+
+
+def spread(n):
+    """Return float32 numbers of every size that a square can have, and as many where losses bend."""
+    random = torch.Generator().manual_seed(n)
+    x = torch.randint(0, 1 << 32, (n // 2,), generator=random).to(torch.int32).view(torch.float32)
+    return torch.cat([x.nan_to_num(0).clamp(-1e37, 1e37), 4 * torch.randn(n - n // 2, generator=random)])
+
+
+@pytest.mark.parametrize("loss", TABLE)
+def test_k11_float32_gradients_are_within_what_is_promised(loss):
+    """K11: a sum within 1 ulp, a mean within 3, and 5 with an upstream that is no power of two."""
+    worst = {"sum": 0.0, "mean": 0.0, "upstream": 0.0}
+    for n in (1000, 65_537, 777_777):
+        x = spread(n)
+        for reduction, upstream, key in (("sum", 1.0, "sum"), ("mean", 1.0, "mean"), ("mean", 3.7, "upstream")):
+            number = torch.tensor(upstream).item()
+
+            def call(real, fake, reduction=reduction):
+                return fastgan.discriminator_loss(real, fake, loss, reduction=reduction)
+
+            got, exact = (gradients([t, torch.zeros_like(t)], call, number) for t in (x, x.double()))
+            worst[key] = max(worst[key], ulp.error(got[0], exact[0]))
+    assert worst["sum"] <= 1.0
+    assert worst["mean"] <= 3.0
+    assert worst["upstream"] <= 5.0
+    if loss in ("saturating", "nonsaturating"):  # else the figures in README.md are of something else
+        assert 1.5 < worst["mean"] < 2.3
+        assert 2.5 < worst["upstream"] < 3.8
+
+
+@pytest.mark.parametrize("n", [2, 3, 10, 127, 1000])
+def test_k11_float64_norms_are_within_what_is_promised(n):
+    """K11: squares and sums of float64 numbers are rounded in float64."""
+    random = torch.Generator().manual_seed(n)
+    g = torch.randn(20_000 // n, n, dtype=torch.float64, generator=random)
+    with mpmath.workprec(200):
+        worst = 0.0
+        for row, norm in zip(g.tolist(), fastgan.gradient_norm(g).tolist(), strict=True):
+            exact = mpmath.sqrt(mpmath.fsum(mpmath.mpf(v) ** 2 for v in row))
+            worst = max(worst, float(abs(norm - exact) / math.ulp(float(exact))))
+    assert worst <= 1.4
