@@ -109,3 +109,15 @@ def test_soft_labels_do_not_cancel(target, dtype):
     exact = torch.where(wide > 0, (1 - target) * wide, -target * wide) + torch.log1p(torch.exp(-wide.abs()))
     limit = 1.5 if dtype is torch.float32 else 2.5  # the reference in float64 is itself off by as much
     assert ulp.error(value.detach(), exact) <= limit
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [(torch.float16, 11), (torch.bfloat16, 8)])
+def test_k11_ties_go_to_even(dtype, bits):
+    """K11: of a number between two of 16 bits, whether it is their middle or a little beside it."""
+    half = 2.0**-bits
+    numbers = [1 + k * half + d for k in (1, 3) for d in (0.0, 2.0**-40, -(2.0**-40))]
+    want = [1.0, 1 + 2 * half, 1.0, 1 + 4 * half, 1 + 4 * half, 1 + 2 * half]
+    for weight, expected in zip(numbers, want, strict=True):
+        x = torch.zeros(3, dtype=dtype, requires_grad=True)
+        loss = fastgan.reduce_terms([fastgan.term("identity", weight=weight)], [x], reduction="sum")
+        assert torch.autograd.grad(loss, x)[0].tolist() == [expected] * 3
