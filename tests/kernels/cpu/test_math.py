@@ -37,8 +37,19 @@ def test_all_16_bit_patterns(phi, dtype):
     assert value.dtype is torch.float32
     assert ulp.error(value, f(exact)) <= 1.0
     assert first.dtype is second.dtype is dtype
-    assert torch.equal(first.nan_to_num(7.0), df(exact).to(dtype).nan_to_num(7.0))
-    assert torch.equal(second.nan_to_num(7.0), ddf(exact).to(dtype).nan_to_num(7.0))
+    for got, want in ((first, df(exact)), (second, ddf(exact))):
+        if phi == "softplus":  # the others are exact in float64
+            assert ulp.tie_distance(want, dtype) > 2.0**-38
+        assert torch.equal(got.nan_to_num(7.0), ulp.nearest(want, dtype).nan_to_num(7.0))
+
+
+def test_the_oracle_rounds_once():
+    """K11: 1 + 2^-11 + 2^-30 is above a tie of float16, and by way of float32 it would become that tie."""
+    x = torch.tensor([1 + 2.0**-11 + 2.0**-30, 1 + 2.0**-11, 1 + 3 * 2.0**-11, 65520.0, 65519.9, 2.0**-25, -0.0])
+    x = x.double() + torch.tensor([2.0**-30, 0, 0, 0, 0, 0, 0], dtype=torch.float64)
+    want = torch.tensor([1 + 2.0**-10, 1.0, 1 + 2.0**-9, torch.inf, 65504.0, 0.0, -0.0], dtype=torch.float16)
+    assert torch.equal(ulp.nearest(x, torch.float16), want)
+    assert not torch.equal(x.to(torch.float16), want)
 
 
 def precise(phi, x):
@@ -98,3 +109,15 @@ def test_soft_labels_do_not_cancel(target, dtype):
     exact = torch.where(wide > 0, (1 - target) * wide, -target * wide) + torch.log1p(torch.exp(-wide.abs()))
     limit = 1.5 if dtype is torch.float32 else 2.5  # the reference in float64 is itself off by as much
     assert ulp.error(value.detach(), exact) <= limit
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [(torch.float16, 11), (torch.bfloat16, 8)])
+def test_k11_ties_go_to_even(dtype, bits):
+    """K11: of a number between two of 16 bits, whether it is their middle or a little beside it."""
+    half = 2.0**-bits
+    numbers = [1 + k * half + d for k in (1, 3) for d in (0.0, 2.0**-40, -(2.0**-40))]
+    want = [1.0, 1 + 2 * half, 1.0, 1 + 4 * half, 1 + 4 * half, 1 + 2 * half]
+    for weight, expected in zip(numbers, want, strict=True):
+        x = torch.zeros(3, dtype=dtype, requires_grad=True)
+        loss = fastgan.reduce_terms([fastgan.term("identity", weight=weight)], [x], reduction="sum")
+        assert torch.autograd.grad(loss, x)[0].tolist() == [expected] * 3
