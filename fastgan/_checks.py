@@ -137,7 +137,9 @@ def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
         bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
-        raise ValueError(f"{name}: expected an integer {bounds}, got {value!r}")
+        large = type(value) is int and value.bit_length() > 64
+        got = f"one of {value.bit_length()} bits" if large else repr(value)
+        raise ValueError(f"{name}: expected an integer {bounds}, got {got}")
     return value
 
 
@@ -194,6 +196,19 @@ def member_weights(
 def is_readable(t: Tensor) -> bool:
     """Return whether a number may be read: without waiting for a device, in no traced graph or transform."""
     return t.is_cpu and not torch.compiler.is_compiling() and not is_transformed() and not is_tracing()
+
+
+def process_group(group: Any) -> None:
+    """Check that this rank can take part in collectives of a group."""
+    import torch.distributed as dist
+
+    if not dist.is_available() or not isinstance(group, dist.ProcessGroup):
+        outside = dist.is_available() and group is dist.GroupMember.NON_GROUP_MEMBER
+        got = "that of a group to which this rank does not belong" if outside else type(group).__name__
+        raise TypeError(
+            f"process_group: expected a torch.distributed.ProcessGroup, as dist.group.WORLD after"
+            f" init_process_group, got {got}"
+        )
 
 
 _said: set[str] = set()

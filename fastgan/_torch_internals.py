@@ -54,6 +54,12 @@ def has_static_value(number: Any) -> bool:
     return True if known is None else known(number)
 
 
+def in_checkpoint() -> bool:
+    """Return whether a non-reentrant torch.utils.checkpoint is at work, by the hooks that it sets."""
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return hooks is not None and "checkpoint" in getattr(hooks[0], "__qualname__", "")
+
+
 def stance_as_it_is() -> Callable[[], Any]:
     """Return what sets torch.compile's stance as it is now, in a process that has loaded it."""
     frames = sys.modules["torch._dynamo"].eval_frame

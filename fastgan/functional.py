@@ -273,6 +273,7 @@ def _loss(
     if process_group is not None:
         if relativistic != "average":
             raise ValueError(f"process_group: expected relativistic='average', got {relativistic!r}")
+        checks.process_group(process_group)
         tensors, scanned = _with_global_means(tensors, process_group), -1
     if weights is not None:
         weights = checks.member_weights(weights, members, tensors[0].device)

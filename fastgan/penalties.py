@@ -44,18 +44,20 @@ class PenaltyKind(NamedTuple):
         inputs: where it is evaluated: "between", "around" (real), "real" or "fake".
         psi: the function of the norm, a kind of norm_penalty; none: the difference between nearby inputs.
         factor: the factor in front of the weight.
+        weight: the default one.
     """
 
     inputs: str
     psi: str = ""
     factor: float = 1.0
+    weight: float = 10.0
 
 
 KINDS = {
     "wgan-gp": PenaltyKind("between", "two_sided"),
     "wgan-lp": PenaltyKind("between", "one_sided"),
-    "r1": PenaltyKind("real", "power", 0.5),
-    "r2": PenaltyKind("fake", "power", 0.5),
+    "r1": PenaltyKind("real", "power", 0.5, 1.0),
+    "r2": PenaltyKind("fake", "power", 0.5, 1.0),
     "dragan": PenaltyKind("around", "two_sided"),
     "wgan-div": PenaltyKind("between", "power"),
     "r1-approx": PenaltyKind("real"),
@@ -74,7 +76,7 @@ class PenaltyOptions:
     """
 
     kind: str = "wgan-gp"
-    weight: float = 10.0
+    weight: float | None = None
     target: float = 1.0
     power: int | None = None
     sigma: float | None = None
@@ -94,6 +96,9 @@ class PenaltyOptions:
 
     def __post_init__(self) -> None:
         """Check that all options are known and have an effect."""
+        if self.weight is None:  # an unknown kind raises below
+            kind = KINDS.get(self.kind) if isinstance(self.kind, str) else None
+            object.__setattr__(self, "weight", kind.weight if kind else 10.0)
         numbers = self.weight, self.target, self.power, self.sigma
         names = self.kind, self.over, self.engine, self.return_stats
         given = type(self.eps), type(self.generator)
@@ -109,9 +114,9 @@ class PenaltyOptions:
             object.__setattr__(self, "target", checks.number("target", self.target))
         if self.sigma is not None:
             object.__setattr__(self, "sigma", checks.number("sigma", self.sigma))
-        kind = KINDS[self.kind]
-        object.__setattr__(self, "inputs", kind.inputs)
-        object.__setattr__(self, "is_approximate", not kind.psi)
+        known = KINDS[self.kind]
+        object.__setattr__(self, "inputs", known.inputs)
+        object.__setattr__(self, "is_approximate", not known.psi)
         object.__setattr__(self, "samples", None)
         where = self.batch_dim, self.pac, self.groups
         if where != (0, 1, None) or type(self.batch_dim) is not int or type(self.pac) is not int:
@@ -142,6 +147,7 @@ class PenaltyOptions:
         """Return the penalty on norms."""
         kind = KINDS[self.kind]
         power = int(self.power or (6 if self.kind == "wgan-div" else 2))
+        assert self.weight is not None  # since the check
         return PenaltySpec(kind.psi, float(self.target), power, kind.factor * self.weight, self.over, "mean")
 
     def without_draws(self, prune: bool) -> PenaltyOptions:
@@ -176,7 +182,7 @@ def _check(numbers: tuple[Any, ...], names: tuple[Any, ...], given: tuple[type, 
     checks.choice("engine", engine, ENGINES)
     checks.choice("over", over, OVER)
     checks.number("weight", weight)
-    inputs, psi, _ = KINDS[kind]
+    inputs, psi = KINDS[kind][:2]
     idle = {
         "target": (target, checks.number("target", target) != 1.0 and psi in ("power", "")),
         "power": (power, power is not None and kind != "wgan-div"),
@@ -223,7 +229,8 @@ def difference_of(here: Any, nearby: Any, o: PenaltyOptions, x: Any) -> Tensor:
     outputs = outputs_of(chosen(here, o.output))
     check_counts(outputs, tensors_of(x)[0], o.numbers_of(x))
     pairs = list(zip(outputs, outputs_of(chosen(nearby, o.output)), strict=True))
-    return reduce_terms([Term("square", weight=float(o.weight))] * len(pairs), pairs)
+    assert o.weight is not None
+    return reduce_terms([Term("square", weight=o.weight)] * len(pairs), pairs)
 
 
 def _evaluate(
@@ -250,7 +257,7 @@ def _run(
     o = PenaltyOptions(**options)
     calls.check_callable("gradient_penalty", discriminator)
     create_graph = torch.is_grad_enabled()
-    prune = o.prune and create_graph and calls.prunable(discriminator)
+    prune = create_graph and calls.prunable(discriminator, not o.is_approximate) and o.prune
     x = o.evaluated_at(real, fake)
     if o.is_approximate:
         moved = o.nearby(x)  # drawn before the discriminator draws, of dropout say
@@ -291,7 +298,7 @@ class ScheduledPenalty(WithOptions):
             if name not in self.DEFAULTS:
                 raise TypeError(f"{name}: unknown option (known: interval, part, {', '.join(self.DEFAULTS)})")
         if type(interval) is not int or type(part) is not float or (interval, part) != (1, 1.0):
-            checks.integer("interval", interval, 1)
+            checks.integer("interval", interval, 1, 1 << 31)
             if checks.number("part", part, 0.0, 1.0) == 0.0:
                 raise ValueError("part: expected a number in (0, 1], got 0")
         PenaltyOptions(kind, **options)
@@ -306,6 +313,17 @@ class ScheduledPenalty(WithOptions):
         PenaltyOptions(self.kind, **options)
 
     @property
+    def weight(self) -> float:
+        """The factor in front, the kind's own by default."""
+        weight = self.options.get("weight")
+        return KINDS[self.kind].weight if weight is None else weight
+
+    @property
+    def is_approximate(self) -> bool:
+        """Whether it takes a difference in the place of a gradient."""
+        return not KINDS[self.kind].psi
+
+    @property
     def calls(self) -> int:
         """How many calls there were for the discriminator at hand."""
         return self.counts.current
@@ -318,7 +336,9 @@ class ScheduledPenalty(WithOptions):
         """Return the options of this call's penalty, which weighs as much as those left out, or None between."""
         if self.counts.current % self.interval:
             return None
-        weight = self.options.get("weight", PenaltyOptions.weight)
+        weight = self.options.get("weight")
+        if weight is None:
+            weight = KINDS[self.kind].weight
         weight = (weight if type(weight) is float else checks.number("weight", weight)) * self.interval
         return PenaltyOptions(self.kind, **{**self.options, "weight": weight})
 
@@ -384,7 +404,7 @@ def gradient_penalty(
     fake: Tensors | None,
     *args: Any,
     kind: str = "wgan-gp",
-    weight: float = 10.0,
+    weight: float | None = None,
     target: float = 1.0,
     power: int | None = None,
     sigma: float | None = None,
@@ -435,7 +455,7 @@ def gradient_penalty(
         fake: the same, of real's shapes where points lie between.
         *args: what the discriminator takes after its input: labels, embeddings.
         kind: see the table.
-        weight: the factor in front.
+        weight: the factor in front; by default 1 for "r1" and "r2", as in `r1_penalty`, and 10 for the others.
         target: the norm aimed at, for "wgan-gp", "wgan-lp" and "dragan".
         power: for "wgan-div", an integer from 1 to 16.
         sigma: the approximations' step, 0.01 by default.

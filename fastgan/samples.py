@@ -78,7 +78,8 @@ def arranged(batch_dim: Any, pac: Any, groups: Any, over: str = "sample") -> Sam
     """
     if isinstance(batch_dim, bool) or not isinstance(batch_dim, int):
         raise TypeError(f"batch_dim: expected an integer, got {type(batch_dim).__name__}")
-    checks.integer("pac", pac, 1)
+    checks.integer("batch_dim", batch_dim, -64, 63)  # as many dimensions as a tensor can have
+    checks.integer("pac", pac, 1, 1 << 31)
     index, count = (None, 0) if groups is None else _checked_groups(groups)
     if index is not None and pac > 1:
         raise ValueError("pac: has no effect beside groups, which tell the samples apart")

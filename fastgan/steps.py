@@ -337,7 +337,6 @@ def _run(
         checks.choice("engine", options["engine"], ENGINES)
     calls.check_callable("discriminator_step", discriminator)
     create_graph = torch.is_grad_enabled()
-    prune = options["prune"] and create_graph and calls.prunable(discriminator)
     arrangement, groups, fake_groups = where
     fake_groups = groups if fake_groups is None else fake_groups
     for name, x, of in (("real", real, groups), ("fake", fake, fake_groups)):
@@ -346,6 +345,8 @@ def _run(
             samples = arranged(arrangement.get("batch_dim", 0), arrangement.get("pac", 1), of)
         checked_samples(name, x, samples)
     o = StepOptions(**options)
+    twice = any([not p.is_approximate for p in o.penalties])
+    prune = create_graph and calls.prunable(discriminator, twice) and o.prune
     if not isinstance(fake_args, (list, tuple, type(None))):
         raise TypeError(f"fake_args: expected a tuple of arguments, got {type(fake_args).__name__}")
     fake_args = args if fake_args is None else tuple(fake_args)

@@ -43,6 +43,11 @@ def clip_weights_(
         if not isinstance(p, Tensor) or not p.dtype.is_floating_point:
             kind = p.dtype if isinstance(p, Tensor) else type(p).__name__
             raise TypeError(f"module_or_parameters: expected floating-point tensors, got {kind}")
+        if isinstance(p, nn.UninitializedParameter):
+            raise ValueError(
+                "module_or_parameters: expected parameters that have values, got those of a lazy layer; call the"
+                " module once before"
+            )
     if not parameters:
         return
     with torch.no_grad():

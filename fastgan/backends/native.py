@@ -30,6 +30,16 @@ def module_name(folder: str, cuda: str | None) -> str:
     return f"_native_cuda{max(reached)}" if reached else "_native"
 
 
+def _why_missing(error: ImportError) -> str:
+    """Return in plain words why the extension could not be imported."""
+    if not isinstance(error, ModuleNotFoundError):
+        return str(error)
+    others = [path.name for path in sorted(_PACKAGE.glob("_native*.so"))]
+    if others:
+        return f"it was built for another Python: {', '.join(others)}; build it for this one (docs/install.md)"
+    return "it was not built; see docs/install.md"
+
+
 try:
     if TYPE_CHECKING:
         from .. import _native as native
@@ -38,7 +48,7 @@ try:
     _import_error = None
 except ImportError as error:
     native = None  # type: ignore
-    _import_error = str(error)
+    _import_error = _why_missing(error)
 else:
     native.learn(
         Tensor,

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +26,10 @@ from .._torch_internals import (
     tree_leaves,
     tree_map_only,
 )
+from . import wrappers
 from .double_backward import ReachedParameters, check, gradients_of
 from .outputs import read
-from .prune import Prune, with_zeros
+from .prune import Prune, Watch, with_zeros
 
 
 class _PlainArithmetic:
@@ -48,6 +50,11 @@ class _PlainArithmetic:
     def is_mine(self) -> bool:
         """Return whether this thread is among those that have made the settings."""
         return threading.get_ident() in self.uses.values()
+
+    def was_plain(self) -> bool:
+        """Return whether attention ran in plain arithmetic before the settings were made."""
+        names = zip(ATTENTION_KERNELS, self.kernels or (), strict=False)
+        return all([enabled == (name == "math") for name, (_, enabled) in names])
 
     def enter(self, use: int) -> None:
         """Make the settings for a use."""
@@ -179,13 +186,28 @@ def modules_of(discriminator: Any) -> Iterator[nn.Module]:
         yield from root.modules()
 
 
-def prunable(discriminator: Any) -> bool:
+def prunable(discriminator: Any, twice: bool = True) -> bool:
     """Return whether zero second derivatives may be skipped in this discriminator.
 
     Not where something could tell zeros from nothing, as backward hooks and sparse gradients do, and not where
     somebody else replaces functions.
+
+    Raises:
+        RuntimeError: it is differentiated `twice`, and wrapped by what does not let that through.
     """
-    return _functions_are_torchs() and tells_no_zeros(list(modules_of(discriminator)))
+    modules = list(modules_of(discriminator))
+    if twice and not _PLAIN.issuperset({type(m) for m in modules}):
+        _refuse_wrappers(modules)
+    return _functions_are_torchs() and tells_no_zeros(modules)
+
+
+_PLAIN: WeakSet[type] = WeakSet()  # types of modules that are no wrappers
+
+
+def _refuse_wrappers(modules: list[nn.Module]) -> None:
+    """Raise where one of these modules is a wrapper that a penalty cannot go through."""
+    wrappers.refuse(modules)
+    _PLAIN.update([type(m) for m in modules if not wrappers.named(type(m))])
 
 
 def tells_no_zeros(modules: list[nn.Module]) -> bool:
@@ -262,9 +284,11 @@ class Forward:
         """
         depth = function_mode_depth()
         try:
-            self._pruning = Prune() if prune and _functions_are_torchs() else None
-            if self._pruning is not None:
-                self._pruning.__enter__()
+            replaces = prune and _functions_are_torchs()
+            if self.create_graph:
+                mode = Prune() if replaces else Watch()
+                self._pruning = mode if replaces else None
+                mode.__enter__()
             return self.discriminator(self.x, *args, **kwargs)
         except KeyboardInterrupt as error:
             close_torchs_generators(error)

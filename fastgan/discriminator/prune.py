@@ -190,7 +190,37 @@ RULES: dict[Any, Callable[..., Rule | None]] = {
 }
 
 
-class Prune(TorchFunctionMode):
+class Watch(TorchFunctionMode):
+    """Refuses attention inside of a checkpoint.
+
+    It runs in plain arithmetic here. Checkpointing runs it again in the caller's backward, by another kernel, and
+    then finds that what it saves is something else.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function."""
+        kwargs = kwargs or {}
+        if func in _ATTENTION and internals.in_checkpoint() and not _only_plain_is_allowed(func, kwargs):
+            raise RuntimeError(
+                "discriminator: attention inside of torch.utils.checkpoint would run again by another kernel in the"
+                " backward; run the whole step, forward and backward, under"
+                " torch.nn.attention.sdpa_kernel(SDPBackend.MATH), or do not checkpoint it"
+            )
+        return func(*args, **kwargs)
+
+
+_ATTENTION = (F.scaled_dot_product_attention, F.multi_head_attention_forward)
+
+
+def _only_plain_is_allowed(func: Any, kwargs: Any) -> bool:
+    """Return whether attention runs in plain arithmetic also where the penalty's own settings are not in force."""
+    from .forward import plain_arithmetic
+
+    with_weights = func is F.multi_head_attention_forward and kwargs.get("need_weights", True)
+    return with_weights or plain_arithmetic.was_plain()
+
+
+class Prune(Watch):
     """Replaces piecewise linear operations while it is active."""
 
     def __init__(self) -> None:
@@ -208,6 +238,8 @@ class Prune(TorchFunctionMode):
             hook = args[1] if len(args) > 1 else kwargs["hook"]
             return func(args[0], lambda g: None if g is None else hook(g))
         rule = rule_for(func, args, kwargs)
+        if rule is None and func in _ATTENTION:
+            return super().__torch_function__(func, types, args, kwargs)
         if rule is None:
             return func(*args, **kwargs)
         used = [False]  # and no reference to the graph, which would be one in a circle

@@ -48,7 +48,7 @@ def check_callable(caller: str, discriminator: Any) -> None:
         raise TypeError(f"discriminator: expected a module or function, got {type(discriminator).__name__}")
 
 
-def prunable(discriminator: Any) -> bool:
+def prunable(discriminator: Any, twice: bool = True) -> bool:
     """Return whether zero second derivatives may be skipped in this discriminator."""
     try:
         return tells_no_zeros(list(modules_of(discriminator)))
