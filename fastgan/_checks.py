@@ -221,9 +221,12 @@ def warn_once(kind: str, text: str) -> None:
         warnings.warn(text, stacklevel=depth_of_caller())
 
 
+_BETWEEN = ("fastgan.", "torch.nn.modules.module")
+
+
 def depth_of_caller() -> int:
     """Return how many calls up, from the function that asks, the caller of this package stands."""
     depth, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("fastgan."):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_BETWEEN):
         depth, frame = depth + 1, frame.f_back
     return depth

@@ -15,6 +15,8 @@ from .backends.specs import PHIS, LossSpec, OperandTerm, Term
 from .ops import loss as ops
 from .ops.autograd import run
 from .ops.losses import PAIRED, discriminator_spec, generator_spec
+from .probabilities import LOSSES as LOGISTIC
+from .probabilities import watch as probabilities
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -217,6 +219,13 @@ def _triple(targets: Any) -> tuple[Any, ...]:
     return checks.sequence("targets", targets, "three numbers (fake, real, generator)")
 
 
+def _check_unreduced(reduction: Any, return_stats: bool) -> None:
+    """Check a reduction that is neither "mean" nor "sum"."""
+    checks.reduction(reduction)
+    if return_stats:
+        raise ValueError("return_stats: expected reduction 'mean' or 'sum', got 'none'")
+
+
 def _in_floats(given: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return the fields of LossOptions with floats for all numbers, since 1 and True and NumPy's 1 are one key."""
     loss, relativistic, margin, targets, real_target, fake_target = given
@@ -267,14 +276,14 @@ def _loss(
         tensors, members = _operands(dict(zip(names, tensors, strict=True)), paired)
         scanned = -1 if tracing else native.scan(tensors)
     if reduction not in ("mean", "sum"):
-        checks.reduction(reduction)
-    if reduction == "none" and return_stats:
-        raise ValueError("return_stats: expected reduction 'mean' or 'sum', got 'none'")
+        _check_unreduced(reduction, return_stats)
     if process_group is not None:
         if relativistic != "average":
             raise ValueError(f"process_group: expected relativistic='average', got {relativistic!r}")
         checks.process_group(process_group)
         tensors, scanned = _with_global_means(tensors, process_group), -1
+    if probabilities.undecided and not tracing and loss in LOGISTIC and relativistic is None:
+        probabilities.look(tensors)
     if weights is not None:
         weights = checks.member_weights(weights, members, tensors[0].device)
     if tracing:

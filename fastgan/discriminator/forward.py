@@ -286,7 +286,7 @@ class Forward:
         try:
             replaces = prune and _functions_are_torchs()
             if self.create_graph:
-                mode = Prune() if replaces else Watch()
+                mode = (Prune if replaces else Watch)(plain_arithmetic.was_plain)
                 self._pruning = mode if replaces else None
                 mode.__enter__()
             return self.discriminator(self.x, *args, **kwargs)

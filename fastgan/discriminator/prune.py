@@ -197,10 +197,15 @@ class Watch(TorchFunctionMode):
     then finds that what it saves is something else.
     """
 
+    def __init__(self, was_plain: Callable[[], bool] = lambda: False) -> None:
+        super().__init__()
+        self.was_plain = was_plain  # whether attention is plain outside of the penalty too
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call a function."""
         kwargs = kwargs or {}
-        if func in _ATTENTION and internals.in_checkpoint() and not _only_plain_is_allowed(func, kwargs):
+        weighs = func is F.multi_head_attention_forward and kwargs.get("need_weights", True)  # plain, therefore
+        if func in _ATTENTION and not weighs and internals.in_checkpoint() and not self.was_plain():
             raise RuntimeError(
                 "discriminator: attention inside of torch.utils.checkpoint would run again by another kernel in the"
                 " backward; run the whole step, forward and backward, under"
@@ -212,19 +217,11 @@ class Watch(TorchFunctionMode):
 _ATTENTION = (F.scaled_dot_product_attention, F.multi_head_attention_forward)
 
 
-def _only_plain_is_allowed(func: Any, kwargs: Any) -> bool:
-    """Return whether attention runs in plain arithmetic also where the penalty's own settings are not in force."""
-    from .forward import plain_arithmetic
-
-    with_weights = func is F.multi_head_attention_forward and kwargs.get("need_weights", True)
-    return with_weights or plain_arithmetic.was_plain()
-
-
 class Prune(Watch):
     """Replaces piecewise linear operations while it is active."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, was_plain: Callable[[], bool] = lambda: False) -> None:
+        super().__init__(was_plain)
         self.replaced: list[tuple[list[bool], Any]] = []
 
     def inputs(self) -> list[Any]:
