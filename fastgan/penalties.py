@@ -298,7 +298,7 @@ class ScheduledPenalty(WithOptions):
             if name not in self.DEFAULTS:
                 raise TypeError(f"{name}: unknown option (known: interval, part, {', '.join(self.DEFAULTS)})")
         if type(interval) is not int or type(part) is not float or (interval, part) != (1, 1.0):
-            checks.integer("interval", interval, 1, 1 << 31)
+            checks.number("interval", checks.integer("interval", interval, 1))
             if checks.number("part", part, 0.0, 1.0) == 0.0:
                 raise ValueError("part: expected a number in (0, 1], got 0")
         PenaltyOptions(kind, **options)

@@ -278,13 +278,17 @@ class _Watch:
 
     def __call__(self, grads: Sequence[Tensor | None], upstream: Sequence[Tensor | None]) -> None:
         """Compare what came with what goes: a gradient without a graph is a constant to autograd."""
-        constant = [g for g in grads if g is not None and g.is_floating_point() and not g.requires_grad]
+        constant = [g for g in grads if g is not None and _is_number(g) and not g.requires_grad]
         if not constant:
             return
         if any(u is not None and u.requires_grad for u in upstream):
             self.opaque = any(bool(g.detach().ne(0).any()) for g in constant)  # zeros have no derivative to lose
         else:
             self.unsure = True
+
+
+def _is_number(t: Tensor) -> bool:
+    return t.is_floating_point() or t.is_complex()
 
 
 # Functions that were seen to compute differentiable gradients.

@@ -158,8 +158,8 @@ def test_further_arguments_of_fake():
     real, fake = images()
     a, b = torch.tensor([0, 1, 2, 3]), torch.tensor([4, 4, 0, 1])
     step = STEP(d, real, fake, a, penalty=["r1", "r2", P("r2", part=0.5)], fake_args=[b], scale=3.0)
-    want = nonsaturating(d(real, a, 3.0), d(fake, b, 3.0)) + fastgan.r1_penalty(d, real, a, scale=3.0, weight=10.0)
-    want = want + fastgan.r2_penalty(d, fake, b, scale=3.0, weight=10.0)
+    want = nonsaturating(d(real, a, 3.0), d(fake, b, 3.0)) + fastgan.r1_penalty(d, real, a, scale=3.0)
+    want = want + fastgan.r2_penalty(d, fake, b, scale=3.0)
     want = want + P("r2", part=0.5)(d, None, fake, b, scale=3.0)
     torch.testing.assert_close(step.total, want, rtol=1e-12, atol=0)
     close(grads_of(step.total, *d.parameters()), grads_of(want, *d.parameters()))
@@ -267,7 +267,7 @@ def test_batch_statistics_in_training():
     real, fake = images()
     step = STEP(d, real, fake, penalty=["r1", "r2"])
     (r, on_real), (f, on_fake) = squared_gradient(d, real), squared_gradient(d, fake)
-    want = nonsaturating(r, f) + 5 * on_real + 5 * on_fake
+    want = nonsaturating(r, f) + on_real / 2 + on_fake / 2
     torch.testing.assert_close(step.total, want, rtol=1e-12, atol=0)
     close(grads_of(step.total, *d.parameters()), grads_of(want, *d.parameters()))
 
@@ -281,7 +281,7 @@ def test_dropout_draws_one_mask_for_both():
     torch.manual_seed(11)
     (r, on_real), (f, on_fake) = squared_gradient(d, real), squared_gradient(d, fake)
     assert torch.equal(torch.get_rng_state(), after)
-    want = nonsaturating(r, f) + 5 * on_real + 5 * on_fake
+    want = nonsaturating(r, f) + on_real / 2 + on_fake / 2
     torch.testing.assert_close(step.total, want, rtol=1e-12, atol=0)
     close(grads_of(step.total, *d.parameters()), grads_of(want, *d.parameters()))
     assert not torch.equal(step.real_logits, d(real))  # there is a mask
@@ -325,7 +325,7 @@ def test_arguments_with_a_graph():
 
     got = grads_of(STEP(scaled, real, fake, torch.exp(table), penalty="r1").total, table)
     e = torch.exp(table)
-    want = nonsaturating(scaled(real, e), scaled(fake, e)) + fastgan.r1_penalty(scaled, real, e, weight=10.0)
+    want = nonsaturating(scaled(real, e), scaled(fake, e)) + fastgan.r1_penalty(scaled, real, e)
     close(got, grads_of(want, table))
 
 
@@ -389,7 +389,7 @@ def test_a_function_differentiable_once():
         STEP(d, real, fake, penalty=penalty).total.backward()
     with torch.no_grad():  # the value needs no second derivative
         got = STEP(d, real, fake, penalty="r1")
-        torch.testing.assert_close(got.penalty, fastgan.r1_penalty(d, real, weight=10.0), rtol=1e-12, atol=0)
+        torch.testing.assert_close(got.penalty, fastgan.r1_penalty(d, real), rtol=1e-12, atol=0)
 
 
 def test_no_second_derivative_of_what_made_the_data_is_asked_for():
@@ -512,7 +512,7 @@ def test_lazy_penalties():
     for call in range(7):
         real, fake = images()
         step = STEP(d, real, fake, penalty=[lazy, always])
-        want = fastgan.r2_penalty(d, fake, weight=10.0)
+        want = fastgan.r2_penalty(d, fake)
         if call % 3 == 0:
             want = want + fastgan.r1_penalty(d, real, weight=6.0)
         torch.testing.assert_close(step.penalty, want.detach(), rtol=1e-12, atol=0)

@@ -53,7 +53,7 @@ def recipe(kind, net, real, fake, *arguments):
         out = list(out.values()) if isinstance(out, dict) else out if isinstance(out, list) else [out]
         (g,) = torch.autograd.grad(sum(o.sum() for o in out), x, create_graph=True)
     squares = g.flatten(1).square().sum(1)
-    return 10 / 2 * squares.mean() if kind == "r1" else 10 * ((squares.sqrt() - 1) ** 2).mean()
+    return squares.mean() / 2 if kind == "r1" else 10 * ((squares.sqrt() - 1) ** 2).mean()
 
 
 def ours(options, engines=None):

@@ -135,7 +135,10 @@ def _penalties(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]
 
     def step() -> list[object]:
         d = Cubic(real.shape, dtype)
-        terms = [fastgan.nn.GradientPenalty("r1", interval=4, part=0.5, weight=2.0), "r2"]
+        terms = [
+            fastgan.nn.GradientPenalty("r1", interval=4, part=0.5, weight=2.0),
+            fastgan.nn.GradientPenalty("r2", weight=10.0),
+        ]
         step = fastgan.discriminator_step(d, real, fake, loss="hinge", penalty=terms)
         return [step[:-1], *torch.autograd.grad(step.total, d.w)]
 

@@ -68,9 +68,9 @@ def usual(kind, net, real, fake, eps, noise, *args):
     e = eps.view(-1, 1, 1, 1)
     between = e * real + (1 - e) * fake
     if kind == "r1":
-        return 10 / 2 * gradient(net, real, *args).square().sum([1, 2, 3]).mean()
+        return 1 / 2 * gradient(net, real, *args).square().sum([1, 2, 3]).mean()
     if kind == "r2":
-        return 10 / 2 * gradient(net, fake, *args).square().sum([1, 2, 3]).mean()
+        return 1 / 2 * gradient(net, fake, *args).square().sum([1, 2, 3]).mean()
     if kind == "dragan":
         n = gradient(net, real + e * 0.5 * real.std() * noise, *args).flatten(1).norm(2, dim=1)
         return 10 * ((n - 1) ** 2).mean()
