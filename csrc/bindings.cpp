@@ -61,7 +61,9 @@ void set_isa(const std::string& name) {
       current = k;
       return;
     }
-  throw std::invalid_argument("isa: this processor has no '" + name + "' kernels");
+  std::string known;
+  for (const std::string& each : isas()) known += (known.empty() ? "" : ", ") + each;
+  refuse({"isa"}, "one that this processor has (" + known + ")", "'" + name + "'");
 }
 
 // ---------------------------------------------------------------------------------- where
@@ -82,6 +84,7 @@ int64_t elements(const Groups& call) {
 // On the CPU, with so many threads.
 struct OnCpu {
   using Argument = int;
+  static constexpr const char* argument = "threads";
 
   // Letting go of the interpreter costs more than a small call takes.
   template <class C, class Run>
@@ -125,7 +128,9 @@ struct {
 
 void set_shape(int warps, int blocks_per_multi, int multiprocessors) {
   if (warps < 0 || warps > 8 || blocks_per_multi < 0 || multiprocessors < 0)
-    throw std::invalid_argument("cuda_shape: expected at most 8 warps and nothing negative");
+    throw std::invalid_argument("cuda_shape: expected 0 to 8 warps and nothing negative, got " +
+                                std::to_string(warps) + ", " + std::to_string(blocks_per_multi) +
+                                ", " + std::to_string(multiprocessors));
   launch_shape = {warps, blocks_per_multi, multiprocessors};
 }
 
@@ -134,12 +139,13 @@ void set_shape(int warps, int blocks_per_multi, int multiprocessors) {
 class OnCuda {
  public:
   using Argument = py::tuple;
+  static constexpr const char* argument = "where";
 
   explicit OnCuda(const py::tuple& where) {
     if (where.size() != 4)
-      throw std::invalid_argument("device, stream and two functions are needed");
-    device = where[0].cast<int>();
-    auto stream = where[1].cast<uint64_t>();
+      refuse({"where"}, "device, stream and two functions", int64_t(where.size()));
+    device = number<int>({"where", 0}, where[0]);
+    auto stream = number<uint64_t>({"where", 1}, where[1]);
     empty = where[2];
     zeros = where[3];
     place.stream = reinterpret_cast<void*>(stream);
@@ -179,7 +185,10 @@ class OnCuda {
   uintptr_t memory(const py::object& allocate, int64_t bytes) {
     held.push_back(allocate(bytes));
     auto p = uintptr_t(integer(call_method(held.back().ptr(), data_ptr).ptr()));
-    if (p == 0 || p % 16) throw std::runtime_error("memory for a kernel is null or misaligned");
+    if (p == 0 || p % 16)
+      throw std::runtime_error(
+          "where: expected functions that give memory aligned to 16 bytes, got address " +
+          std::to_string(p));
     return p;
   }
 
@@ -211,7 +220,7 @@ void forward(const Spec& spec, const py::tuple& x, const py::object& g, const py
   set_result(call, result);
   call.stats = stats;
   call.keep = keep;
-  if (stats && !call.buffers) throw std::invalid_argument("statistics need memory");
+  if (stats && !call.buffers) refuse({"buffers"}, "memory for the statistics", "None");
   On::loss_forward(call, where);
 }
 
@@ -252,8 +261,8 @@ void penalty_forward(const py::tuple& spec, const py::tuple& g, const py::object
   PenaltyCall call = make_penalty(spec, g, masks, weights, norms);
   set_result(call, result, elementwise);
   if (!statistics.is_none())
-    call.statistics =
-        reinterpret_cast<NormStatistics*>(memory(statistics, DType::float64, norm_stat_count));
+    call.statistics = reinterpret_cast<NormStatistics*>(
+        memory({"statistics"}, statistics, DType::float64, norm_stat_count));
   On::penalty_forward(call, where);
 }
 
@@ -264,7 +273,7 @@ void penalty_backward(const py::tuple& spec, const py::tuple& g, const py::objec
                       const typename On::Argument& where) {
   PenaltyCall call = make_penalty(spec, g, masks, weights, norms);
   set_upstream(call, upstream, elementwise);
-  set_grids(call, spec, out, &NormTensor::out);
+  set_grids("out", call, spec, out, &NormTensor::out);
   On::penalty_backward(call, where);
 }
 
@@ -276,17 +285,17 @@ void penalty_second(const py::tuple& spec, const py::tuple& g, const py::object&
   PenaltyCall call = make_penalty(spec, g, masks, weights, norms);
   set_upstream(call, upstream, elementwise);
   set_result(call, result, elementwise);
-  set_grids(call, spec, v, &NormTensor::v);
-  for (const NormTensor& tensor : call.tensors)
-    if (!tensor.v.groups.data) throw std::invalid_argument("a cotangent is missing");
-  set_grids(call, spec, out, &NormTensor::out);
+  set_grids("v", call, spec, v, &NormTensor::v);
+  for (size_t k = 0; k < call.tensors.size(); ++k)
+    if (!call.tensors[k].v.groups.data) refuse({"v", int64_t(k)}, "a tensor", "None");
+  set_grids("out", call, spec, out, &NormTensor::out);
   On::penalty_second(call, where);
 }
 
 template <class On>
 void interpolate_forward(const py::tuple& real, const py::tuple& fake, const py::object& eps,
                          const py::tuple& out, const typename On::Argument& where) {
-  InterpolateCall call = make_interpolate(real, fake, eps, out);
+  InterpolateCall call = make_interpolate(real, fake, eps, out, "out");
   On::interpolate_forward(call, where);
 }
 
@@ -295,13 +304,18 @@ void interpolate_backward(const py::tuple& real, const py::tuple& fake, const py
                           const py::tuple& upstream, const py::tuple& real_grads,
                           const py::tuple& fake_grads, const py::object& eps_grad,
                           const typename On::Argument& where) {
-  InterpolateCall call = make_interpolate(real, fake, eps, upstream);
+  InterpolateCall call = make_interpolate(real, fake, eps, upstream, "upstream");
   for (size_t k = 0; k < call.tensors.size(); ++k) {
     TensorPair& tensor = call.tensors[k];
-    tensor.real_grad = grid(item(real_grads, k), tensor.dtype, 1, call.groups, tensor.length);
-    tensor.fake_grad = grid(item(fake_grads, k), tensor.dtype, 1, call.groups, tensor.length);
+    auto gradient = [&](const char* name, const py::tuple& list) {
+      return grid({name, int64_t(k)}, item(name, list, k), tensor.dtype, 1, call.groups,
+                  tensor.length);
+    };
+    tensor.real_grad = gradient("real_grads", real_grads);
+    tensor.fake_grad = gradient("fake_grads", fake_grads);
   }
-  call.eps_grad = memory(eps_grad, call.is_float64 ? DType::float64 : DType::float32, call.groups);
+  call.eps_grad = memory({"eps_grad"}, eps_grad, call.is_float64 ? DType::float64 : DType::float32,
+                         call.groups);
   On::interpolate_backward(call, where);
 }
 
@@ -314,15 +328,24 @@ py::tuple name_tuple(const char* const (&list)[n]) {
 
 template <class On>
 void define(py::module_& m, const std::string& prefix) {
-  auto def = [&](const char* name, auto f) { m.def((prefix + name).c_str(), f); };
-  def("forward", &forward<On>);
-  def("backward", &backward<On>);
-  def("second", &second<On>);
-  def("penalty_forward", &penalty_forward<On>);
-  def("penalty_backward", &penalty_backward<On>);
-  def("penalty_second", &penalty_second<On>);
-  def("interpolate_forward", &interpolate_forward<On>);
-  def("interpolate_backward", &interpolate_backward<On>);
+  // Names are for the signature in the error of an argument of the wrong type.
+  auto def = [&](const char* name, auto f, auto... arguments) {
+    m.def((prefix + name).c_str(), f, py::arg(arguments)..., py::arg(On::argument));
+  };
+  def("forward", &forward<On>, "spec", "x", "g", "result", "weights", "reduction", "buffers",
+      "stats", "keep");
+  def("backward", &backward<On>, "spec", "x", "g", "upstream", "weights", "reduction", "buffers");
+  def("second", &second<On>, "spec", "x", "g", "v", "upstream", "result", "weights", "reduction",
+      "buffers");
+  def("penalty_forward", &penalty_forward<On>, "spec", "g", "masks", "weights", "norms", "result",
+      "elementwise", "statistics");
+  def("penalty_backward", &penalty_backward<On>, "spec", "g", "masks", "weights", "norms",
+      "upstream", "elementwise", "out");
+  def("penalty_second", &penalty_second<On>, "spec", "g", "masks", "weights", "norms", "upstream",
+      "elementwise", "v", "out", "result");
+  def("interpolate_forward", &interpolate_forward<On>, "real", "fake", "eps", "out");
+  def("interpolate_backward", &interpolate_backward<On>, "real", "fake", "eps", "upstream",
+      "real_grads", "fake_grads", "eps_grad");
 }
 
 }  // namespace
@@ -338,19 +361,23 @@ PYBIND11_MODULE(FASTGAN_MODULE, m, py::mod_gil_not_used()) {
   m.attr("psis") = name_tuple(psi_names);
   m.attr("stat_count") = stat_count;
   m.attr("norm_stat_count") = norm_stat_count;
-  py::class_<Spec, std::shared_ptr<Spec>>(m, "Spec", py::module_local()).def(py::init(&make_spec));
+  py::class_<Spec, std::shared_ptr<Spec>>(m, "Spec", py::module_local())
+      .def(py::init(&make_spec), py::arg("terms"), py::arg("roles"));
   intern_names();
-  m.def("learn", &learn);
-  m.def("scan", &scan);
+  m.def("learn", &learn, py::arg("tensor"), py::arg("parameter"), py::arg("strided"),
+        py::arg("dtypes"));
+  m.def("scan", &scan, py::arg("tensors"));
   m.def("isas", &isas, "Instruction sets that this processor and build have, best first.");
   m.def("isa", [] { return std::string(current->loss.isa); });
-  m.def("set_isa", &set_isa);
-  m.def("rescale", &rescale);
+  m.def("set_isa", &set_isa, py::arg("isa"));
+  m.def("rescale", &rescale, py::arg("spec"), py::arg("g"), py::arg("upstream"), py::arg("buffers"),
+        py::arg("threads"));
   define<OnCpu>(m, "");
 #ifdef FASTGAN_WITH_CUDA
   define<OnCuda>(m, "cuda_");
   m.def("cuda_unusable", &cuda::unusable, py::call_guard<py::gil_scoped_release>());
   m.def("cuda_versions", &cuda::versions);
-  m.def("cuda_shape", &set_shape);
+  m.def("cuda_shape", &set_shape, py::arg("warps"), py::arg("blocks_per_multi"),
+        py::arg("multiprocessors"));
 #endif
 }

@@ -15,6 +15,52 @@ namespace py = pybind11;
 namespace fastgan {
 namespace {
 
+// ---------------------------------------------------------------------------------- errors
+
+// The argument that an error names: "x", or "x[2]". Its text is made where an error is.
+struct Where {
+  const char* name;
+  int64_t index = -1;
+
+  std::string text() const {
+    return index < 0 ? name : std::string(name) + "[" + std::to_string(index) + "]";
+  }
+};
+
+[[noreturn]] void refuse(Where where, const std::string& expected, const std::string& got) {
+  throw std::invalid_argument(where.text() + ": expected " + expected + ", got " + got);
+}
+[[noreturn]] void refuse(Where where, const std::string& expected, int64_t got) {
+  refuse(where, expected, std::to_string(got));
+}
+
+// A number, a string or None as Python writes it; the type of anything else.
+std::string described(py::handle o) {
+  PyObject* p = o.ptr();
+  if (p == Py_None || PyLong_Check(p) || PyFloat_Check(p) || PyUnicode_Check(p)) return py::repr(o);
+  return "a " + std::string(Py_TYPE(p)->tp_name);
+}
+
+const char* const dtype_names[] = {"float32", "float64", "float16", "bfloat16"};
+constexpr const char* any_dtype = "float32, float64, float16 or bfloat16";
+
+// `kind` says in words what T is.
+template <class T>
+T number(Where where, py::handle o, const char* kind = "an integer") {
+  try {
+    return o.cast<T>();
+  } catch (const py::cast_error&) {
+    refuse(where, kind, described(o));
+  }
+}
+
+int code(Where where, py::handle o, int count) {
+  int value = number<int>(where, o);
+  if (value < 0 || value >= count)
+    refuse(where, "a code from 0 to " + std::to_string(count - 1), value);
+  return value;
+}
+
 // ---------------------------------------------------------------------------------- tensors
 
 // What `learn` was told of torch; held for the life of the process.
@@ -23,7 +69,7 @@ struct {
 } torch;
 
 void learn(py::object tensor, py::object parameter, py::object strided, const py::tuple& dtypes) {
-  if (dtypes.size() != 4) throw std::invalid_argument("four dtypes are needed");
+  if (dtypes.size() != 4) refuse({"dtypes"}, "4 dtypes", int64_t(dtypes.size()));
   torch.tensor = tensor.release().ptr();
   torch.parameter = parameter.release().ptr();
   torch.strided = strided.release().ptr();
@@ -72,11 +118,29 @@ int64_t integer(PyObject* o) {
   return v;
 }
 
+// -1: a dtype that kernels do not have.
 int dtype_code(PyObject* t) {
   py::object d = attribute(t, dtype);
   for (int k = 0; k < 4; ++k)
     if (d.ptr() == torch.dtypes[k]) return k;
   return -1;
+}
+
+// The same of an argument, which must be a tensor.
+int dtype_code(Where where, PyObject* t) {
+  if (!PyObject_HasAttr(t, names[dtype])) refuse(where, "a tensor", described(t));
+  return dtype_code(t);
+}
+
+DType supported_dtype(Where where, PyObject* t) {
+  int found = dtype_code(where, t);
+  if (found < 0) refuse(where, any_dtype, std::string(py::str(attribute(t, dtype))));
+  return DType(found);
+}
+
+void require_dtype(Where where, PyObject* t, DType expected) {
+  if (dtype_code(where, t) != int(expected))
+    refuse(where, dtype_names[int(expected)], std::string(py::str(attribute(t, dtype))));
 }
 
 // -1 where anything about the tensors wants a closer look; else whether one of them requires grad,
@@ -112,16 +176,17 @@ int scan(const py::tuple& tensors) {
   return int(grad) + (place >= 0 ? 2 : 0);
 }
 
-char* address(PyObject* t, DType d) {
+char* address(Where where, PyObject* t, DType d) {
   int64_t p = integer(call_method(t, data_ptr).ptr());
-  if (p == 0) throw std::invalid_argument("a tensor has no memory (a null address)");
+  if (p == 0) refuse(where, "a tensor with memory", "one without (a null address)");
   if (p % item_size(d))
-    throw std::invalid_argument("a tensor's address is not aligned to its dtype");
+    refuse(where, "an address aligned to " + std::to_string(item_size(d)) + " bytes", p);
   return reinterpret_cast<char*>(p);
 }
 
 // Dimensions [begin, end) of a tensor, those that merge merged.
-View dimensions(const py::object& sizes, const py::object& strides, int64_t begin, int64_t end) {
+View dimensions(Where where, const py::object& sizes, const py::object& strides, int64_t begin,
+                int64_t end) {
   View w;
   for (int64_t d = begin; d < end; ++d) {
     int64_t size = integer(PyTuple_GetItem(sizes.ptr(), d)),
@@ -134,7 +199,8 @@ View dimensions(const py::object& sizes, const py::object& strides, int64_t begi
       continue;
     }
     if (w.dims == max_dims)
-      throw std::invalid_argument("a tensor has too many dimensions that do not merge");
+      refuse(where, "at most " + std::to_string(max_dims) + " dimensions that do not merge",
+             "more");
     w.size[w.dims] = size;
     w.stride[w.dims++] = step;
   }
@@ -143,24 +209,23 @@ View dimensions(const py::object& sizes, const py::object& strides, int64_t begi
 }
 
 // Where the elements of a tensor of this dtype lie.
-View lie(PyObject* t, DType known) {
+View lie(Where where, PyObject* t, DType known) {
   View w;
   if (call_method(t, is_contiguous).ptr() != Py_True) {
     py::object sizes = attribute(t, shape);
-    w = dimensions(sizes, call_method(t, stride), 0, PyTuple_Size(sizes.ptr()));
+    w = dimensions(where, sizes, call_method(t, stride), 0, PyTuple_Size(sizes.ptr()));
   }
-  w.data = address(t, known);
+  w.data = address(where, t, known);
   return w;
 }
 
 // The same of a tensor that must have this dtype and number of elements; None is an empty view.
-View view(PyObject* t, DType expected, int64_t n) {
+View view(Where where, PyObject* t, DType expected, int64_t n) {
   if (t == Py_None) return View();
-  if (dtype_code(t) != int(expected))
-    throw std::invalid_argument("a tensor has an unexpected dtype");
-  if (integer(call_method(t, numel).ptr()) != n)
-    throw std::invalid_argument("a tensor has an unexpected number of elements");
-  return lie(t, expected);
+  require_dtype(where, t, expected);
+  int64_t count = integer(call_method(t, numel).ptr());
+  if (count != n) refuse(where, std::to_string(n) + " elements", count);
+  return lie(where, t, expected);
 }
 
 // ---------------------------------------------------------------------------------- losses
@@ -168,53 +233,46 @@ View view(PyObject* t, DType expected, int64_t n) {
 std::shared_ptr<Spec> make_spec(const py::list& terms, const std::vector<int>& roles) {
   auto spec = std::make_shared<Spec>();
   int count = int(roles.size());
-  for (int r : roles) {
-    if (r < 0 || r > 2) throw std::invalid_argument("unknown role code " + std::to_string(r));
-    spec->roles.push_back(Role(r));
+  for (int j = 0; j < count; ++j) {
+    if (roles[j] < 0 || roles[j] > 2) refuse({"roles", j}, "a code from 0 to 2", roles[j]);
+    spec->roles.push_back(Role(roles[j]));
   }
   spec->is_mean_operand.resize(count);
   std::vector<bool> used(count);
+  int64_t number_of_term = -1;
+  std::string operands = "one of " + std::to_string(count) + " operands";
   auto use = [&](int j) {
-    if (j < 0 || j >= count)
-      throw std::invalid_argument("a term names an operand that is not there");
-    if (used[j]) throw std::invalid_argument("an operand may be x or y of one term only");
+    Where where{"terms", number_of_term};
+    if (j < 0 || j >= count) refuse(where, operands, j);
+    if (used[j])
+      refuse(where, "operands that are in no other term",
+             "operand " + std::to_string(j) + " again");
     used[j] = true;
   };
   for (py::handle h : terms) {
+    Where where{"terms", ++number_of_term};
+    if (!PyTuple_Check(h.ptr())) refuse(where, "a tuple", described(h));
     auto t = h.cast<py::tuple>();
-    if (t.size() != 12) throw std::invalid_argument("a term needs 12 entries");
-    Term term;
-    int phi = t[0].cast<int>(), role = t[11].cast<int>();
-    if (phi < 0 || phi >= phi_count)
-      throw std::invalid_argument("unknown phi code " + std::to_string(phi));
-    if (role < 0 || role > 2)
-      throw std::invalid_argument("unknown role code " + std::to_string(role));
-    term = {Phi(phi),
-            t[1].cast<int>(),
-            t[2].cast<int>(),
-            t[3].cast<int>(),
-            t[4].cast<double>(),
-            t[5].cast<double>(),
-            t[6].cast<double>(),
-            t[7].cast<double>(),
-            t[8].cast<double>(),
-            t[9].cast<int>(),
-            t[10].cast<int>(),
-            Role(role)};
+    if (t.size() != 12) refuse(where, "12 entries", int64_t(t.size()));
+    auto integer = [&](size_t k) { return number<int>(where, t[k]); };
+    auto real = [&](size_t k) { return number<double>(where, t[k], "a number"); };
+    int phi = code({"phi of terms", number_of_term}, t[0], phi_count);
+    int role = code({"role of terms", number_of_term}, t[11], 3);
+    Term term = {Phi(phi), integer(1), integer(2), integer(3), real(4),     real(5),
+                 real(6),  real(7),    real(8),    integer(9), integer(10), Role(role)};
     use(term.x);
     if (term.y >= 0) use(term.y);
-    if (term.y >= 0 && term.mean_operand >= 0)
-      throw std::invalid_argument("a term is paired or subtracts a mean, not both");
-    if (term.mean_operand >= count || term.member < 0)
-      throw std::invalid_argument("a term names an operand that is not there");
+    if (term.y >= 0 && term.mean_operand >= 0) refuse(where, "a pair or a mean operand", "both");
+    if (term.mean_operand >= count) refuse(where, operands, term.mean_operand);
+    if (term.member < 0) refuse(where, "a member of 0 or more", term.member);
     if (term.mean_operand >= 0)
       spec->is_mean_operand[term.mean_operand] = spec->subtracts_mean = true;
     spec->terms.push_back(term);
   }
-  if (spec->terms.empty()) throw std::invalid_argument("there is no term");
+  if (spec->terms.empty()) refuse({"terms"}, "at least one term", "none");
   for (int j = 0; j < count; ++j)
     if (!used[j] && !spec->is_mean_operand[j])
-      throw std::invalid_argument("an operand is in no term");
+      refuse({"roles", j}, "an operand that a term names", "one in no term");
   return spec;
 }
 
@@ -222,19 +280,22 @@ std::shared_ptr<Spec> make_spec(const py::list& terms, const std::vector<int>& r
 void read_weights(Call& call, const py::object& weights) {
   int64_t count;
   if (PyTuple_Check(weights.ptr())) {
-    for (py::handle w : weights) call.weights.push_back(w.cast<double>());
+    for (py::handle w : weights)
+      call.weights.push_back(
+          number<double>({"weights", int64_t(call.weights.size())}, w, "a number"));
     count = int64_t(call.weights.size());
   } else {
-    int code = dtype_code(weights.ptr());
-    if (code < 0) throw std::invalid_argument("weights have an unsupported dtype");
+    Where where{"weights"};
+    DType dtype = supported_dtype(where, weights.ptr());
     count = integer(call_method(weights.ptr(), numel).ptr());
-    View w = view(weights.ptr(), DType(code), count);
-    if (w.dims) throw std::invalid_argument("weights that are not contiguous");
+    View w = view(where, weights.ptr(), dtype, count);
+    if (w.dims) refuse(where, "a contiguous tensor", "one with gaps");
     call.device_weights = w.data;
-    call.device_weights_dtype = DType(code);
+    call.device_weights_dtype = dtype;
   }
   for (const Term& t : call.spec->terms)
-    if (count > 0 && t.member >= count) throw std::invalid_argument("too few weights");
+    if (count > 0 && t.member >= count)
+      refuse({"weights"}, "at least " + std::to_string(t.member + 1), count);
 }
 
 // The call on operands x, with g (gradients to write) and v (second order) beside them where those
@@ -244,50 +305,60 @@ Call make_call(const Spec& spec, const py::tuple& x, const py::object& g, const 
                bool values = true) {
   Call call;
   call.spec = &spec;
-  if (x.size() != spec.roles.size()) throw std::invalid_argument("wrong number of operands");
-  auto entry = [&](const py::object& list, size_t j) {
+  const char* operands = values ? "x" : "g";
+  if (x.size() != spec.roles.size())
+    refuse({operands}, std::to_string(spec.roles.size()) + " operands", int64_t(x.size()));
+  auto entry = [&](const char* name, const py::object& list, size_t j) {
     if (list.is_none()) return Py_None;
-    if (!PyTuple_Check(list.ptr()) || size_t(PyTuple_GET_SIZE(list.ptr())) != x.size())
-      throw std::invalid_argument("a gradient an operand is needed");
+    if (!PyTuple_Check(list.ptr())) refuse({name}, "a tuple or None", described(list));
+    if (size_t(PyTuple_GET_SIZE(list.ptr())) != x.size())
+      refuse({name}, "an entry for each of " + std::to_string(x.size()) + " operands",
+             PyTuple_GET_SIZE(list.ptr()));
     return PyTuple_GET_ITEM(list.ptr(), j);
   };
   call.operands.resize(x.size());
   for (size_t j = 0; j < x.size(); ++j) {
     Operand& a = call.operands[j];
-    PyObject *t = PyTuple_GET_ITEM(x.ptr(), j), *gradient = entry(g, j);
+    PyObject *t = PyTuple_GET_ITEM(x.ptr(), j), *gradient = entry("g", g, j);
     PyObject* any = t != Py_None ? t : gradient;
+    Where where{operands, int64_t(j)};
     a.n = 1;
     a.dtype = DType::float32;
     if (any == Py_None) {
-      if (values) throw std::invalid_argument("an operand is missing");
+      if (values) refuse(where, "a tensor", "None");
       continue;
     }
-    int code = dtype_code(any);
-    if (code < 0) throw std::invalid_argument("a tensor has an unsupported dtype");
-    a.dtype = DType(code);
+    a.dtype = supported_dtype(where, any);
     a.n = integer(call_method(any, numel).ptr());
-    if (a.n < 1) throw std::invalid_argument("an operand has no elements");
+    if (a.n < 1) refuse(where, "at least one element", "an empty tensor");
     bool is_float64 = a.dtype == DType::float64;
     if (j > 0 && values && is_float64 != call.is_float64)
-      throw std::invalid_argument("float64 beside another dtype");
+      refuse(where, call.is_float64 ? "float64 as before" : "no float64 beside another dtype",
+             dtype_names[int(a.dtype)]);
     call.is_float64 = call.is_float64 || is_float64;
-    if (t != Py_None) a.x = lie(t, a.dtype);
-    a.g = view(gradient, a.dtype, a.n);
-    a.v = view(entry(v, j), a.dtype, a.n);
+    if (t != Py_None) a.x = lie(where, t, a.dtype);
+    a.g = view({"g", int64_t(j)}, gradient, a.dtype, a.n);
+    a.v = view({"v", int64_t(j)}, entry("v", v, j), a.dtype, a.n);
   }
   for (const Term& t : spec.terms) {
     const Operand& a = call.operands[t.x];
-    if (values && t.y >= 0 && (call.operands[t.y].n != a.n || call.operands[t.y].dtype != a.dtype))
-      throw std::invalid_argument("a pair differs in size or dtype");
+    if (!values || t.y < 0) continue;
+    const Operand& y = call.operands[t.y];
+    auto size = [](const Operand& of) {
+      return std::to_string(of.n) + " elements of " + dtype_names[int(of.dtype)];
+    };
+    if (y.n != a.n || y.dtype != a.dtype)
+      refuse({"x", t.y}, size(a) + " as x[" + std::to_string(t.x) + "], its pair", size(y));
   }
   read_weights(call, weights);
-  if (reduction < 0 || reduction > 2) throw std::invalid_argument("unknown reduction code");
+  if (reduction < 0 || reduction > 2) refuse({"reduction"}, "a code from 0 to 2", reduction);
   call.reduction = Reduction(reduction);
   int64_t size = 2 * int64_t(spec.roles.size()) + int64_t(spec.terms.size()) + stat_count;
   if (!buffers.is_none())
-    call.buffers = reinterpret_cast<double*>(view(buffers.ptr(), DType::float64, size).data);
+    call.buffers =
+        reinterpret_cast<double*>(view({"buffers"}, buffers.ptr(), DType::float64, size).data);
   if (spec.subtracts_mean && !call.buffers)
-    throw std::invalid_argument("a term that subtracts a mean needs memory for means");
+    refuse({"buffers"}, "memory for means, since a term subtracts one", "None");
   return call;
 }
 
@@ -295,168 +366,197 @@ DType accumulate(const Call& call) {
   return call.is_float64 ? DType::float64 : DType::float32;
 }
 
-std::vector<View> per_term(const Call& call, const py::tuple& tensors) {
+std::vector<View> per_term(const char* name, const Call& call, const py::tuple& tensors) {
   std::vector<View> views;
   if (tensors.size() != call.spec->terms.size())
-    throw std::invalid_argument("a tensor a term is needed");
+    refuse({name}, "a tensor for each of " + std::to_string(call.spec->terms.size()) + " terms",
+           int64_t(tensors.size()));
   for (size_t k = 0; k < tensors.size(); ++k)
-    views.push_back(view(PyTuple_GET_ITEM(tensors.ptr(), k), accumulate(call),
+    views.push_back(view({name, int64_t(k)}, PyTuple_GET_ITEM(tensors.ptr(), k), accumulate(call),
                          call.operands[call.spec->terms[k].x].n));
   return views;
 }
 
 // `result` is the scalar of a reduced call, or a tuple with a tensor a term of an unreduced one.
 void set_result(Call& call, const py::object& result) {
-  if (call.reduction == Reduction::none) call.out = per_term(call, result.cast<py::tuple>());
-  else call.loss = view(result.ptr(), accumulate(call), 1).data;
-  if (call.reduction != Reduction::none && !call.loss)
-    throw std::invalid_argument("a reduced loss needs memory");
+  Where where{"result"};
+  if (call.reduction == Reduction::none) {
+    if (!PyTuple_Check(result.ptr()))
+      refuse(where, "a tuple, since nothing is reduced", described(result));
+    call.out = per_term("result", call, result.cast<py::tuple>());
+    return;
+  }
+  call.loss = view(where, result.ptr(), accumulate(call), 1).data;
+  if (!call.loss) refuse(where, "a tensor for the reduced loss", "None");
 }
 
 void set_upstream(Call& call, const py::tuple& upstream) {
-  if (call.reduction == Reduction::none) call.upstream = per_term(call, upstream);
-  else if (upstream.size() == 1)
-    call.scalar_upstream = view(PyTuple_GET_ITEM(upstream.ptr(), 0), accumulate(call), 1).data;
-  if (call.reduction != Reduction::none && !call.scalar_upstream)
-    throw std::invalid_argument("an upstream is missing");
+  if (call.reduction == Reduction::none) {
+    call.upstream = per_term("upstream", call, upstream);
+    return;
+  }
+  if (upstream.size() != 1)
+    refuse({"upstream"}, "one tensor for the reduced loss", int64_t(upstream.size()));
+  PyObject* t = PyTuple_GET_ITEM(upstream.ptr(), 0);
+  call.scalar_upstream = view({"upstream", 0}, t, accumulate(call), 1).data;
+  if (!call.scalar_upstream) refuse({"upstream", 0}, "a tensor", "None");
 }
 
 // ---------------------------------------------------------------------------------- groups
 
-PyObject* item(const py::object& list, size_t k) {
+PyObject* item(const char* name, const py::object& list, size_t k) {
   if (list.is_none()) return Py_None;
-  if (!PyTuple_Check(list.ptr()) || k >= size_t(PyTuple_GET_SIZE(list.ptr())))
-    throw std::invalid_argument("a tuple with an entry a tensor is needed");
+  if (!PyTuple_Check(list.ptr())) refuse({name}, "a tuple or None", described(list));
+  if (k >= size_t(PyTuple_GET_SIZE(list.ptr())))
+    refuse({name}, "an entry for each tensor", PyTuple_GET_SIZE(list.ptr()));
   return PyTuple_GET_ITEM(list.ptr(), k);
 }
 
 // A tensor whose first `outer` dimensions count groups: `groups` of them, of `length` elements
 // each.
-Grid grid(PyObject* t, DType expected, int64_t outer, int64_t groups, int64_t length) {
+Grid grid(Where where, PyObject* t, DType expected, int64_t outer, int64_t groups, int64_t length) {
   Grid g;
   if (t == Py_None) return g;
-  if (dtype_code(t) != int(expected))
-    throw std::invalid_argument("a tensor has an unexpected dtype");
+  require_dtype(where, t, expected);
   py::object sizes = attribute(t, shape), strides = call_method(t, stride);
   int64_t dims = PyTuple_Size(sizes.ptr()), count = 1, all = integer(call_method(t, numel).ptr());
   for (int64_t d = 0; d < outer && d < dims; ++d) count *= integer(PyTuple_GetItem(sizes.ptr(), d));
   if (outer > dims || count != groups || all != groups * length)
-    throw std::invalid_argument("a tensor has an unexpected shape");
-  g.groups = dimensions(sizes, strides, 0, outer);
-  g.elements = dimensions(sizes, strides, outer, dims);
-  g.groups.data = address(t, expected);
+    refuse(where,
+           std::to_string(groups) + " groups of " + std::to_string(length) +
+               " elements in the first " + std::to_string(outer) + " dimensions",
+           "shape " + std::string(py::str(py::tuple(sizes))));
+  g.groups = dimensions(where, sizes, strides, 0, outer);
+  g.elements = dimensions(where, sizes, strides, outer, dims);
+  g.groups.data = address(where, t, expected);
   return g;
 }
 
 // The groups of a tensor and their length; 16-bit and float32 tensors go together.
-DType measure(PyObject* t, int64_t outer, int64_t* groups, int64_t* length) {
-  int code = dtype_code(t);
-  if (code < 0) throw std::invalid_argument("a tensor has an unsupported dtype");
+DType measure(Where where, PyObject* t, int64_t outer, int64_t* groups, int64_t* length) {
+  DType dtype = supported_dtype(where, t);
   py::object sizes = attribute(t, shape);
+  if (PyTuple_Size(sizes.ptr()) < outer)
+    refuse(where, "at least " + std::to_string(outer) + " dimensions", PyTuple_Size(sizes.ptr()));
   *groups = 1;
   for (int64_t d = 0; d < outer; ++d) *groups *= integer(PyTuple_GetItem(sizes.ptr(), d));
   int64_t all = integer(call_method(t, numel).ptr());
-  if (all < 1) throw std::invalid_argument("a tensor has no elements");
+  if (all < 1) refuse(where, "at least one element", "an empty tensor");
   *length = all / *groups;
-  return DType(code);
+  return dtype;
 }
 
 template <class Call>
-void same(Call& call, bool first, DType dtype, int64_t groups) {
-  bool is_float64 = dtype == DType::float64;
-  if (!first && (is_float64 != call.is_float64 || groups != call.groups))
-    throw std::invalid_argument("tensors differ in dtype or groups");
+void same(Where where, Call& call, DType dtype, int64_t groups) {
+  bool is_float64 = dtype == DType::float64, first = where.index == 0;
+  if (!first && is_float64 != call.is_float64)
+    refuse(where, call.is_float64 ? "float64 as before" : "no float64 beside another dtype",
+           dtype_names[int(dtype)]);
+  if (!first && groups != call.groups)
+    refuse(where, std::to_string(call.groups) + " groups as before", groups);
   call.is_float64 = is_float64;
   call.groups = groups;
 }
 
 // A contiguous tensor of n elements; null for None.
-char* memory(const py::object& t, DType dtype, int64_t n) {
-  View w = view(t.ptr(), dtype, n);
-  if (w.dims) throw std::invalid_argument("a tensor that must be contiguous is not");
+char* memory(Where where, const py::object& t, DType dtype, int64_t n) {
+  View w = view(where, t.ptr(), dtype, n);
+  if (w.dims) refuse(where, "a contiguous tensor", "one with gaps");
   return w.data;
 }
 
 PenaltyCall make_penalty(const py::tuple& spec, const py::tuple& g, const py::object& masks,
                          const py::object& weights, const py::object& norms) {
-  if (spec.size() != 6) throw std::invalid_argument("a penalty needs 6 entries");
+  if (spec.size() != 6) refuse({"spec"}, "6 entries", int64_t(spec.size()));
   PenaltyCall call;
-  int psi = spec[0].cast<int>();
-  int64_t outer = spec[4].cast<int64_t>();
-  call.target = spec[1].cast<double>();
-  call.power = spec[2].cast<int>();
-  call.scale = spec[3].cast<double>();
-  if (psi < 0 || psi >= psi_count || call.power < 1 || call.power > max_power || outer < 0)
-    throw std::invalid_argument("a penalty's psi, power or dimensions are out of range");
-  call.psi = Psi(psi);
+  int64_t outer = number<int64_t>({"spec", 4}, spec[4]);
+  call.psi = Psi(code({"spec", 0}, spec[0], psi_count));
+  call.target = number<double>({"spec", 1}, spec[1], "a number");
+  call.power = number<int>({"spec", 2}, spec[2]);
+  call.scale = number<double>({"spec", 3}, spec[3], "a number");
+  if (call.power < 1 || call.power > max_power)
+    refuse({"spec", 2}, "a power from 1 to " + std::to_string(max_power), call.power);
+  if (outer < 0) refuse({"spec", 4}, "a number of dimensions", outer);
   for (size_t k = 0; k < g.size(); ++k) {
-    PyObject *t = item(g, k), *mask = item(masks, k);
+    PyObject *t = item("g", g, k), *mask = item("masks", masks, k);
+    Where where{"g", int64_t(k)};
     NormTensor tensor;
     int64_t groups;
-    tensor.dtype = measure(t, outer, &groups, &tensor.length);
-    same(call, k == 0, tensor.dtype, groups);
-    tensor.g = grid(t, tensor.dtype, outer, groups, tensor.length);
+    tensor.dtype = measure(where, t, outer, &groups, &tensor.length);
+    same(where, call, tensor.dtype, groups);
+    tensor.g = grid(where, t, tensor.dtype, outer, groups, tensor.length);
     tensor.mask =
-        grid(mask, call.is_float64 ? DType::float64 : DType::float32, outer, groups, tensor.length);
+        grid({"masks", int64_t(k)}, mask, call.is_float64 ? DType::float64 : DType::float32, outer,
+             groups, tensor.length);
     call.tensors.push_back(tensor);
   }
-  if (call.tensors.empty()) throw std::invalid_argument("there is no tensor");
-  call.transposed = spec[5].cast<bool>();
+  if (call.tensors.empty()) refuse({"g"}, "at least one tensor", "none");
+  call.transposed = number<bool>({"spec", 5}, spec[5], "a bool");
   for (const NormTensor& tensor : call.tensors)  // more than a chunk: line after line is as good
     call.transposed = call.transposed && tensor.length <= 1024 && call.groups > 1;
   if (!weights.is_none()) {
+    Where where{"weights"};
+    require_dtype(where, weights.ptr(), DType::float64);
     int64_t count = integer(call_method(weights.ptr(), numel).ptr());
     if (count < 1 || call.groups % count)
-      throw std::invalid_argument("weights do not fit the groups");
-    call.weights = reinterpret_cast<double*>(memory(weights, DType::float64, count));
+      refuse(where, "a number of weights that divides " + std::to_string(call.groups) + " groups",
+             count);
+    call.weights = reinterpret_cast<double*>(memory(where, weights, DType::float64, count));
     call.groups_per_weight = call.groups / count;
   }
-  call.norms = reinterpret_cast<double*>(memory(norms, DType::float64, call.groups));
-  if (!call.norms) throw std::invalid_argument("norms need memory");
+  call.norms = reinterpret_cast<double*>(memory({"norms"}, norms, DType::float64, call.groups));
+  if (!call.norms) refuse({"norms"}, "a tensor for the norms", "None");
   return call;
 }
 
 void set_result(PenaltyCall& call, const py::object& result, bool elementwise) {
   DType dtype = call.is_float64 ? DType::float64 : DType::float32;
   if (result.is_none()) return;
-  if (elementwise) call.values = memory(result, dtype, call.groups);
-  else call.result = memory(result, dtype, 1);
+  if (elementwise) call.values = memory({"result"}, result, dtype, call.groups);
+  else call.result = memory({"result"}, result, dtype, 1);
 }
 
 void set_upstream(PenaltyCall& call, const py::object& upstream, bool elementwise) {
   call.elementwise = elementwise;
   DType dtype = call.is_float64 ? DType::float64 : DType::float32;
-  call.upstream = memory(upstream, dtype, elementwise ? call.groups : 1);
-  if (!call.upstream) throw std::invalid_argument("an upstream is missing");
+  call.upstream = memory({"upstream"}, upstream, dtype, elementwise ? call.groups : 1);
+  if (!call.upstream) refuse({"upstream"}, "a tensor", "None");
 }
 
-void set_grids(PenaltyCall& call, const py::tuple& spec, const py::object& tensors,
-               Grid NormTensor::* which) {
+void set_grids(const char* name, PenaltyCall& call, const py::tuple& spec,
+               const py::object& tensors, Grid NormTensor::* which) {
   for (size_t k = 0; k < call.tensors.size(); ++k) {
     NormTensor& tensor = call.tensors[k];
-    tensor.*which =
-        grid(item(tensors, k), tensor.dtype, spec[4].cast<int64_t>(), call.groups, tensor.length);
+    tensor.*which = grid({name, int64_t(k)}, item(name, tensors, k), tensor.dtype,
+                         spec[4].cast<int64_t>(), call.groups, tensor.length);
   }
 }
 
+// `out_name`: what the caller calls `out`.
 InterpolateCall make_interpolate(const py::tuple& real, const py::tuple& fake,
-                                 const py::object& eps, const py::tuple& out) {
+                                 const py::object& eps, const py::tuple& out,
+                                 const char* out_name) {
   InterpolateCall call;
   for (size_t k = 0; k < real.size(); ++k) {
     TensorPair tensor;
     int64_t groups;
-    tensor.dtype = measure(item(real, k), 1, &groups, &tensor.length);
-    same(call, k == 0, tensor.dtype, groups);
-    tensor.real = grid(item(real, k), tensor.dtype, 1, groups, tensor.length);
-    tensor.fake = grid(item(fake, k), tensor.dtype, 1, groups, tensor.length);
-    tensor.out = grid(item(out, k), tensor.dtype, 1, groups, tensor.length);
-    if (!tensor.fake.groups.data || !tensor.out.groups.data)
-      throw std::invalid_argument("a tensor is missing");
+    Where where{"real", int64_t(k)};
+    tensor.dtype = measure(where, item("real", real, k), 1, &groups, &tensor.length);
+    same(where, call, tensor.dtype, groups);
+    auto beside = [&](const char* name, const py::tuple& list) {
+      Where place{name, int64_t(k)};
+      Grid found = grid(place, item(name, list, k), tensor.dtype, 1, groups, tensor.length);
+      if (!found.groups.data) refuse(place, "a tensor", "None");
+      return found;
+    };
+    tensor.real = beside("real", real);
+    tensor.fake = beside("fake", fake);
+    tensor.out = beside(out_name, out);
     call.tensors.push_back(tensor);
   }
-  if (call.tensors.empty()) throw std::invalid_argument("there is no tensor");
-  call.eps = memory(eps, call.is_float64 ? DType::float64 : DType::float32, call.groups);
-  if (!call.eps) throw std::invalid_argument("eps is missing");
+  if (call.tensors.empty()) refuse({"real"}, "at least one tensor", "none");
+  call.eps = memory({"eps"}, eps, call.is_float64 ? DType::float64 : DType::float32, call.groups);
+  if (!call.eps) refuse({"eps"}, "a tensor", "None");
   return call;
 }
 

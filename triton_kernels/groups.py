@@ -89,6 +89,14 @@ def power_of(x, P: tl.constexpr):
 
 
 @triton.jit
+def scaled_factor(factor, scale):
+    """Return a factor on h * scale, and that scale: 1 where h * scale might underflow before a large factor."""
+    one = tl.full(factor.shape, 1.0, tl.float64)
+    folded = (absolute(factor) >= one) & (scale < one)
+    return tl.where(folded, factor * scale, factor), tl.where(folded, one, scale)
+
+
+@triton.jit
 def group_factors(n, target, PSI: tl.constexpr, POWER: tl.constexpr):
     """Return scale, slope and bend of csrc/common/psi.h for norms n."""
     zero = tl.zeros(n.shape, tl.float64)

@@ -9,9 +9,9 @@ import triton
 import triton.language as tl
 
 from .launch import kernel
-from .math import double
-from .memory import ONLY_FLOAT64, column, doubles, read, select, write
-from .phi import PHI_CODE_COUNT, evaluate
+from .math import double, to_odd
+from .memory import FLOAT16, ONLY_FLOAT64, column, doubles, read, select, write
+from .phi import PHI_CODE_COUNT, evaluate, evaluate_finely
 from .tree import CHUNK, add_rows, chunks_at, empty_lanes, fold, minus_zero, next_level, pick, top, totals
 
 # Per term, in `addresses`: operands, their gradients, their cotangents, an unreduced result and upstream.
@@ -88,22 +88,40 @@ def _mean_at(address, index):
 @triton.jit
 def _cotangent(
     v_x, v_y, mean_operand, start, at, left, dtype, memory, PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr,
-    DTYPES: tl.constexpr, ALIGNED: tl.constexpr,
+    DTYPES: tl.constexpr, ALIGNED: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
-    """Return v_x - v_y, or v_x minus the mean of the mean operand's cotangent."""
-    if DTYPES == ONLY_FLOAT64:
-        w = tl.zeros(at.shape, tl.float64)
-    else:
-        w = tl.zeros(at.shape, tl.float32)
+    """Return v_x - v_y, or v_x minus the mean of the mean operand's cotangent, as numbers of type T."""
+    w = tl.zeros(at.shape, T)
     if v_x != 0:
-        w = read(v_x, start, at, left, dtype, DTYPES, ALIGNED)
+        w = read(v_x, start, at, left, dtype, DTYPES, ALIGNED).to(T)
     if PAIRED:
         if v_y != 0:
-            w = w - read(v_y, start, at, left, dtype, DTYPES, ALIGNED)
+            w = w - read(v_y, start, at, left, dtype, DTYPES, ALIGNED).to(T)
     if SUBTRACTS_MEAN:
         if mean_operand >= 0:
             w = _below(w, _mean_at(memory[V_MEANS], mean_operand))
     return w
+
+
+@triton.jit
+def _elementwise_upstream(address, start, at, left, DTYPES: tl.constexpr, ALIGNED: tl.constexpr, T: tl.constexpr):
+    if DTYPES == ONLY_FLOAT64:
+        return read(address, start, at, left, 1, 2, ALIGNED)
+    else:
+        return read(address, start, at, left, 0, 1, ALIGNED).to(T)
+
+
+@triton.jit
+def _argument(x, y, mean, address_y, mean_operand, PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr):
+    """Return x, x - y or x - mean."""
+    z = x
+    if PAIRED:
+        if address_y != 0:
+            z = x - y
+    if SUBTRACTS_MEAN:
+        if mean_operand >= 0:
+            z = _below(x, mean)
+    return z
 
 
 @triton.jit
@@ -126,6 +144,47 @@ def _own_mean(address, n, dtype, DTYPES: tl.constexpr, ALIGNED: tl.constexpr, T:
 def _keep(memory, SLOT: tl.constexpr, first, chunk, chunks, s):
     at = memory[PARTIALS].to(tl.int64) * SLOT + first + chunk
     tl.store(doubles(memory[PARTIAL]) + at, s, mask=chunk < chunks)
+
+
+@triton.jit
+def _slopes(
+    u, d, k, start, at, left, dtype, addresses, constants, memory, TERMS: tl.constexpr, DTYPES: tl.constexpr,
+    ALIGNED: tl.constexpr, PASS: tl.constexpr, PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr,
+    SLOPES: tl.constexpr, ELEMENTWISE: tl.constexpr,
+):  # fmt: skip
+    """Return summands of DOT and GRADIENT from a term's derivatives u and d, in their type."""
+    dot = u
+    if PASS == SECOND:
+        w = _cotangent(
+            select(addresses, k, V_X, ADDRESSES, TERMS), select(addresses, k, V_Y, ADDRESSES, TERMS),
+            select(constants, k, MEAN_OPERAND, FIELDS, TERMS), start, at, left, dtype, memory, PAIRED,
+            SUBTRACTS_MEAN, DTYPES, ALIGNED, u.dtype,
+        )  # fmt: skip
+        dot = u * w
+        u = d * w
+    if SLOPES and ELEMENTWISE:
+        address = select(addresses, k, UPSTREAM, ADDRESSES, TERMS)
+        u = _elementwise_upstream(address, start, at, left, DTYPES, False, u.dtype) * u
+    return dot.to(tl.float64), u.to(tl.float64)
+
+
+@triton.jit
+def _fine_slopes(
+    x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses, constants,
+    memory, TERMS: tl.constexpr, PHI_CODES: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr,
+    PASS: tl.constexpr,
+    PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr, SLOPES: tl.constexpr, ELEMENTWISE: tl.constexpr,
+):  # fmt: skip
+    """Do as `_slopes` for a term of 16-bit tensors."""
+    z = _argument(
+        x.to(tl.float64), y.to(tl.float64), mean, select(addresses, k, Y, ADDRESSES, TERMS),
+        select(constants, k, MEAN_OPERAND, FIELDS, TERMS), PAIRED, SUBTRACTS_MEAN,
+    )  # fmt: skip
+    u, d = evaluate_finely(phi_code, z, scale, shift, linear, coefficient, PHI_CODES, PASS == SECOND)
+    return _slopes(
+        u, d, k, start, at, left, dtype, addresses, constants, memory, TERMS, DTYPES, ALIGNED, PASS, PAIRED,
+        SUBTRACTS_MEAN, SLOPES, ELEMENTWISE,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -162,6 +221,9 @@ def _sums_of_chunks(
             else:
                 mean = _mean_at(memory[MEANS], mean_operand)
 
+    DERIVATIVES: tl.constexpr = SLOPES or PASS == SECOND
+    HAS_16_BITS: tl.constexpr = DTYPES >= 4  # terms whose derivatives are formed in float64
+    ONLY_16_BITS: tl.constexpr = DTYPES % 4 == 0
     start = (program - select(constants, k, FIRST_PROGRAM, FIELDS, TERMS)) * (T * CHUNK)
     left = tl.minimum(n - start, T * CHUNK).to(tl.int32)
     c = tl.arange(0, T)
@@ -180,38 +242,41 @@ def _sums_of_chunks(
         there = at < left
         x = read(address_x, start, at, left, dtype, DTYPES, ALIGNED)
         y = x
-        z = x
         if PAIRED:
             if address_y != 0:
                 y = read(address_y, start, at, left, dtype, DTYPES, ALIGNED)
-                z = x - y
-        if SUBTRACTS_MEAN:
-            if mean_operand >= 0:
-                z = _below(x, mean)
+        z = _argument(x, y, mean, address_y, mean_operand, PAIRED, SUBTRACTS_MEAN)
         if PASS == MEAN:
             value = add_rows(value, x, there)
         else:
             v, u, d = evaluate(
                 phi_code, z, scale, shift, linear, coefficient, PHI_CODES, PASS == FORWARD,
-                SLOPES or PASS == SECOND, PASS == SECOND,
+                DERIVATIVES and not ONLY_16_BITS, PASS == SECOND and not ONLY_16_BITS,
             )  # fmt: skip
             if PASS == FORWARD:
                 value = add_rows(value, v, there)
-            if PASS == SECOND:
-                w = _cotangent(
-                    select(addresses, k, V_X, ADDRESSES, TERMS), select(addresses, k, V_Y, ADDRESSES, TERMS),
-                    mean_operand, start, at, left, dtype, memory, PAIRED, SUBTRACTS_MEAN, DTYPES, ALIGNED,
+            if DERIVATIVES:
+                dots, slopes = _slopes(
+                    u, d, k, start, at, left, dtype, addresses, constants, memory, TERMS, DTYPES, ALIGNED, PASS,
+                    PAIRED, SUBTRACTS_MEAN, SLOPES, ELEMENTWISE,
                 )  # fmt: skip
-                dot = add_rows(dot, u * w, there)
-                u = d * w
-            if SLOPES:
-                if ELEMENTWISE:
-                    address = select(addresses, k, UPSTREAM, ADDRESSES, TERMS)
-                    if DTYPES == ONLY_FLOAT64:
-                        u = read(address, start, at, left, 1, 2, False) * u
-                    else:
-                        u = read(address, start, at, left, 0, 1, False) * u
-                gradient = add_rows(gradient, u, there)
+                if HAS_16_BITS:
+                    if ONLY_16_BITS:
+                        dots, slopes = _fine_slopes(
+                            x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype,
+                            addresses, constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED,
+                            SUBTRACTS_MEAN, SLOPES, ELEMENTWISE,
+                        )  # fmt: skip
+                    elif dtype >= FLOAT16:
+                        dots, slopes = _fine_slopes(
+                            x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype,
+                            addresses, constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED,
+                            SUBTRACTS_MEAN, SLOPES, ELEMENTWISE,
+                        )  # fmt: skip
+                if PASS == SECOND:
+                    dot = add_rows(dot, dots, there)
+                if SLOPES:
+                    gradient = add_rows(gradient, slopes, there)
         if STATS:
             side = select(constants, k, SIDE, FIELDS, TERMS).to(z.dtype)
             threshold = double(select(constants, k, THRESHOLD, FIELDS, TERMS)).to(z.dtype)
@@ -515,7 +580,103 @@ def _write_gradient(
                 out = upstream * tl.where(is_mean_operand != 0, unit_gradient + k, unit_gradient)
         else:
             out = upstream * unit_gradient
+        if DTYPES != ONLY_FLOAT64 and out.dtype == tl.float64:
+            out = to_odd(out)
         write(g, start, at, left, out, dtype, DTYPES, ALIGNED)
+
+
+@triton.jit
+def _write_derivatives(
+    unit_gradient, curvature, k, phi_code, start, at, left, dtype, addresses, constants, memory,
+    TERMS: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr, PASS: tl.constexpr, PAIRED: tl.constexpr,
+    SUBTRACTS_MEAN: tl.constexpr, ELEMENTWISE: tl.constexpr,
+):  # fmt: skip
+    """Write a term's gradients from its derivatives, in their type."""
+    F: tl.constexpr = unit_gradient.dtype
+    OWN: tl.constexpr = 1 if DTYPES == ONLY_FLOAT64 else 0  # the dtype of the results
+    if PASS == SECOND:
+        w = _cotangent(
+            select(addresses, k, V_X, ADDRESSES, TERMS), select(addresses, k, V_Y, ADDRESSES, TERMS),
+            select(constants, k, MEAN_OPERAND, FIELDS, TERMS), start, at, left, dtype, memory, PAIRED,
+            SUBTRACTS_MEAN, DTYPES, ALIGNED, F,
+        )  # fmt: skip
+        out = select(addresses, k, OUT, ADDRESSES, TERMS)
+        if out != 0:
+            product = unit_gradient * w
+            if OWN == 0:
+                product = product.to(tl.float32)
+            write(out, start, at, left, product, OWN, 1 << OWN, ALIGNED)
+        unit_gradient = curvature * w
+    if SUBTRACTS_MEAN:
+        none = tl.full(at.shape, -0x80000000, tl.int32).to(tl.float32, bitcast=True).to(F)
+        unit_gradient = tl.where(phi_code == FILL, none, unit_gradient)
+    if ELEMENTWISE:
+        upstream = tl.full(at.shape, 1.0, F)
+        if phi_code != FILL:
+            address = select(addresses, k, UPSTREAM, ADDRESSES, TERMS)
+            upstream = _elementwise_upstream(address, start, at, left, DTYPES, ALIGNED, F)
+    elif OWN == 1:
+        upstream = tl.load(memory[SCALAR].to(tl.int64).to(tl.pointer_type(tl.float64)))
+    else:
+        upstream = tl.load(memory[SCALAR].to(tl.int64).to(tl.pointer_type(tl.float32))).to(F)
+    _write_gradient(
+        select(addresses, k, G_X, ADDRESSES, TERMS), select(constants, k, NUMBER_X, FIELDS, TERMS),
+        select(constants, k, IS_MEAN_OPERAND_X, FIELDS, TERMS), start, at, left, unit_gradient, upstream, dtype,
+        memory, SUBTRACTS_MEAN, ELEMENTWISE, DTYPES, ALIGNED,
+    )  # fmt: skip
+    if PAIRED:
+        _write_gradient(
+            select(addresses, k, G_Y, ADDRESSES, TERMS), select(constants, k, NUMBER_Y, FIELDS, TERMS),
+            select(constants, k, IS_MEAN_OPERAND_Y, FIELDS, TERMS), start, at, left, unit_gradient * -1.0,
+            upstream, dtype, memory, SUBTRACTS_MEAN, ELEMENTWISE, DTYPES, ALIGNED,
+        )  # fmt: skip
+
+
+@triton.jit
+def _write_plainly(
+    x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses, constants,
+    memory, TERMS: tl.constexpr, PHI_CODES: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr,
+    PASS: tl.constexpr,
+    PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr, ELEMENTWISE: tl.constexpr,
+):  # fmt: skip
+    """Write a term's elementwise results, in the type of the operands' arithmetic."""
+    z = _argument(
+        x, y, mean, select(addresses, k, Y, ADDRESSES, TERMS), select(constants, k, MEAN_OPERAND, FIELDS, TERMS),
+        PAIRED, SUBTRACTS_MEAN,
+    )  # fmt: skip
+    value, unit_gradient, curvature = evaluate(
+        phi_code, z, scale, shift, linear, coefficient, PHI_CODES, PASS == FORWARD, PASS != FORWARD, PASS == SECOND
+    )
+    if PASS == FORWARD:
+        OWN: tl.constexpr = 1 if DTYPES == ONLY_FLOAT64 else 0
+        out = select(addresses, k, OUT, ADDRESSES, TERMS)
+        write(out, start, at, left, coefficient.to(z.dtype) * value, OWN, 1 << OWN, ALIGNED)
+    else:
+        _write_derivatives(
+            unit_gradient, curvature, k, phi_code, start, at, left, dtype, addresses, constants, memory, TERMS,
+            DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN, ELEMENTWISE,
+        )  # fmt: skip
+
+
+@triton.jit
+def _write_finely(
+    x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses, constants,
+    memory, TERMS: tl.constexpr, PHI_CODES: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr,
+    PASS: tl.constexpr,
+    PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr, ELEMENTWISE: tl.constexpr,
+):  # fmt: skip
+    """Write the gradients of a term of 16-bit tensors: formed in float64, and rounded once."""
+    z = _argument(
+        x.to(tl.float64), y.to(tl.float64), mean, select(addresses, k, Y, ADDRESSES, TERMS),
+        select(constants, k, MEAN_OPERAND, FIELDS, TERMS), PAIRED, SUBTRACTS_MEAN,
+    )  # fmt: skip
+    unit_gradient, curvature = evaluate_finely(
+        phi_code, z, scale, shift, linear, coefficient, PHI_CODES, PASS == SECOND
+    )
+    _write_derivatives(
+        unit_gradient, curvature, k, phi_code, start, at, left, dtype, addresses, constants, memory, TERMS, DTYPES,
+        ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN, ELEMENTWISE,
+    )  # fmt: skip
 
 
 @kernel
@@ -538,55 +699,38 @@ def loss_elements(
     start = (program - select(constants, k, FIRST_PROGRAM, FIELDS, TERMS)) * BLOCK
     left = tl.minimum(n - start, BLOCK).to(tl.int32)
     at = tl.arange(0, BLOCK)
-    z = read(select(addresses, k, X, ADDRESSES, TERMS), start, at, left, dtype, DTYPES, ALIGNED)
+    x = read(select(addresses, k, X, ADDRESSES, TERMS), start, at, left, dtype, DTYPES, ALIGNED)
+    y = x
+    mean = tl.zeros((), tl.float64)
     if PAIRED:
         if address_y != 0:
-            z = z - read(address_y, start, at, left, dtype, DTYPES, ALIGNED)
+            y = read(address_y, start, at, left, dtype, DTYPES, ALIGNED)
     if SUBTRACTS_MEAN:
         if mean_operand >= 0:
-            z = _below(z, _mean_at(memory[MEANS], mean_operand))
+            mean = _mean_at(memory[MEANS], mean_operand)
     weight = select(constants, k, WEIGHT, FIELDS, TERMS)
     member = select(constants, k, MEMBER, FIELDS, TERMS)
     coefficient = _coefficient(weight, member, n, memory, WEIGHTED, MEAN_OF)
     scale = double(select(constants, k, SCALE, FIELDS, TERMS))
     shift = double(select(constants, k, SHIFT, FIELDS, TERMS))
     linear = double(select(constants, k, LINEAR, FIELDS, TERMS))
-    value, unit_gradient, curvature = evaluate(
-        phi_code, z, scale, shift, linear, coefficient, PHI_CODES, PASS == FORWARD, PASS != FORWARD, PASS == SECOND
-    )
-    OWN: tl.constexpr = 1 if DTYPES == 2 else 0  # the dtype of the arithmetic
-    out = select(addresses, k, OUT, ADDRESSES, TERMS)
-    if PASS == FORWARD:
-        write(out, start, at, left, coefficient.to(z.dtype) * value, OWN, 1 << OWN, ALIGNED)
-    else:
-        if PASS == SECOND:
-            w = _cotangent(
-                select(addresses, k, V_X, ADDRESSES, TERMS), select(addresses, k, V_Y, ADDRESSES, TERMS),
-                mean_operand, start, at, left, dtype, memory, PAIRED, SUBTRACTS_MEAN, DTYPES, ALIGNED,
-            )  # fmt: skip
-            if out != 0:
-                write(out, start, at, left, unit_gradient * w, OWN, 1 << OWN, ALIGNED)
-            unit_gradient = curvature * w
-        if SUBTRACTS_MEAN:
-            none = tl.full(z.shape, -0x80000000, tl.int32).to(tl.float32, bitcast=True).to(z.dtype)
-            unit_gradient = tl.where(phi_code == FILL, none, unit_gradient)
-        if ELEMENTWISE:
-            upstream = tl.full(z.shape, 1.0, z.dtype)
-            if phi_code != FILL:
-                address = select(addresses, k, UPSTREAM, ADDRESSES, TERMS)
-                upstream = read(address, start, at, left, OWN, 1 << OWN, ALIGNED)
-        elif OWN == 1:
-            upstream = tl.load(memory[SCALAR].to(tl.int64).to(tl.pointer_type(tl.float64)))
-        else:
-            upstream = tl.load(memory[SCALAR].to(tl.int64).to(tl.pointer_type(tl.float32)))
-        _write_gradient(
-            select(addresses, k, G_X, ADDRESSES, TERMS), select(constants, k, NUMBER_X, FIELDS, TERMS),
-            select(constants, k, IS_MEAN_OPERAND_X, FIELDS, TERMS), start, at, left, unit_gradient, upstream, dtype,
-            memory, SUBTRACTS_MEAN, ELEMENTWISE, DTYPES, ALIGNED,
+    if PASS == FORWARD or DTYPES < 4:
+        _write_plainly(
+            x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses,
+            constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN, ELEMENTWISE,
         )  # fmt: skip
-        if PAIRED:
-            _write_gradient(
-                select(addresses, k, G_Y, ADDRESSES, TERMS), select(constants, k, NUMBER_Y, FIELDS, TERMS),
-                select(constants, k, IS_MEAN_OPERAND_Y, FIELDS, TERMS), start, at, left, unit_gradient * -1.0,
-                upstream, dtype, memory, SUBTRACTS_MEAN, ELEMENTWISE, DTYPES, ALIGNED,
-            )  # fmt: skip
+    elif DTYPES % 4 == 0:
+        _write_finely(
+            x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses,
+            constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN, ELEMENTWISE,
+        )  # fmt: skip
+    elif dtype >= FLOAT16:
+        _write_finely(
+            x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses,
+            constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN, ELEMENTWISE,
+        )  # fmt: skip
+    else:
+        _write_plainly(
+            x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses,
+            constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN, ELEMENTWISE,
+        )  # fmt: skip

@@ -46,6 +46,7 @@ LOG2_LO = tl.constexpr(6)
 REAL_32 = _constants(
     "-0x1.ap6", "0x1.8p23", "0x1.715476p0", "0x1.62e4p-1", "0x1.7f7d1cp-20", "0x1.62e43p-1", "-0x1.05c61p-29"
 )  # fmt: skip
+FINE_CUTOFF = tl.constexpr(-700.0)  # for 16-bit tensors e^x counts as 0 from here down
 REAL_64 = _constants(
     "-0x1.75p9", "0x1.8p52", "0x1.71547652b82fep0", "0x1.62e42fefap-1", "0x1.cf79abc9e3b3ap-40",
     "0x1.62e42fefa39efp-1", "0x1.abc9e3b39803fp-56",
@@ -187,6 +188,77 @@ def sigmoid_slope(u, u_lo):
     r_lo = tl.fma(u, q, -r) + tl.fma(u, q_lo, u_lo * q)
     h = r * q
     return h + (tl.fma(r, q, -h) + tl.fma(r, q_lo, r_lo * q))
+
+
+@triton.jit
+def fine_decay(z):
+    """Return e^-|z| = (hi + lo) * power for 16-bit tensors: hi and lo are float32, z and power float64.
+
+    A gradient in 16 bits is formed in float64 and rounded once. Only the exponential and the quotient are of
+    float32, whose errors are carried along to 2^-31: a device may have few units for float64.
+    """
+    x = negative(z.to(tl.float32))
+    x_lo = (negative(z) - x.to(tl.float64)).to(tl.float32)
+    cutoff = const(FINE_CUTOFF, x)
+    far = cutoff > x
+    x = tl.where(far, cutoff, x)
+    x_lo = tl.where(far, const(0.0, x), x_lo)
+    # As exp_nonpositive(), where each rounding has its error beside it.
+    magic = real(MAGIC, x)
+    shifted = tl.fma(x, real(LOG2E, x), magic)
+    n = shifted - magic
+    t = tl.fma(n, -real(LN2_HI, x), x)
+    r = tl.fma(n, -real(LN2_LO, x), t)
+    r_lo = tl.fma(n, -real(LN2_LO, x), t - r) + x_lo
+    q = _horner(r, EXP_TAIL_32, 5)
+    half = const(0.5, x)
+    tail = tl.fma(q, r, half)
+    tail_lo = tl.fma(q, r, half - tail)
+    square = r * r
+    square_lo = tl.fma(r, r, -square)
+    p = tl.fma(square, tail, r)
+    p_lo = tl.fma(square, tail, r - p)
+    p_lo = tl.fma(square, tail_lo, tl.fma(square_lo, tail, p_lo))
+    one = const(1.0, x)
+    hi = one + p
+    lo = (p - (hi - one)) + tl.fma(r_lo, hi, p_lo)
+    exponent = shifted.to(tl.int32, bitcast=True) - magic.to(tl.int32, bitcast=True)
+    power = ((exponent.to(tl.int64) + 1023) << 52).to(tl.float64, bitcast=True)
+    return hi, lo, tl.where(far, const(0.0, power), power)
+
+
+@triton.jit
+def _fine_quotient(hi, lo, power):
+    """Return 1 + u for u = (hi + lo) * power, as a number and its error, and 1 / (1 + u) to a float32."""
+    w = power.to(tl.float32)
+    one = const(1.0, hi)
+    u = hi * w
+    t = one + u
+    return t, (u - (t - one)) + lo * w, divide(one, t)
+
+
+@triton.jit
+def fine_sigmoid(z, hi, lo, power):
+    """Return the derivative of softplus at z, float64, from fine_decay(z)."""
+    t, t_lo, q = _fine_quotient(hi, lo, power)
+    above = z >= const(0.0, z)
+    n = tl.where(above, const(1.0, hi), hi)
+    n_lo = tl.where(above, const(0.0, lo), lo)
+    s = n * q
+    s_lo = (tl.fma(-s, t, n) + tl.fma(-s, t_lo, n_lo)) * q
+    return (s.to(tl.float64) + s_lo.to(tl.float64)) * tl.where(above, const(1.0, power), power)
+
+
+@triton.jit
+def fine_sigmoid_slope(hi, lo, power):
+    """Return the second derivative of softplus at z, float64, from fine_decay(z)."""
+    t, t_lo, q = _fine_quotient(hi, lo, power)
+    q_lo = tl.fma(-q, t_lo, tl.fma(-q, t, const(1.0, q))) * q
+    s = hi * q
+    s_lo = tl.fma(hi, q, -s) + tl.fma(hi, q_lo, lo * q)
+    h = s * q
+    h_lo = tl.fma(s, q, -h) + tl.fma(s, q_lo, s_lo * q)
+    return (h.to(tl.float64) + h_lo.to(tl.float64)) * power
 
 
 @triton.jit

@@ -40,6 +40,7 @@ from .groups import (
     power_of,
     put,
     rescue_scale,
+    scaled_factor,
     spread,
     tensor_of,
 )
@@ -260,13 +261,15 @@ def penalty_gradient(
     else:
         upstream = _load(memory[UPSTREAM], group * 0, there, IS_FLOAT64).to(tl.float64)
     upstream = upstream * (double(memory[SCALE]) * _weights(group, there, memory, WEIGHTED))
-    first = upstream * slope
+    first, first_scale = scaled_factor(upstream * slope, scale)
     second = first
+    second_scale = first_scale
     if PASS == DOTS:
-        second = upstream * (bend * over_tensors(memory[SQUARES_OF], group, there, memory, False)) * scale
+        bent = upstream * (bend * over_tensors(memory[SQUARES_OF], group, there, memory, False)) * scale
+        second, second_scale = scaled_factor(bent, scale)
     if not IS_FLOAT64:
-        first = first * scale
-        second = second * scale
+        first = first * first_scale
+        second = second * second_scale
 
     at = places(1, T, L, TRANSPOSED)
     h = get(
@@ -280,7 +283,7 @@ def penalty_gradient(
         ).to(tl.float64)  # fmt: skip
         h = h * mask
     if IS_FLOAT64:
-        h = h * spread(scale, TRANSPOSED)
+        h = h * spread(second_scale, TRANSPOSED)
     if PASS == DOTS:
         w = get(
             V, tensor, group, element, at, left, dtype, addresses, layout, COUNT, DG, DE, DTYPES, ACCESS, TRANSPOSED
@@ -289,7 +292,7 @@ def penalty_gradient(
         if MASKED:
             w = w * mask
         if IS_FLOAT64:
-            w = w * spread(scale, TRANSPOSED)
+            w = w * spread(first_scale, TRANSPOSED)
         g = tl.fma(tl.broadcast_to(spread(first, TRANSPOSED), w.shape), w, spread(second, TRANSPOSED) * h)
     else:
         g = spread(first, TRANSPOSED) * h

@@ -9,7 +9,18 @@ A new phi is a name at the end of PHIS and a branch in each of `phi_slope`, `phi
 import triton
 import triton.language as tl
 
-from .math import absolute, const, exp_nonpositive, negative, sigmoid, sigmoid_slope, softplus_sum
+from .math import (
+    absolute,
+    const,
+    exp_nonpositive,
+    fine_decay,
+    fine_sigmoid,
+    fine_sigmoid_slope,
+    negative,
+    sigmoid,
+    sigmoid_slope,
+    softplus_sum,
+)
 
 PHIS = ("identity", "softplus", "relu", "square", "relu_square", "abs", "relu_half")
 IDENTITY, SOFTPLUS, RELU, SQUARE, RELU_SQUARE, ABS, RELU_HALF = (tl.constexpr(k) for k in range(len(PHIS)))
@@ -119,6 +130,45 @@ def _evaluate_code(
     if CURVATURE:
         curvature = _splat(coefficient * scale * scale, z) * phi_curvature(code, a, u, u_lo)
     return value, gradient, curvature
+
+
+@triton.jit
+def _evaluate_finely_code(code: tl.constexpr, z, scale, shift, linear, coefficient, CURVATURE: tl.constexpr):
+    a = tl.fma(_splat(scale, z), z, _splat(shift, z))
+    curvature = a
+    if code // 2 == SOFTPLUS:
+        hi, lo, power = fine_decay(a)
+        slope = fine_sigmoid(a, hi, lo, power)
+        if CURVATURE:
+            curvature = fine_sigmoid_slope(hi, lo, power)
+    else:
+        slope = phi_slope(code, a, a, a)
+        if CURVATURE:
+            curvature = phi_curvature(code, a, a, a)
+    gradient = _splat(coefficient * scale, z)
+    if code % 2 == 1:
+        gradient = tl.fma(gradient, slope, _splat(coefficient * linear, z))
+    else:
+        gradient = gradient * slope
+    if CURVATURE:
+        curvature = _splat(coefficient * scale * scale, z) * curvature
+    return gradient, curvature
+
+
+@triton.jit
+def evaluate_finely(
+    code, z, scale, shift, linear, coefficient, PHI_CODES: tl.constexpr, CURVATURE: tl.constexpr
+):  # fmt: skip
+    """Return `coefficient` times a term's first and second derivative in z, for 16-bit tensors; all float64."""
+    gradient = z
+    curvature = z
+    for k in tl.static_range(PHI_CODE_COUNT):
+        if PHI_CODES == 1 << k:
+            gradient, curvature = _evaluate_finely_code(k, z, scale, shift, linear, coefficient, CURVATURE)
+        elif (PHI_CODES >> k) % 2 == 1:
+            if code == k:
+                gradient, curvature = _evaluate_finely_code(k, z, scale, shift, linear, coefficient, CURVATURE)
+    return gradient, curvature
 
 
 @triton.jit

@@ -10,6 +10,10 @@
 //   through a mean  K    = -(1/n) * sum of the u of its terms     (float64, then rounded)
 //   gradient        g_i  = upstream * (u_i + K)                   for a scalar upstream
 //                   g_i  = upstream_i * u_i + K'                  for an elementwise one
+//
+// Each line is rounded in the operand's dtype, with one exception: of 16-bit operands z, u, K, g
+// and second derivatives are double, and g alone is rounded, once. Their values and z in statistics
+// are float, as those of float32 operands are.
 #pragma once
 #include <string>
 #include <vector>

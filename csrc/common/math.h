@@ -4,7 +4,8 @@
 // Every multiply-add is an explicit fma and contraction is off, so that no compiler may round
 // otherwise. Nothing branches: conditions are selects, and loops over these functions vectorise.
 // Where a rounding error would reach the last bit, its value is carried along as a second number
-// ("lo"), which is how each result stays within 1 ulp of the exact one over the whole range.
+// ("lo"), which is how each function stays within 1 ulp of the exact one over the whole range.
+// (What multiplies it, such as the 1/n of a mean, is rounded as well: see loss.h.)
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -56,13 +57,15 @@ struct Real<float> {
   static constexpr float ln2_lo = 0x1.7f7d1cp-20f;
   static constexpr float log2_hi = 0x1.62e43p-1f, log2_lo = -0x1.05c61p-29f;  // ln(2) to 48 bits
 
-  static FASTGAN_HD float exp_tail(float r) {  // (e^r - 1 - r) / r^2 on |r| <= ln(2)/2, 2^-32.9
+  static FASTGAN_HD float exp_far_tail(float r) {  // (exp_tail(r) - 1/2) / r
     float p = 0x1.9a6ae4p-13f;
     p = fma(p, r, 0x1.6d4fp-10f);
     p = fma(p, r, 0x1.1115c8p-7f);
     p = fma(p, r, 0x1.5554e6p-5f);
-    p = fma(p, r, 0x1.555552p-3f);
-    return fma(p, r, 0x1p-1f);
+    return fma(p, r, 0x1.555552p-3f);
+  }
+  static FASTGAN_HD float exp_tail(float r) {  // (e^r - 1 - r) / r^2 on |r| <= ln(2)/2, 2^-32.9
+    return fma(exp_far_tail(r), r, 0x1p-1f);
   }
   static FASTGAN_HD float log1p_tail(
       float u) {  // (ln(1 + u) - u + u^2 / 2) / u^3 on [-1/4, 1/2], 2^-27.4
@@ -200,6 +203,68 @@ FASTGAN_HD F sigmoid_slope(Pair<F> u) {
   F r_lo = fma(u.hi, q, -r) + fma(u.hi, q_lo, u.lo * q);
   F h = r * q;
   return h + (fma(r, q, -h) + fma(r, q_lo, r_lo * q));
+}
+
+// ---------------------------------------------------------------------------------- 16-bit tensors
+
+// A gradient in 16 bits is formed in double and rounded once. Only the exponential and the quotient
+// are of floats, whose errors are carried along to 2^-31: a device may have few units for doubles.
+
+constexpr float fine_cutoff = -700.f;  // e^x counts as 0 from here down: 2^n is to stay normal
+
+// e^-|z| = (hi + lo) * power
+struct FineDecay {
+  float hi, lo;
+  double power;
+};
+
+FASTGAN_HD FineDecay fine_decay(double z) {
+  using R = Real<float>;
+  float x = -absolute(float(z)), x_lo = float(-absolute(z) - double(x));
+  bool far = fine_cutoff > x;  // NaN is not
+  x = far ? fine_cutoff : x;
+  x_lo = far ? 0.f : x_lo;
+  // As exp_nonpositive(), where each rounding has its error beside it.
+  float shifted = fma(x, R::log2e, R::magic), n = shifted - R::magic;
+  float t = fma(n, -R::ln2_hi, x);
+  float r = fma(n, -R::ln2_lo, t), r_lo = fma(n, -R::ln2_lo, t - r) + x_lo;
+  float q = R::exp_far_tail(r);
+  float tail = fma(q, r, 0.5f), tail_lo = fma(q, r, 0.5f - tail);
+  float square = r * r, square_lo = fma(r, r, -square);
+  float p = fma(square, tail, r), p_lo = fma(square, tail, r - p);
+  p_lo = fma(square, tail_lo, fma(square_lo, tail, p_lo));
+  float hi = 1.f + p, lo = (p - (hi - 1.f)) + fma(r_lo, hi, p_lo);
+  int exponent = int(bits<uint32_t>(shifted) - bits<uint32_t>(R::magic));
+  double power = bits<double>(uint64_t(uint32_t(exponent + Real<double>::bias)) << 52);
+  return {hi, lo, far ? 0. : power};
+}
+
+// 1 + u for u = e^-|z|, and 1 / (1 + u) to a float.
+struct FineQuotient {
+  float t, t_lo, q;
+
+  FASTGAN_HD explicit FineQuotient(FineDecay d) {
+    float w = float(d.power), u = d.hi * w;
+    t = 1.f + u;
+    t_lo = (u - (t - 1.f)) + d.lo * w;
+    q = 1.f / t;
+  }
+};
+
+FASTGAN_HD double sigmoid(double z, FineDecay d) {
+  FineQuotient f(d);
+  bool above = z >= 0;
+  float n = above ? 1.f : d.hi, n_lo = above ? 0.f : d.lo;
+  float s = n * f.q, s_lo = (fma(-s, f.t, n) + fma(-s, f.t_lo, n_lo)) * f.q;
+  return (double(s) + double(s_lo)) * (above ? 1. : d.power);
+}
+
+FASTGAN_HD double sigmoid_slope(FineDecay d) {
+  FineQuotient f(d);
+  float q = f.q, q_lo = fma(-q, f.t_lo, fma(-q, f.t, 1.f)) * q;
+  float s = d.hi * q, s_lo = fma(d.hi, q, -s) + fma(d.hi, q_lo, d.lo * q);
+  float h = s * q, h_lo = fma(s, q, -h) + fma(s, q_lo, s_lo * q);
+  return (double(h) + double(h_lo)) * d.power;
 }
 
 }  // namespace fastgan

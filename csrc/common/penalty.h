@@ -10,9 +10,13 @@
 //
 //   g_ij = upstream * scale * w_i * (psi'(n_i) / m_i) * (h_ij * s_i) * mask_ij
 //
-// in double throughout and rounded once, to the tensor's dtype. So nothing overflows or underflows
-// on the way (second derivatives of n^p, p > 2, of doubles below 1e-100 excepted), and a group of
-// zeros has a gradient of zeros, to every order (n^2 has its true second derivative there).
+// in double throughout and rounded once, to the tensor's dtype; of doubles each step is rounded. s
+// goes to the factor where that is at least 1 and n is large, so that tiny elements beside huge
+// ones keep their gradient. Nothing that is representable overflows or underflows on the way, with
+// three exceptions for doubles: where psi' itself does (n^p with n^(p-1) out of range); second
+// derivatives of n^p, p > 2, below 1e-100; and, in second order, summands of <v, h * s> where h * s
+// underflows. A group of zeros has a gradient of zeros, to every order (n^2 has its true second
+// derivative).
 #pragma once
 #include <vector>
 

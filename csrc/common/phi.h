@@ -91,12 +91,12 @@ struct Function<Phi::softplus> {
     F above = k.sum == F(0) ? k.shift : fma(k.sum, z, k.shift);
     return softplus_sum(a, a > F(0) ? above : rest, u);
   }
-  template <class F>
-  static FASTGAN_HD F slope(F a, Pair<F> u) {
+  template <class F, class Decay>
+  static FASTGAN_HD F slope(F a, Decay u) {
     return sigmoid(a, u);
   }
-  template <class F>
-  static FASTGAN_HD F curvature(F, Pair<F> u) {
+  template <class F, class Decay>
+  static FASTGAN_HD F curvature(F, Decay u) {
     return sigmoid_slope(u);
   }
 };
@@ -182,16 +182,16 @@ FASTGAN_HD F term_value(F z, const Coefficients<F>& k, Pair<F> u) {
   return Function<P>::template value<Linear>(z, k.argument(z), rest, k, u);
 }
 
-// coefficient * derivative of the term in z.
-template <Phi P, bool Linear, class F>
-FASTGAN_HD F term_gradient(F z, const Coefficients<F>& k, Pair<F> u) {
+// coefficient * derivative of the term in z. Decay: Pair<F>, or FineDecay for 16-bit tensors.
+template <Phi P, bool Linear, class F, class Decay>
+FASTGAN_HD F term_gradient(F z, const Coefficients<F>& k, Decay u) {
   F slope = Function<P>::slope(k.argument(z), u);
   return Linear ? fma(k.slope, slope, k.slope_linear) : k.slope * slope;
 }
 
 // coefficient * second derivative of the term in z.
-template <Phi P, class F>
-FASTGAN_HD F term_curvature(F z, const Coefficients<F>& k, Pair<F> u) {
+template <Phi P, class F, class Decay>
+FASTGAN_HD F term_curvature(F z, const Coefficients<F>& k, Decay u) {
   return k.curvature * Function<P>::curvature(k.argument(z), u);
 }
 

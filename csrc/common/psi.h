@@ -85,6 +85,18 @@ FASTGAN_HD double near_reciprocal(double n) {
   return bits<double>((2046 - e) << 52);
 }
 
+// A factor on h * scale, for doubles. Where both are large or both small, so that h * scale might
+// underflow and lose what the factor would bring back, the scale belongs to the factor.
+struct ScaledFactor {
+  double factor, scale;
+
+  FASTGAN_HD ScaledFactor(double factor, double scale) : factor(factor), scale(scale) {
+    if (!(absolute(factor) >= 1 && scale < 1)) return;
+    this->factor = factor * scale;
+    this->scale = 1;
+  }
+};
+
 FASTGAN_HD GroupFactors group_factors(Psi psi, double n, double target, int power) {
   if (psi == Psi::power && power == 2) return {1, 2, 0};
   if (n == 0) return {0, 0, 0};

@@ -20,6 +20,11 @@ struct Lines {  // one chunk of each
   F *value, *gradient, *curvature;
 };
 
+double coefficient(const Call& call, const Term& t) {
+  double c = call.weights.empty() ? t.weight : t.weight * call.weights[t.member];
+  return call.reduction == Reduction::mean ? c / double(call.operands[t.x].n) : c;
+}
+
 // A phi with an exponential takes three loops over L1 instead of one: a chain of operations as long
 // as the whole leaves the processor waiting, and three shorter ones overlap (a third faster,
 // measured).
@@ -51,13 +56,44 @@ void element_loop(const F* __restrict z, int n, const Coefficients<F> k, Lines<F
   }
 }
 
+// The derivatives for 16-bit tensors.
+template <Pass pass, Phi P, bool Linear>
+void fine_loop(const double* __restrict z, int n, const Coefficients<double> k, Lines<double> out) {
+  double* __restrict gradient = out.gradient, * __restrict curvature = out.curvature;
+  if constexpr (Function<P>::uses_decay) {
+    alignas(64) float hi[chunk], lo[chunk];
+    alignas(64) double power[chunk];
+    for (int i = 0; i < n; ++i) {
+      FineDecay u = fine_decay(k.argument(z[i]));
+      hi[i] = u.hi;
+      lo[i] = u.lo;
+      power[i] = u.power;
+    }
+    for (int i = 0; i < n; ++i)
+      gradient[i] = term_gradient<P, Linear>(z[i], k, FineDecay{hi[i], lo[i], power[i]});
+    if (pass == gradient_and_curvature)
+      for (int i = 0; i < n; ++i)
+        curvature[i] = term_curvature<P>(z[i], k, FineDecay{hi[i], lo[i], power[i]});
+  } else {
+    element_loop<pass, P, Linear>(z, n, k, out);
+  }
+}
+
+template <Pass pass, Phi P, bool Linear, class F>
+void loop_for(const Operand& x, const F* z, int n, const Coefficients<F>& k, Lines<F> out) {
+  if constexpr (sizeof(F) == 8 && pass != value_only && pass != value_and_gradient)
+    if (item_size(x.dtype) == 2) return fine_loop<pass, P, Linear>(z, n, k, out);
+  element_loop<pass, P, Linear>(z, n, k, out);
+}
+
 template <Pass pass, class F>
-void elements(const Term& t, double coefficient, const F* z, int n, Lines<F> out) {
-  const Coefficients<F> k(t.scale, t.shift, t.linear, coefficient);
-#define FASTGAN_CASE(name)                                                    \
-  case Phi::name:                                                             \
-    return t.linear == 0 ? element_loop<pass, Phi::name, false>(z, n, k, out) \
-                         : element_loop<pass, Phi::name, true>(z, n, k, out);
+void elements(const Call& call, const Term& t, const F* z, int n, Lines<F> out) {
+  const Coefficients<F> k(t.scale, t.shift, t.linear, coefficient(call, t));
+  const Operand& x = call.operands[t.x];
+#define FASTGAN_CASE(name)                                                   \
+  case Phi::name:                                                            \
+    return t.linear == 0 ? loop_for<pass, Phi::name, false>(x, z, n, k, out) \
+                         : loop_for<pass, Phi::name, true>(x, z, n, k, out);
   switch (t.phi) { FASTGAN_PHIS(FASTGAN_CASE) }
 #undef FASTGAN_CASE
 }
@@ -84,11 +120,6 @@ struct Partials {
     return tree_sum(at[s].data() + first[term], first[term + 1] - first[term]);
   }
 };
-
-double coefficient(const Call& call, const Term& t) {
-  double c = call.weights.empty() ? t.weight : t.weight * call.weights[t.member];
-  return call.reduction == Reduction::mean ? c / double(call.operands[t.x].n) : c;
-}
 
 template <class F>
 F scalar_upstream(const Call& call) {
@@ -154,6 +185,16 @@ void for_each_chunk(const Call& call, const Partials& partials, const Body& body
   });
 }
 
+// The dtype of a call's results, and of elementwise upstreams.
+DType result_dtype(const Call& call) {
+  return call.is_float64 ? DType::float64 : DType::float32;
+}
+
+// Whether a term's gradient is formed in double and rounded once, to 16 bits.
+bool is_fine(const Call& call, const Term& t) {
+  return item_size(call.operands[t.x].dtype) == 2;
+}
+
 // Whether the operands' element maths is in double.
 template <class Body>
 void in_type(const Call& call, const Body& body) {
@@ -210,18 +251,10 @@ void fill_mean_operands(const Call& call, F upstream, const double* constants) {
     if (has_term[j] || !a.g.data) continue;
     double buffer[chunk];
     for (double& v : buffer)
-      v = a.dtype == DType::float64 ? double(upstream) * constants[j]
-                                    : double(float(upstream) * float(constants[j]));
-    for (int64_t start = 0; start < a.n; start += chunk) {
-      int n = int(a.n - start < chunk ? a.n - start : chunk);
-      if (a.dtype == DType::float64) {
-        store(a.g, a.dtype, start, n, buffer);
-      } else {
-        float narrow_buffer[chunk];
-        for (int i = 0; i < n; ++i) narrow_buffer[i] = float(buffer[i]);
-        store(a.g, a.dtype, start, n, narrow_buffer);
-      }
-    }
+      v = a.dtype == DType::float32 ? double(float(upstream) * float(constants[j]))
+                                    : double(upstream) * constants[j];
+    for (int64_t start = 0; start < a.n; start += chunk)
+      store(a.g, a.dtype, start, int(a.n - start < chunk ? a.n - start : chunk), buffer);
   }
 }
 
@@ -268,6 +301,26 @@ void statistics(const Call& call, Partials& partials) {
 // ---------------------------------------------------------------------------------- forward
 
 template <class F>
+void negate(const F* v, int n, F* out) {
+  for (int i = 0; i < n; ++i) out[i] = -v[i];
+}
+
+// The unit gradients of a 16-bit term, and their sum where that is wanted.
+void write_fine_gradients(Call& call, Partials& partials, const Term& t, int64_t c, int64_t start,
+                          int n) {
+  Argument<double> a;
+  a.read(call, t, start, n);
+  alignas(64) double gradient[chunk];
+  elements<gradient_only>(call, t, a.z, n, Lines<double>{nullptr, gradient, nullptr});
+  const Operand& x = call.operands[t.x];
+  if (x.g.data) store(x.g, x.dtype, start, n, gradient);
+  if (partials.has(gradient_sum)) partials.at[gradient_sum][c] = chunk_sum(gradient, n);
+  if (t.y < 0 || !call.operands[t.y].g.data) return;
+  negate(gradient, n, gradient);
+  store(call.operands[t.y].g, x.dtype, start, n, gradient);
+}
+
+template <class F>
 void forward_chunk(Call& call, Partials& partials, const Term& t, size_t number, int64_t c,
                    int64_t start, int n) {
   Argument<F> a;
@@ -277,24 +330,27 @@ void forward_chunk(Call& call, Partials& partials, const Term& t, size_t number,
   alignas(64) F value[chunk], gradient[chunk];
   const View* out = call.out.empty() ? nullptr : &call.out[number];
   bool differentiate = x.g.data || (y && y->g.data) || partials.has(gradient_sum);
+  bool fine = is_fine(call, t);
   Lines<F> lines{value, x.g.data ? place(x.g, x.dtype, start, gradient) : gradient, nullptr};
-  double factor = coefficient(call, t);
-  if (differentiate) elements<value_and_gradient>(t, factor, a.z, n, lines);
-  else elements<value_only>(t, factor, a.z, n, lines);
-  if (x.g.data) store(x.g, x.dtype, start, n, lines.gradient);
+  if (differentiate && !fine) elements<value_and_gradient>(call, t, a.z, n, lines);
+  else elements<value_only>(call, t, a.z, n, lines);
+  if (differentiate && fine) write_fine_gradients(call, partials, t, c, start, n);
+  else if (x.g.data) store(x.g, x.dtype, start, n, lines.gradient);
   if (call.stats) chunk_statistics(t, a, c, n, partials);  // before z's memory is used again
-  if (y && y->g.data) {
+  if (y && y->g.data && !fine) {
     F* minus = place(y->g, y->dtype, start, a.z_buffer);
-    for (int i = 0; i < n; ++i) minus[i] = -lines.gradient[i];
+    negate(lines.gradient, n, minus);
     store(y->g, y->dtype, start, n, minus);
   }
   if (out) {
-    for (int i = 0; i < n; ++i) value[i] = F(factor) * value[i];
+    F factor = F(coefficient(call, t));
+    for (int i = 0; i < n; ++i) value[i] = factor * value[i];
     store(*out, native<F>, start, n, value);
   } else {
     partials.at[value_sum][c] = chunk_sum(value, n);
   }
-  if (partials.has(gradient_sum)) partials.at[gradient_sum][c] = chunk_sum(lines.gradient, n);
+  if (partials.has(gradient_sum) && !fine)
+    partials.at[gradient_sum][c] = chunk_sum(lines.gradient, n);
 }
 
 void forward(Call& call) {
@@ -359,10 +415,10 @@ void backward_chunk(Call& call, Partials& partials, const double* constants, con
   a.read(call, t, start, n);
   alignas(64) F unit_gradient[chunk], up_buffer[chunk], buffer[chunk];
   F scalar = scalar_upstream<F>(call);
-  elements<gradient_only>(t, coefficient(call, t), a.z, n,
-                          Lines<F>{nullptr, unit_gradient, nullptr});
-  const F* upstream =
-      call.upstream.empty() ? nullptr : load(call.upstream[number], native<F>, start, n, up_buffer);
+  elements<gradient_only>(call, t, a.z, n, Lines<F>{nullptr, unit_gradient, nullptr});
+  const F* upstream = call.upstream.empty()
+                          ? nullptr
+                          : load(call.upstream[number], result_dtype(call), start, n, up_buffer);
   if (!constants) {  // the pass that only sums
     for (int i = 0; i < n; ++i) buffer[i] = upstream[i] * unit_gradient[i];
     partials.at[gradient_sum][c] = chunk_sum(buffer, n);
@@ -387,7 +443,8 @@ void backward(Call& call) {
     auto run = [&](const double* k) {
       for_each_chunk(call, partials,
                      [&](size_t number, const Term& t, int64_t c, int64_t start, int n) {
-                       backward_chunk<F>(call, partials, k, t, number, c, start, n);
+                       auto body = is_fine(call, t) ? backward_chunk<double> : backward_chunk<F>;
+                       body(call, partials, k, t, number, c, start, n);
                      });
     };
     if (subtracts_mean && elementwise) {
@@ -443,8 +500,7 @@ void second_chunk(Call& call, Partials& partials, const double* v_means, const d
   Argument<F> a;
   a.read(call, t, start, n);
   alignas(64) F unit_gradient[chunk], curvature[chunk], w[chunk], buffer[chunk];
-  elements<gradient_and_curvature>(t, coefficient(call, t), a.z, n,
-                                   Lines<F>{nullptr, unit_gradient, curvature});
+  elements<gradient_and_curvature>(call, t, a.z, n, Lines<F>{nullptr, unit_gradient, curvature});
   const Operand& x = call.operands[t.x];
   for (int i = 0; i < n; ++i) w[i] = F(0);
   if (x.v.data) {
@@ -457,15 +513,16 @@ void second_chunk(Call& call, Partials& partials, const double* v_means, const d
   for (int i = 0; i < n; ++i) curvature[i] = curvature[i] * w[i];
   for (int i = 0; i < n; ++i) unit_gradient[i] = unit_gradient[i] * w[i];
   F scalar = scalar_upstream<F>(call);
-  const F* upstream =
-      call.upstream.empty() ? nullptr : load(call.upstream[number], native<F>, start, n, buffer);
+  const F* upstream = call.upstream.empty()
+                          ? nullptr
+                          : load(call.upstream[number], result_dtype(call), start, n, buffer);
   if (!constants) {  // the pass that only sums
     partials.at[dot_sum][c] = chunk_sum(unit_gradient, n);
     for (int i = 0; i < n; ++i) curvature[i] = (upstream ? upstream[i] : F(1)) * curvature[i];
     partials.at[gradient_sum][c] = chunk_sum(curvature, n);
     return;
   }
-  if (!call.out.empty()) store(call.out[number], native<F>, start, n, unit_gradient);
+  if (!call.out.empty()) store(call.out[number], result_dtype(call), start, n, unit_gradient);
   alignas(64) F written[chunk];
   if (x.g.data)
     write_gradient<F>(x, call.spec->is_mean_operand[t.x], constants[t.x], start, n, curvature, F(1),
@@ -485,7 +542,8 @@ void second(Call& call) {
     auto run = [&](const double* k) {
       for_each_chunk(call, partials,
                      [&](size_t number, const Term& t, int64_t c, int64_t start, int n) {
-                       second_chunk<F>(call, partials, v_means.data(), k, t, number, c, start, n);
+                       auto body = is_fine(call, t) ? second_chunk<double> : second_chunk<F>;
+                       body(call, partials, v_means.data(), k, t, number, c, start, n);
                      });
     };
     run(nullptr);

@@ -78,6 +78,7 @@ template <class T, class F>
 void store_as(const View& w, char* data, int64_t start, int n, const F* v) {
   auto cast = [](F x) {
     if constexpr (std::is_same_v<T, F>) return x;
+    else if constexpr (std::is_same_v<F, double> && sizeof(T) == 2) return narrow<T>(to_odd(x));
     else return narrow<T>(float(x));
   };
   if (w.dims == 0) {
@@ -92,9 +93,11 @@ void store_as(const View& w, char* data, int64_t start, int n, const F* v) {
 
 template <class F>
 void store(const View& w, char* data, DType dtype, int64_t start, int n, const F* v) {
-  if constexpr (sizeof(F) == 8) return store_as<double>(w, data, start, n, v);
   switch (dtype) {
     case DType::float32: return store_as<float>(w, data, start, n, v);
+    case DType::float64:
+      if constexpr (sizeof(F) == 8) store_as<double>(w, data, start, n, v);
+      return;
     case DType::float16: return store_as<Half>(w, data, start, n, v);
     default: return store_as<BFloat16>(w, data, start, n, v);
   }

@@ -264,10 +264,10 @@ F rounded(double x, bool odd) {
 }
 
 // The factors of each group's gradient: h times first (and, in second order, w times first plus h
-// times second); `scale` is a factor on h and w, 1 where it is folded into the others, as it can be
-// for all but doubles.
+// times second); `scale` goes with first and `second_scale` with second, 1 where they are folded
+// into these, as they can be for all but doubles.
 struct Factors {
-  std::vector<double> first, second, scale;
+  std::vector<double> first, second, scale, second_scale;
 };
 
 // out = (first * h * scale) * mask, with one factor for a line or one for each of its items.
@@ -289,7 +289,8 @@ void write_line(const F* x, const F* mask, int n, bool odd, const double* first,
 
 template <class F, bool Transposed, bool Masked>
 void write_second_line(const F* x, const F* v, const F* mask, int n, bool odd, const double* first,
-                       const double* second, const double* scale, F* out) {
+                       const double* second, const double* scale, const double* second_scale,
+                       F* out) {
   for (int i = 0; i < n; ++i) {
     int r = Transposed ? i : 0;
     double h = double(x[i]), w = double(v[i]);
@@ -298,7 +299,7 @@ void write_second_line(const F* x, const F* v, const F* mask, int n, bool odd, c
       w = w * double(mask[i]);
     }
     if (sizeof(F) == 8) {
-      h = h * scale[r];
+      h = h * second_scale[r];
       w = w * scale[r];
     }
     double g = fma(first[r], w, second[r] * h);
@@ -316,9 +317,10 @@ void write_gradient(const NormTensor& tensor, const Line& line, const Factors& f
   store(tensor.out, tensor.dtype, line, out_buffer, [&](F* out) {
     if (f.second.empty())
       return write_line<F, Transposed, Masked>(x, mask, line.n, odd, first, scale, out);
-    const double* second = &f.second[line.group];
+    const double *second = &f.second[line.group], *second_scale = &f.second_scale[line.group];
     const F* v = load(tensor.v, tensor.dtype, line, v_buffer);
-    write_second_line<F, Transposed, Masked>(x, v, mask, line.n, odd, first, second, scale, out);
+    write_second_line<F, Transposed, Masked>(x, v, mask, line.n, odd, first, second, scale,
+                                             second_scale, out);
   });
 }
 
@@ -358,9 +360,9 @@ void backward(PenaltyCall& call) {
   for_each_chunk_of_groups(call, [&](int64_t, int64_t group, int n) {
     for (int64_t i = group; i < group + n; ++i) {
       GroupFactors r = group_factors(call.psi, call.norms[i], call.target, call.power);
-      double first = upstream(call, i) * coefficient(call, i) * r.slope;
-      f.first[i] = call.is_float64 ? first : first * r.scale;
-      f.scale[i] = r.scale;
+      ScaledFactor first(upstream(call, i) * coefficient(call, i) * r.slope, r.scale);
+      f.first[i] = call.is_float64 ? first.factor : first.factor * first.scale;
+      f.scale[i] = first.scale;
     }
   });
   if (call.is_float64) write_gradients<double>(call, f);
@@ -373,6 +375,7 @@ void second(PenaltyCall& call) {
   f.first.resize(call.groups);
   f.second.resize(call.groups);
   f.scale.resize(call.groups);
+  f.second_scale.resize(call.groups);
   std::vector<double> dot(call.groups), partial(chunk_count(call.groups));
   auto factors = [&](int64_t i) {
     return group_factors(call.psi, call.norms[i], call.target, call.power);
@@ -388,9 +391,11 @@ void second(PenaltyCall& call) {
       GroupFactors r = factors(i);
       double factor = coefficient(call, i), up = upstream(call, i) * factor;
       value[i - group] = factor * (r.slope * dot[i]);
-      double first = up * r.slope, bent = up * (r.bend * dot[i]) * r.scale;
-      f.first[i] = call.is_float64 ? first : first * r.scale;
-      f.second[i] = call.is_float64 ? bent : bent * r.scale;
+      ScaledFactor first(up * r.slope, r.scale), bent(up * (r.bend * dot[i]) * r.scale, r.scale);
+      f.first[i] = call.is_float64 ? first.factor : first.factor * first.scale;
+      f.second[i] = call.is_float64 ? bent.factor : bent.factor * bent.scale;
+      f.scale[i] = first.scale;
+      f.second_scale[i] = bent.scale;
     }
     if (call.values)
       for (int i = 0; i < n; ++i) set(call.values, group + i, value[i], call.is_float64);

@@ -15,28 +15,53 @@ enum Pass { value_only, value_and_gradient, gradient_only, gradient_and_curvatur
 
 template <class F>
 struct Elements {  // a thread's part of a row of lanes
-  F x[4], y[4], z[4], value[4], gradient[4], curvature[4];
+  F x[4], y[4], z[4], value[4];
 };
 
+// Derivatives, as F or, for 16-bit tensors, as double.
+template <class T>
+struct Derivatives {
+  T gradient[4], curvature[4];
+};
+
+// e^-|a| as functions of it in T want it; F is the type of other element maths.
+template <Phi P, class F, class T>
+FASTGAN_DEVICE auto decay_for(T a) {
+  if constexpr (!Function<P>::uses_decay) return Pair<T>{};
+  else if constexpr (sizeof(T) != sizeof(F)) return fine_decay(a);
+  else return decay(a);
+}
+
 template <Pass pass, Phi P, bool Linear, class F>
-FASTGAN_DEVICE void evaluate_as(const Coefficients<F>& k, Elements<F>& e) {
+FASTGAN_DEVICE void evaluate_as(const Coefficients<F>& k, Elements<F>& e, Derivatives<F>& d) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    Pair<F> u{};
-    if constexpr (Function<P>::uses_decay) u = decay(k.argument(e.z[i]));
+    auto u = decay_for<P, F>(k.argument(e.z[i]));
     if constexpr (pass == value_only || pass == value_and_gradient)
       e.value[i] = term_value<P, Linear>(e.z[i], k, u);
-    if constexpr (pass != value_only) e.gradient[i] = term_gradient<P, Linear>(e.z[i], k, u);
-    if constexpr (pass == gradient_and_curvature) e.curvature[i] = term_curvature<P>(e.z[i], k, u);
+    if constexpr (pass != value_only) d.gradient[i] = term_gradient<P, Linear>(e.z[i], k, u);
+    if constexpr (pass == gradient_and_curvature) d.curvature[i] = term_curvature<P>(e.z[i], k, u);
   }
 }
 
-template <Pass pass, class F>
-FASTGAN_DEVICE void evaluate(const TermEntry<F>& t, const Coefficients<F>& k, Elements<F>& e) {
-#define FASTGAN_CASE(name)                                       \
-  case Phi::name:                                                \
-    if (t.linear != 0) evaluate_as<pass, Phi::name, true>(k, e); \
-    else evaluate_as<pass, Phi::name, false>(k, e);              \
+template <Pass pass, Phi P, bool Linear>
+FASTGAN_DEVICE void evaluate_as(const Coefficients<double>& k, const double (&z)[4],
+                                Derivatives<double>& d) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    auto u = decay_for<P, float>(k.argument(z[i]));
+    d.gradient[i] = term_gradient<P, Linear>(z[i], k, u);
+    if constexpr (pass == gradient_and_curvature) d.curvature[i] = term_curvature<P>(z[i], k, u);
+  }
+}
+
+// `arguments`: what evaluate_as() takes.
+template <Pass pass, class F, class... Arguments>
+FASTGAN_DEVICE void evaluate(const TermEntry<F>& t, Arguments&... arguments) {
+#define FASTGAN_CASE(name)                                               \
+  case Phi::name:                                                        \
+    if (t.linear != 0) evaluate_as<pass, Phi::name, true>(arguments...); \
+    else evaluate_as<pass, Phi::name, false>(arguments...);              \
     break;
   switch (Phi(t.phi)) { FASTGAN_PHIS(FASTGAN_CASE) }
 #undef FASTGAN_CASE
@@ -59,10 +84,11 @@ FASTGAN_DEVICE double coefficient(const Table<F>& table, const TermEntry<F>& t) 
   return table.mean ? c / double(table.operand[t.x].n) : c;
 }
 
-template <class F>
-FASTGAN_DEVICE Coefficients<F> coefficients(const Table<F>& table, const TermEntry<F>& t) {
-  if (!table.weights) return t.k;
-  return Coefficients<F>(t.scale, t.shift, t.linear, coefficient(table, t));
+template <class T, class F>
+FASTGAN_DEVICE Coefficients<T> coefficients(const Table<F>& table, const TermEntry<F>& t) {
+  if constexpr (sizeof(T) == sizeof(F))
+    if (!table.weights) return t.k;
+  return Coefficients<T>(t.scale, t.shift, t.linear, coefficient(table, t));
 }
 
 // A float64 constant whose part below the last bit of F counts as well.
@@ -123,6 +149,32 @@ FASTGAN_DEVICE void for_each_argument(const Table<F>& table, const TermEntry<F>&
   });
 }
 
+// body(zero of the type) for the type that a term's derivatives have: double for 16-bit tensors.
+// Fine: whether a call has any. Kernels for these have more registers than others need.
+template <bool Fine, class F, class Body>
+FASTGAN_DEVICE void in_type_of_derivatives(const Table<F>& table, const TermEntry<F>& t,
+                                           const Body& body) {
+  if constexpr (Fine)
+    if (item_size(DType(table.operand[t.x].dtype)) == 2) return body(0.);
+  body(F(0));
+}
+
+// The derivatives at e's elements.
+template <Pass pass, class T, class F>
+FASTGAN_DEVICE void differentiate(const Table<F>& table, const TermEntry<F>& t,
+                                  const Coefficients<T>& k, Elements<F>& e, Derivatives<T>& d) {
+  if constexpr (sizeof(T) == sizeof(F)) {
+    evaluate<pass>(t, k, e, d);
+  } else {
+    double z[4];
+    double mean = t.mean_operand >= 0 ? table.means[t.mean_operand] : 0.;
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      z[i] = t.y >= 0 ? double(e.x[i]) - double(e.y[i]) : double(e.x[i]) - mean;
+    evaluate<pass>(t, k, z, d);
+  }
+}
+
 // body(number of an item, chunk of it) for the chunks that are this warp's. An item is a term or an
 // operand; first(k) is the first chunk of the k-th.
 template <class First, class Body>
@@ -170,8 +222,8 @@ FASTGAN_DEVICE void clear(double (&lane)[4], const Piece& p) {
   for (double& s : lane) s = empty_lane(p.n);
 }
 
-template <class F>
-FASTGAN_DEVICE void add(double (&lane)[4], const F (&v)[4], int at, const Piece& p) {
+template <class T>
+FASTGAN_DEVICE void add(double (&lane)[4], const T (&v)[4], int at, const Piece& p) {
 #pragma unroll
   for (int i = 0; i < 4; ++i)
     if (at + i < p.n) lane[i] = lane[i] + double(v[i]);
@@ -258,13 +310,23 @@ __global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
 
 // ---------------------------------------------------------------------------------- forward
 
-// A chunk's value; Full: with what only means and statistics need.
-template <bool Full, class F>
+// Adds gradients: those in d, or those of T.
+template <class T, class F>
+FASTGAN_DEVICE void add_slopes(const Table<F>& table, const TermEntry<F>& t, Elements<F>& e,
+                               const Derivatives<F>& d, int at, const Piece& p, double (&lane)[4]) {
+  if constexpr (sizeof(T) == sizeof(F)) return add(lane, d.gradient, at, p);
+  Derivatives<T> fine;
+  differentiate<gradient_only>(table, t, coefficients<T>(table, t), e, fine);
+  add(lane, fine.gradient, at, p);
+}
+
+// A chunk's value; Full: with what only means and statistics need. T: the type of derivatives.
+template <bool Full, class T, class F>
 FASTGAN_DEVICE void forward_chunk(const Partials<F>& partials, const TermEntry<F>& t,
                                   unsigned number, const Piece& p) {
   const Table<F>& table = partials.table;
-  Coefficients<F> k = coefficients(table, t);
-  bool differentiate = Full && partials.has(gradient_sum), stats = Full && partials.has(x_sum);
+  Coefficients<F> k = coefficients<F>(table, t);
+  bool slopes = Full && partials.has(gradient_sum), stats = Full && partials.has(x_sum);
   double value[4], gradient[4], x[4], y[4];
   int x_signs = 0, y_signs = 0, right = 0;
   clear(value, p);
@@ -273,15 +335,16 @@ FASTGAN_DEVICE void forward_chunk(const Partials<F>& partials, const TermEntry<F
   clear(y, p);
   F factor = table.weights ? F(coefficient(table, t)) : t.factor, side = F(t.side);
   for_each_argument(table, t, p, [&](int at, Elements<F>& e) {
-    if (Full) evaluate<value_and_gradient>(t, k, e);
-    else evaluate<value_only>(t, k, e);
+    Derivatives<F> d;
+    if (Full && sizeof(T) == sizeof(F)) evaluate<value_and_gradient>(t, k, e, d);
+    else evaluate<value_only>(t, k, e, d);
     if (!table.reduced) {
 #pragma unroll
       for (F& v : e.value) v = factor * v;
       put(run_of(t.out, native<F>, table.find(t.out_strides), p.start), at, p.n, e.value);
     }
     add(value, e.value, at, p);
-    if (differentiate) add(gradient, e.gradient, at, p);
+    if (slopes) add_slopes<T>(table, t, e, d, at, p, gradient);
     if (!stats) return;
     add(x, e.x, at, p);
     add(y, e.y, at, p);
@@ -294,7 +357,7 @@ FASTGAN_DEVICE void forward_chunk(const Partials<F>& partials, const TermEntry<F
     }
   });
   partials.keep(value_sum, t, number, fold(value));
-  if (differentiate) partials.keep(gradient_sum, t, number, fold(gradient));
+  if (slopes) partials.keep(gradient_sum, t, number, fold(gradient));
   if (!stats) return;
   partials.keep(x_sum, t, number, fold(x));
   partials.keep(y_sum, t, number, fold(y));
@@ -334,9 +397,8 @@ FASTGAN_DEVICE void finish_forward(const Table<F>& table, const double* total, T
   for (int r = 0; r < 2; ++r) all.of[r + 1].write(table.statistics, r);
 }
 
-template <bool Full, class F>
-__global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
-    loss_forward(FASTGAN_GRID_CONSTANT(Table<F>) table) {
+template <bool Full, bool Fine, class F>
+FASTGAN_DEVICE void forward_pass(const Table<F>& table) {
   FASTGAN_SHARED(double, shared, [shared_partials]);
   FASTGAN_SHARED(double, total, [(Full ? forward_sums : 1) * most_terms]);
   FASTGAN_SHARED(Totals, all, );
@@ -347,7 +409,8 @@ __global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
   }
   Partials<F> partials{table, memory};
   for_each_chunk_of_terms(table, [&](const TermEntry<F>& t, unsigned number, const Piece& p) {
-    forward_chunk<Full>(partials, t, number, p);
+    in_type_of_derivatives<Full && Fine>(
+        table, t, [&](auto zero) { forward_chunk<Full, decltype(zero)>(partials, t, number, p); });
   });
   if (!table.reduced || !last_to_come(table.ticket, gridDim.x)) return;
   add_up(partials, total);
@@ -357,75 +420,105 @@ __global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
   if (!table.last) *table.totals = all;
 }
 
+template <bool Full, class F>
+__global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
+    loss_forward(FASTGAN_GRID_CONSTANT(Table<F>) table) {
+  forward_pass<Full, false>(table);
+}
+
+// For calls with 16-bit tensors, which take more registers.
+__global__ void __launch_bounds__(most_warps* warp, 1)
+    loss_forward_fine(FASTGAN_GRID_CONSTANT(Table<float>) table) {
+  forward_pass<true, true>(table);
+}
+
 // ---------------------------------------------------------------------------------- backward
 
-template <class F>
+template <class T>
 struct Upstream {  // of a thread's four elements, or of all
-  F scalar, each[4];
+  T scalar, each[4];
   bool elementwise;
 
+  template <class F>
   FASTGAN_DEVICE void read(const Table<F>& table, const TermEntry<F>& t, const Piece& p, int at) {
     elementwise = t.upstream;
-    scalar = elementwise || !table.scalar_upstream ? F(1) : *table.scalar_upstream;
+    scalar = elementwise || !table.scalar_upstream ? T(1) : T(*table.scalar_upstream);
     if (!elementwise) return;
     Run run =
         run_of(const_cast<char*>(t.upstream), native<F>, table.find(t.upstream_strides), p.start);
-    unpack(fetch<F, 4>(run, at, p.n), native<F>, each);
+    F read[4];
+    unpack(fetch<F, 4>(run, at, p.n), native<F>, read);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) each[i] = T(read[i]);
   }
-  FASTGAN_DEVICE F of(int i) const {
+  FASTGAN_DEVICE T of(int i) const {
     return elementwise ? each[i] : scalar;
   }
 };
 
+// As put() is to round it to the tensor's dtype: a double comes for 16 bits.
+FASTGAN_DEVICE float rounded(float g, float) {
+  return g;
+}
+FASTGAN_DEVICE double rounded(double g, double) {
+  return g;
+}
+FASTGAN_DEVICE float rounded(double g, float) {
+  return to_odd(g);
+}
+
 // upstream * (unit + K), or upstream_i * unit_i + K, into an operand's gradient.
-template <class F>
+template <class T, class F>
 FASTGAN_DEVICE void write_gradient(const Table<F>& table, const OperandEntry& a, const Piece& p,
-                                   int at, const F (&unit_gradient)[4], F sign,
-                                   const Upstream<F>& up) {
+                                   int at, const T (&unit_gradient)[4], T sign,
+                                   const Upstream<T>& up) {
   if (!a.g) return;
-  F k = a.is_mean_operand ? F(table.constants[a.number]) : F(0), g[4];
+  T k = a.is_mean_operand ? T(table.constants[a.number]) : T(0);
+  F g[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    F u = sign * unit_gradient[i];
+    T u = sign * unit_gradient[i];
     if (a.is_mean_operand && !up.elementwise) u = u + k;
-    g[i] = up.of(i) * u;
-    if (a.is_mean_operand && up.elementwise) g[i] = g[i] + k;
+    u = up.of(i) * u;
+    if (a.is_mean_operand && up.elementwise) u = u + k;
+    g[i] = rounded(u, F(0));
   }
   put(run_of(a.g, DType(a.dtype), table.find(a.g_strides), p.start), at, p.n, g);
 }
 
-template <class F>
+template <class T, class F>
 FASTGAN_DEVICE void write_gradients(const Table<F>& table, const TermEntry<F>& t, const Piece& p,
-                                    int at, const F (&unit_gradient)[4], const Upstream<F>& up) {
-  write_gradient(table, table.operand[t.x], p, at, unit_gradient, F(1), up);
-  if (t.y >= 0) write_gradient(table, table.operand[t.y], p, at, unit_gradient, F(-1), up);
+                                    int at, const T (&unit_gradient)[4], const Upstream<T>& up) {
+  write_gradient(table, table.operand[t.x], p, at, unit_gradient, T(1), up);
+  if (t.y >= 0) write_gradient(table, table.operand[t.y], p, at, unit_gradient, T(-1), up);
 }
 
 // A mean operand without a term of its own: its gradient is the same everywhere.
-template <class F>
+template <class T, class F>
 FASTGAN_DEVICE void fill_chunk(const Table<F>& table, const TermEntry<F>& t, const Piece& p) {
-  Upstream<F> up;
-  const F zero[4] = {F(-0.), F(-0.), F(-0.), F(-0.)};  // to which a constant adds without a trace
+  Upstream<T> up;
+  const T zero[4] = {T(-0.), T(-0.), T(-0.), T(-0.)};  // to which a constant adds without a trace
   up.read(table, t, p, 0);
   for (int at = p.lane0; at < p.n; at += lanes)
-    write_gradient(table, table.operand[t.x], p, at, zero, F(1), up);
+    write_gradient(table, table.operand[t.x], p, at, zero, T(1), up);
 }
 
-template <class F>
+template <class T, class F>
 FASTGAN_DEVICE void backward_chunk(const Partials<F>& partials, const TermEntry<F>& t,
                                    unsigned number, const Piece& p) {
   const Table<F>& table = partials.table;
-  Coefficients<F> k = coefficients(table, t);
+  Coefficients<T> k = coefficients<T>(table, t);
   double sum[4];
   clear(sum, p);
   for_each_argument(table, t, p, [&](int at, Elements<F>& e) {
-    evaluate<gradient_only>(t, k, e);
-    Upstream<F> up;
+    Derivatives<T> d;
+    differentiate<gradient_only>(table, t, k, e, d);
+    Upstream<T> up;
     up.read(table, t, p, at);
-    if (table.write) return write_gradients(table, t, p, at, e.gradient, up);
+    if (table.write) return write_gradients(table, t, p, at, d.gradient, up);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) e.value[i] = up.of(i) * e.gradient[i];
-    add(sum, e.value, at, p);
+    for (int i = 0; i < 4; ++i) d.gradient[i] = up.of(i) * d.gradient[i];
+    add(sum, d.gradient, at, p);
   });
   if (table.sums) partials.keep(gradient_sum, t, number, fold(sum));
 }
@@ -444,28 +537,42 @@ FASTGAN_DEVICE void finish_gradient(const Table<F>& table, const double* total) 
 }
 
 // Either the gradients (`write`) or the sums that constants of mean operands are made of.
-template <class F>
-__global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
-    loss_backward(FASTGAN_GRID_CONSTANT(Table<F>) table) {
+template <bool Fine, class F>
+FASTGAN_DEVICE void backward_pass(const Table<F>& table) {
   FASTGAN_SHARED(double, shared, [shared_partials]);
   FASTGAN_SHARED(double, total, [most_terms]);
   Partials<F> partials{table, table.partial ? table.partial : shared};
   for_each_chunk_of_terms(table, [&](const TermEntry<F>& t, unsigned number, const Piece& p) {
-    if (t.fill) fill_chunk(table, t, p);
-    else backward_chunk(partials, t, number, p);
+    in_type_of_derivatives<Fine>(table, t, [&](auto zero) {
+      using T = decltype(zero);
+      if (t.fill) fill_chunk<T>(table, t, p);
+      else backward_chunk<T>(partials, t, number, p);
+    });
   });
   if (!table.sums || !last_to_come(table.ticket, gridDim.x)) return;
   add_up(partials, total);
   if (threadIdx.x == 0) finish_gradient(table, total);
 }
 
+template <class F>
+__global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
+    loss_backward(FASTGAN_GRID_CONSTANT(Table<F>) table) {
+  backward_pass<false>(table);
+}
+
+__global__ void __launch_bounds__(most_warps* warp, 1)
+    loss_backward_fine(FASTGAN_GRID_CONSTANT(Table<float>) table) {
+  backward_pass<true>(table);
+}
+
 // ---------------------------------------------------------------------------------- second order
 
 // w = v_x - v_y, or v_x - mean v of the mean operand, of a thread's four elements.
-template <class F>
+template <class T>
 struct Cotangent {
-  F w[4];
+  T w[4];
 
+  template <class F>
   FASTGAN_DEVICE void read(const Table<F>& table, const OperandEntry& a, const Piece& p, int at,
                            bool minus) {
     if (!a.v) return;
@@ -473,64 +580,80 @@ struct Cotangent {
     unpack(fetch<F, 4>(run_of(a.v, DType(a.dtype), table.find(a.v_strides), p.start), at, p.n),
            DType(a.dtype), v);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) w[i] = minus ? w[i] - v[i] : v[i];
+    for (int i = 0; i < 4; ++i) w[i] = minus ? w[i] - T(v[i]) : T(v[i]);
   }
+  template <class F>
   FASTGAN_DEVICE Cotangent(const Table<F>& table, const TermEntry<F>& t, const Piece& p, int at)
       : w{} {
     read(table, table.operand[t.x], p, at, false);
     if (t.y >= 0) read(table, table.operand[t.y], p, at, true);
     if (t.mean_operand < 0) return;
-    Split<F> mean(table.v_means[t.mean_operand]);
+    Split<T> mean(table.v_means[t.mean_operand]);
 #pragma unroll
-    for (F& v : w) v = mean.below(v);
+    for (T& v : w) v = mean.below(v);
   }
 };
 
 // As second_chunk of ../cpu/loss.cpp.
-template <class F>
+template <class T, class F>
 FASTGAN_DEVICE void second_chunk(const Partials<F>& partials, const TermEntry<F>& t,
                                  unsigned number, const Piece& p) {
   const Table<F>& table = partials.table;
-  Coefficients<F> k = coefficients(table, t);
+  Coefficients<T> k = coefficients<T>(table, t);
   double sum[4], dot[4];
   clear(sum, p);
   clear(dot, p);
   for_each_argument(table, t, p, [&](int at, Elements<F>& e) {
-    evaluate<gradient_and_curvature>(t, k, e);
-    Cotangent<F> v(table, t, p, at);
-    Upstream<F> up;
+    Derivatives<T> d;
+    differentiate<gradient_and_curvature>(table, t, k, e, d);
+    Cotangent<T> v(table, t, p, at);
+    Upstream<T> up;
     up.read(table, t, p, at);
-    F weighted[4];
+    T weighted[4];
+    F out[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      e.curvature[i] = e.curvature[i] * v.w[i];
-      e.gradient[i] = e.gradient[i] * v.w[i];
-      weighted[i] = (up.elementwise ? up.each[i] : F(1)) * e.curvature[i];
+      d.curvature[i] = d.curvature[i] * v.w[i];
+      d.gradient[i] = d.gradient[i] * v.w[i];
+      weighted[i] = (up.elementwise ? up.each[i] : T(1)) * d.curvature[i];
+      out[i] = F(d.gradient[i]);
     }
-    add(dot, e.gradient, at, p);
+    add(dot, d.gradient, at, p);
     add(sum, weighted, at, p);
     if (!table.write) return;
-    if (t.out)
-      put(run_of(t.out, native<F>, table.find(t.out_strides), p.start), at, p.n, e.gradient);
-    write_gradients(table, t, p, at, e.curvature, up);
+    if (t.out) put(run_of(t.out, native<F>, table.find(t.out_strides), p.start), at, p.n, out);
+    write_gradients(table, t, p, at, d.curvature, up);
   });
   partials.keep(dot_sum, t, number, fold(dot));
   partials.keep(gradient_sum, t, number, fold(sum));
 }
 
-template <class F>
-__global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
-    loss_second(FASTGAN_GRID_CONSTANT(Table<F>) table) {
+template <bool Fine, class F>
+FASTGAN_DEVICE void second_pass(const Table<F>& table) {
   FASTGAN_SHARED(double, shared, [shared_partials]);
   FASTGAN_SHARED(double, total, [2 * most_terms]);
   Partials<F> partials{table, table.partial ? table.partial : shared};
   for_each_chunk_of_terms(table, [&](const TermEntry<F>& t, unsigned number, const Piece& p) {
-    if (t.fill) fill_chunk(table, t, p);
-    else second_chunk(partials, t, number, p);
+    in_type_of_derivatives<Fine>(table, t, [&](auto zero) {
+      using T = decltype(zero);
+      if (t.fill) fill_chunk<T>(table, t, p);
+      else second_chunk<T>(partials, t, number, p);
+    });
   });
   if (!table.sums || !last_to_come(table.ticket, gridDim.x)) return;
   add_up(partials, total);
   if (threadIdx.x == 0) finish_gradient(table, total);
+}
+
+template <class F>
+__global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
+    loss_second(FASTGAN_GRID_CONSTANT(Table<F>) table) {
+  second_pass<false>(table);
+}
+
+__global__ void __launch_bounds__(most_warps* warp, 1)
+    loss_second_fine(FASTGAN_GRID_CONSTANT(Table<float>) table) {
+  second_pass<true>(table);
 }
 
 // ---------------------------------------------------------------------------------- launches
@@ -553,6 +676,15 @@ void run(const char* name, Kernel kernel, Table<F>& table, const Place& place,
     table.partial = reinterpret_cast<double*>(place.scratch(doubles * int64_t(sizeof(double))));
   if (blocks > 1 && (table.sums || table.mean_operands > 0)) table.ticket = place.tickets();
   launch(name, kernel, blocks, int(warps) * warp, place, table);
+}
+
+// The kernel of a call: `fine` where it has 16-bit tensors.
+template <class Kernel, class Fine>
+Kernel kernel_for(const Call& call, Kernel kernel, Fine fine) {
+  if constexpr (std::is_same_v<Kernel, Fine>)
+    for (const Operand& a : call.operands)
+      if (item_size(a.dtype) == 2) return fine;
+  return kernel;
 }
 
 // Means of the mean operands' values or cotangents, in launches of their own.
@@ -611,7 +743,9 @@ void forward_in(Call& call, const Place& place) {
     t->means_here = here;
     t->values = call.buffers ? call.values() : nullptr;
     t->statistics = call.buffers ? call.statistics() : nullptr;
-    if (here || keep || stats) run("loss_forward", loss_forward<true, F>, *t, place, here);
+    if (here || keep || stats)
+      run("loss_forward", kernel_for(call, &loss_forward<true, F>, &loss_forward_fine), *t, place,
+          here);
     else run("loss_forward", loss_forward<false, F>, *t, place);
   }
 }
@@ -628,7 +762,7 @@ void backward_in(Call& call, const Place& place) {
     for (auto& t : sums.all) {
       t->write = false;
       t->constants = constants;
-      run("loss_backward", loss_backward<F>, *t, place);
+      run("loss_backward", kernel_for(call, &loss_backward<F>, &loss_backward_fine), *t, place);
     }
   }
   Tables<F> tables(call);
@@ -637,7 +771,7 @@ void backward_in(Call& call, const Place& place) {
   tables.finish(place, {});
   for (auto& t : tables.all) {
     if (own) t->constants = constants;
-    run("loss_backward", loss_backward<F>, *t, place);
+    run("loss_backward", kernel_for(call, &loss_backward<F>, &loss_backward_fine), *t, place);
   }
 }
 
@@ -663,7 +797,7 @@ void second_in(Call& call, const Place& place) {
       t->write = write;
       if (subtracts_mean) t->constants = constants;
       if (!call.loss) t->slot[dot_sum] = -1;
-      run("loss_second", loss_second<F>, *t, place);
+      run("loss_second", kernel_for(call, &loss_second<F>, &loss_second_fine), *t, place);
     }
   };
   if (subtracts_mean) {
@@ -676,9 +810,9 @@ void second_in(Call& call, const Place& place) {
 
 std::string load_kernels() {
   return loadable(loss_means<float>, loss_means<double>, loss_forward<false, float>,
-                  loss_forward<true, float>, loss_forward<false, double>,
-                  loss_forward<true, double>, loss_backward<float>, loss_backward<double>,
-                  loss_second<float>, loss_second<double>);
+                  loss_forward<true, float>, loss_forward_fine, loss_forward<false, double>,
+                  loss_forward<true, double>, loss_backward<float>, loss_backward_fine,
+                  loss_backward<double>, loss_second<float>, loss_second_fine, loss_second<double>);
 }
 
 }  // namespace

@@ -299,24 +299,26 @@ __global__ void __launch_bounds__(most_warps* warp, 1)
 // doubles.
 template <class F>
 struct Gradient {
-  double first, second, scale;
+  double first, second, scale, second_scale;
 
   FASTGAN_DEVICE Gradient(const PenaltyTable<F>& t, int64_t group) {
     GroupFactors r = factors_of(t, group);
     double up = double(t.upstream[t.elementwise ? group : 0]) * coefficient(t, group);
     double bent = t.second ? up * (r.bend * t.sums.sums[group]) * r.scale : 0.;
-    first = up * r.slope;
-    second = bent;
-    scale = r.scale;
+    ScaledFactor f(up * r.slope, r.scale), s(bent, r.scale);
+    first = f.factor;
+    second = s.factor;
+    scale = f.scale;
+    second_scale = s.scale;
     if (sizeof(F) == 8) return;
-    first = first * r.scale;
-    second = second * r.scale;
+    first = first * scale;
+    second = second * second_scale;
   }
 
   FASTGAN_DEVICE F of(double h, double w, double mask, bool masked, bool second_order,
                       bool odd) const {
     if (masked) h = h * mask;
-    if (sizeof(F) == 8) h = h * scale;
+    if (sizeof(F) == 8) h = h * (second_order ? second_scale : scale);
     double g = first * h;
     if (second_order) {
       if (masked) w = w * mask;

@@ -12,6 +12,23 @@ def spacing(exact: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.ldexp(torch.ones_like(exact), exponent.clamp(min=LOWEST[dtype]))
 
 
+def nearest(exact: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Round float64 to `dtype` once, ties to even; `Tensor.to` rounds float64 to 16 bits by way of float32."""
+    ulp = spacing(exact, dtype)
+    return torch.where(exact.isfinite(), (exact / ulp).round() * ulp, exact).to(dtype)
+
+
+def tie_distance(exact: torch.Tensor, dtype: torch.dtype) -> float:
+    """Return the least distance of any number from a tie, in ulp of `dtype`, exact ties left out.
+
+    Where `exact` is itself an approximation, `nearest` is right if its error is less.
+    """
+    exact = exact[exact.isfinite()]
+    units = exact / spacing(exact, dtype)
+    distance = (units - units.floor() - 0.5).abs()
+    return distance[distance > 0].min().item()
+
+
 def error(got: torch.Tensor, exact: torch.Tensor, scale: torch.Tensor | None = None) -> float:
     """The largest distance of `got` from `exact` (float64) in ulp of got's dtype.
 

@@ -1,5 +1,7 @@
 """Bad input: one clear error at the call that names the argument, what came and what is needed."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -120,7 +122,7 @@ def test_parameters_are_logits_too():
 
 
 def test_the_binding_checks_what_it_is_given():
-    """Nothing that Python could pass by mistake reaches a kernel."""
+    """K12: nothing that Python could pass by mistake reaches a kernel; errors name the argument, and both sides."""
     from fastgan.backends import cpu
 
     native = cpu.native
@@ -131,36 +133,171 @@ def test_the_binding_checks_what_it_is_given():
     def forward(x=ok, g=None, result=loss, weights=(), reduction=2, aux=None, stats=False, spec=spec):
         native.forward(spec, (x,), g, result, weights, reduction, aux, stats, False, 1)
 
+    def backward(upstream):
+        native.backward(spec, (ok,), (torch.empty_like(ok),), upstream, (), 2, None, 1)
+
+    def spec_of(*terms):
+        return native.Spec(list(terms), [0] * len(terms))
+
     forward()
     bad = [
-        (lambda: forward(x=torch.empty(4, device="meta")), "null address"),
-        (lambda: forward(x=ok.int()), "unsupported dtype"),
-        (lambda: forward(x=torch.empty(0)), "no elements"),
-        (lambda: forward(x=None), "an operand is missing"),
-        (lambda: forward(g=(torch.empty(3),)), "unexpected number of elements"),
-        (lambda: forward(g=(ok.double(),)), "unexpected dtype"),
-        (lambda: forward(g=()), "a gradient an operand"),
-        (lambda: forward(result=None), "needs memory"),
-        (lambda: forward(result=torch.empty((), dtype=torch.float64)), "unexpected dtype"),
-        (lambda: forward(result=(), reduction=0), "a tensor a term"),
-        (lambda: forward(reduction=7), "unknown reduction"),
-        (lambda: forward(stats=True), "statistics need memory"),
-        (lambda: forward(aux=torch.empty(3, dtype=torch.float64)), "unexpected number of elements"),
-        (lambda: forward(spec=native.Spec([(*term[:10], 3, 0)], [0]), weights=(1.0,)), "too few weights"),
-        (lambda: forward(spec=native.Spec([term, (1, 1, *term[2:])], [0, 0])), "wrong number of operands"),
-        (lambda: native.Spec([term], [0, 0]), "an operand is in no term"),
-        (lambda: native.Spec([], [0]), "there is no term"),
-        (lambda: native.Spec([term[:4]], [0]), "12 entries"),
-        (lambda: native.Spec([(9, *term[1:])], [0]), "unknown phi code 9"),
-        (lambda: native.Spec([(1, 5, *term[2:])], [0]), "an operand that is not there"),
-        (lambda: native.Spec([term, term], [0]), "x or y of one term only"),
-        (lambda: native.Spec([(1, 0, 1, 0, *term[4:])], [0, 0]), "paired or subtracts a mean, not both"),
-        (lambda: native.Spec([term], [5]), "unknown role code 5"),
-        (lambda: native.learn(1, 2, 3, (4,)), "four dtypes"),
+        (lambda: forward(x=torch.empty(4, device="meta")), "x[0]: expected a tensor with memory, got one without"),
+        (lambda: forward(x=3.0), "x[0]: expected a tensor, got 3.0"),
+        (lambda: forward(x=ok.int()), "x[0]: expected float32, float64, float16 or bfloat16, got torch.int32"),
+        (lambda: forward(x=torch.empty(0)), "x[0]: expected at least one element, got an empty tensor"),
+        (lambda: forward(x=None), "x[0]: expected a tensor, got None"),
+        (lambda: forward(g=(torch.empty(3),)), f"g[0]: expected {ok.numel()} elements, got 3"),
+        (lambda: forward(g=(ok.double(),)), "g[0]: expected float32, got torch.float64"),
+        (lambda: forward(g=()), "g: expected an entry for each of 1 operands, got 0"),
+        (lambda: forward(g=[ok]), "g: expected a tuple or None, got a list"),
+        (lambda: forward(result=None), "result: expected a tensor for the reduced loss, got None"),
+        (
+            lambda: forward(result=torch.empty((), dtype=torch.float64)),
+            "result: expected float32, got torch.float64",
+        ),
+        (lambda: forward(result=(), reduction=0), "result: expected a tensor for each of 1 terms, got 0"),
+        (lambda: forward(reduction=0), "result: expected a tuple, since nothing is reduced, got a Tensor"),
+        (lambda: forward(reduction=7), "reduction: expected a code from 0 to 2, got 7"),
+        (lambda: forward(stats=True), "buffers: expected memory for the statistics, got None"),
+        (lambda: forward(aux=torch.empty(3, dtype=torch.float64)), "buffers: expected 11 elements, got 3"),
+        (lambda: forward(spec=spec_of((*term[:10], 3, 0)), weights=(1.0,)), "weights: expected at least 4, got 1"),
+        (lambda: forward(weights=("a", 1.0)), "weights[0]: expected a number, got 'a'"),
+        (
+            lambda: forward(weights=ok.int()),
+            "weights: expected float32, float64, float16 or bfloat16, got torch.int32",
+        ),
+        (lambda: forward(spec=spec_of(term, (1, 1, *term[2:]))), "x: expected 2 operands, got 1"),
+        (
+            lambda: forward(spec=spec_of((1, 0, -1, 0, *term[4:]))),
+            "buffers: expected memory for means, since a term",
+        ),
+        (
+            lambda: native.Spec([term], [0, 0]),
+            "roles[1]: expected an operand that a term names, got one in no term",
+        ),
+        (lambda: native.Spec([], [0]), "terms: expected at least one term, got none"),
+        (lambda: native.Spec([3], [0]), "terms[0]: expected a tuple, got 3"),
+        (lambda: spec_of(term[:4]), "terms[0]: expected 12 entries, got 4"),
+        (lambda: spec_of((9, *term[1:])), "phi of terms[0]: expected a code from 0 to 6, got 9"),
+        (lambda: spec_of((1.5, *term[1:])), "phi of terms[0]: expected an integer, got 1.5"),
+        (lambda: spec_of((*term[:4], "a", *term[5:])), "terms[0]: expected a number, got 'a'"),
+        (lambda: spec_of((*term[:11], 3)), "role of terms[0]: expected a code from 0 to 2, got 3"),
+        (lambda: spec_of((1, 5, *term[2:])), "terms[0]: expected one of 1 operands, got 5"),
+        (
+            lambda: native.Spec([term, term], [0]),
+            "terms[1]: expected operands that are in no other term, got operand 0",
+        ),
+        (
+            lambda: native.Spec([(1, 0, 1, 0, *term[4:])], [0, 0]),
+            "terms[0]: expected a pair or a mean operand, got both",
+        ),
+        (lambda: native.Spec([term], [5]), "roles[0]: expected a code from 0 to 2, got 5"),
+        (lambda: native.learn(1, 2, 3, (4,)), "dtypes: expected 4 dtypes, got 1"),
+        (lambda: native.set_isa("v9"), "isa: expected one that this processor has ("),
+        (lambda: backward(()), "upstream: expected one tensor for the reduced loss, got 0"),
+        (lambda: backward((None,)), "upstream[0]: expected a tensor, got None"),
+        (lambda: backward((loss.double(),)), "upstream[0]: expected float32, got torch.float64"),
     ]
-    for call, message in bad:
-        with pytest.raises(ValueError, match=message):
-            call()
     odd = torch.frombuffer(bytearray(32), dtype=torch.float32, offset=1, count=4)
-    with pytest.raises(ValueError, match="not aligned"):
-        forward(x=odd)
+    bad.append((lambda: forward(x=odd), "x[0]: expected an address aligned to 4 bytes, got "))
+    for call, message in bad:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            call()
+    with pytest.raises(TypeError, match="upstream: tuple, weights: object, reduction: "):
+        backward(3)
+
+
+def test_the_binding_checks_pairs():
+    """K12: the argument at fault is named, what came, and what is needed."""
+    from fastgan.backends import cpu
+
+    native = cpu.native
+    spec = native.Spec([(1, 0, 1, -1, 1.0, 0.0, 0.0, 1.0, 0.0, 1, 0, 0)], [0, 0])
+
+    def forward(x, y):
+        native.forward(spec, (x, y), None, torch.empty(()), (), 2, None, False, False, 1)
+
+    for y, message in (
+        (torch.zeros(3), "x[1]: expected 4 elements of float32 as x[0], its pair, got 3 elements of float32"),
+        (torch.zeros(4).half(), "got 4 elements of float16"),
+        (torch.zeros(4).double(), "x[1]: expected no float64 beside another dtype, got float64"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            forward(torch.zeros(4), y)
+
+
+def test_the_binding_checks_groups():
+    """K12: so in penalties and interpolation."""
+    from fastgan.backends import cpu
+
+    native = cpu.native
+    g, norms, one = torch.ones(2, 3), torch.empty(2, dtype=torch.float64), torch.empty(())
+    copy, halves = torch.ones(2, 3), torch.full((2,), 0.5)
+    spec = (0, 1.0, 2, 1.0, 1, False)
+
+    def forward(g=(g,), masks=None, weights=None, norms=norms, result=one, spec=spec, statistics=None):
+        native.penalty_forward(spec, g, masks, weights, norms, result, False, statistics, 1)
+
+    def second(upstream=one, v=(g,), out=(g,)):
+        native.penalty_second(spec, (g,), None, None, norms, upstream, False, v, out, one, 1)
+
+    def interpolate(real=(g,), fake=(g,), eps=halves, out=(copy,)):
+        native.interpolate_forward(real, fake, eps, out, 1)
+
+    def back(upstream=(g,), real=(None,), fake=(None,), eps_grad=None):
+        native.interpolate_backward((g,), (g,), torch.rand(2), upstream, real, fake, eps_grad, 1)
+
+    def changed(k, value):
+        return lambda: forward(spec=(*spec[:k], value, *spec[k + 1 :]))
+
+    forward()
+    second()
+    interpolate()
+    back()
+    wide = torch.zeros(2, dtype=torch.float64)
+    for call, message in [
+        (lambda: forward(g=()), "g: expected at least one tensor, got none"),
+        (lambda: forward(g=(3,)), "g[0]: expected a tensor, got 3"),
+        (lambda: forward(g=(g.int(),)), "g[0]: expected float32, float64, float16 or bfloat16, got torch.int32"),
+        (lambda: forward(g=(torch.tensor(1.0),)), "g[0]: expected at least 1 dimensions, got 0"),
+        (lambda: forward(g=(g[:, :0],)), "g[0]: expected at least one element, got an empty tensor"),
+        (lambda: forward(g=(g, g.double())), "g[1]: expected no float64 beside another dtype, got float64"),
+        (lambda: forward(g=(g, torch.ones(3, 3))), "g[1]: expected 2 groups as before, got 3"),
+        (
+            lambda: forward(masks=(g[:1],)),
+            "masks[0]: expected 2 groups of 3 elements in the first 1 dimensions, got shape",
+        ),
+        (lambda: forward(masks=()), "masks: expected an entry for each tensor, got 0"),
+        (lambda: forward(masks=[g]), "masks: expected a tuple or None, got a list"),
+        (lambda: forward(masks=(g.bool(),)), "masks[0]: expected float32, got torch.bool"),
+        (lambda: forward(weights=one), "weights: expected float64, got torch.float32"),
+        (
+            lambda: forward(weights=wide.repeat(2)),
+            "weights: expected a number of weights that divides 2 groups, got 4",
+        ),
+        (lambda: forward(norms=None), "norms: expected a tensor for the norms, got None"),
+        (lambda: forward(norms=wide[:1]), "norms: expected 2 elements, got 1"),
+        (lambda: forward(norms=wide.repeat(2)[::2]), "norms: expected a contiguous tensor, got one with gaps"),
+        (lambda: forward(result=wide), "result: expected float32, got torch.float64"),
+        (lambda: forward(statistics=wide), "statistics: expected 5 elements, got 2"),
+        (lambda: forward(spec=spec[:3]), "spec: expected 6 entries, got 3"),
+        (changed(0, 7), "spec[0]: expected a code from 0 to 2, got 7"),
+        (changed(1, "a"), "spec[1]: expected a number, got 'a'"),
+        (changed(2, 17), "spec[2]: expected a power from 1 to 16, got 17"),
+        (changed(4, -1), "spec[4]: expected a number of dimensions, got -1"),
+        (lambda: second(upstream=None), "upstream: expected a tensor, got None"),
+        (lambda: second(v=(None,)), "v[0]: expected a tensor, got None"),
+        (lambda: second(out=(g[:1],)), "out[0]: expected 2 groups of 3 elements"),
+        (lambda: interpolate(real=()), "real: expected at least one tensor, got none"),
+        (lambda: interpolate(fake=(None,)), "fake[0]: expected a tensor, got None"),
+        (lambda: interpolate(fake=(g.half(),)), "fake[0]: expected float32, got torch.float16"),
+        (lambda: interpolate(out=()), "out: expected an entry for each tensor, got 0"),
+        (lambda: interpolate(eps=None), "eps: expected a tensor, got None"),
+        (lambda: interpolate(eps=torch.rand(3)), "eps: expected 2 elements, got 3"),
+        (lambda: back(upstream=(g[:1],)), "upstream[0]: expected 2 groups of 3 elements"),
+        (lambda: back(real=()), "real_grads: expected an entry for each tensor, got 0"),
+        (lambda: back(fake=(g[:1],)), "fake_grads[0]: expected 2 groups of 3 elements"),
+        (lambda: back(eps_grad=torch.rand(3)), "eps_grad: expected 2 elements, got 3"),
+    ]:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            call()

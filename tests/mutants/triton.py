@@ -16,6 +16,7 @@ FAULTS = {
     "exp: a coefficient": ("triton_kernels/math.py", '"0x1.5554e6p-5"', '"0x1.5558e6p-5"', "test_every_phi and softplus and dtype0"),
     "rounding to bfloat16": ("triton_kernels/math.py", "(u + 0x7FFF + ", "(u + 0x8000 + ", "test_gradients_are_rounded_once"),
     "rounded twice": ("triton_kernels/math.py", "tl.where(back == x, u, u | 1)", "tl.where(back == x, u, u)", "test_gradients_are_rounded_once"),
+    "a rounding error of the exponential": ("triton_kernels/math.py", "lo = (p - (hi - one)) + tl.fma(r_lo, hi, p_lo)", "lo = p - (hi - one)", "test_every_phi and softplus and dtype2"),
     "a kink": ("triton_kernels/phi.py", "return tl.where(a > zero, one, tl.where(a <= zero, zero, a))", "return tl.where(a >= zero, one, tl.where(a <= zero, zero, a))", "test_every_phi and relu and dtype0"),
     "the order of rows": ("triton_kernels/tree.py", "+ r6) + r7", "+ r7) + r6", "test_sums_in_float64"),
     "the order of lanes": ("triton_kernels/tree.py", "(T, L >> (k + 1), 2)), axis=2)", "(T, 2, L >> (k + 1))), axis=1)", "test_sums_in_float64"),
@@ -30,7 +31,7 @@ FAULTS = {
     "zeros of groups": ("triton_kernels/groups.py", "return tl.where(whole, s, s + 0.0)", "return s", "test_signs_of_zeros and dtype0"),
     "the next tensor": ("triton_kernels/groups.py", "total = total + s", "total = s", "test_gradients_of_several_dtypes"),
     "no rescue": ("triton_kernels/groups.py", "return (square < low) | (square > high)", "return (square < low) & (square > high)", "test_doubles_whose_squares"),
-    "the bend": ("triton_kernels/penalty.py", "second = upstream * (bend *", "second = upstream * (slope *", "test_penalties and two_sided and sample and dtype0"),
+    "the bend": ("triton_kernels/penalty.py", "bent = upstream * (bend *", "bent = upstream * (slope *", "test_penalties and two_sided and sample and dtype0"),
     "points that are equal": ("triton_kernels/penalty.py", "tl.where(r == f, r, tl.fma", "tl.where(r != r, r, tl.fma", "test_points and dtype0"),
 }  # fmt: skip
 

@@ -195,6 +195,24 @@ def test_float64_rows_whose_squares_overflow_or_underflow():
         torch.testing.assert_close(unit, same, rtol=1e-13 if magnitude > 1e-300 else 1.0, atol=1e-15)
 
 
+@pytest.mark.skipif(cpu.native is None, reason="the compiled kernels are not there")
+@pytest.mark.parametrize("over", ["sample", "channel"])
+def test_k11_float64_rows_of_huge_and_tiny_numbers(over):
+    """K11: h / n underflows where n is 1e300 and h is 1e-30, but the gradient 2 (n - 1) h / n does not."""
+    small = torch.logspace(-300, 290, 119, dtype=torch.float64)
+    for sign in (1.0, -1.0):
+        row = torch.cat([torch.tensor([1e300], dtype=torch.float64), sign * small])
+        g = row.view(1, -1, 1, 1).repeat(2, 1, 1, 1).requires_grad_()
+        n = fastgan.gradient_norm(g, over=over)
+        (got,) = torch.autograd.grad(fastgan.norm_penalty(g, over=over, reduction="sum"), g, create_graph=True)
+        assert ulp.error(n.detach().flatten(), torch.full((2,), 1e300, dtype=torch.float64)) <= 2.0
+        torch.testing.assert_close(got.detach(), 2 * g.detach(), rtol=1e-14, atol=0)
+        # In the direction v = (0, small) the second derivative is 2 v as well: what bends is of the size v / n.
+        v = torch.cat([torch.zeros(1, dtype=torch.float64), sign * small]).view_as(g[:1]).expand_as(g)
+        (second,) = torch.autograd.grad(got, g, v)
+        torch.testing.assert_close(second[:, 1:], 2 * v[:, 1:], rtol=1e-14, atol=0)
+
+
 @pytest.mark.parametrize("magnitude", [1e-38, 1e-30, 1e-25, 1e20, 1e30])
 @pytest.mark.parametrize("kind", ["two_sided", "one_sided", "power"])
 def test_float32_gradients_at_extremes(kind, magnitude):

@@ -363,6 +363,9 @@ def test_doubles_whose_squares_overflow_or_underflow(shape, exponent):
     check_same(norms(many, over="batch", second=False))
     many[0][1, 1] = torch.inf
     check_same(norms(many, second=False, return_stats=True))
+    mixed = gradients(*shape, dtype=torch.float64) * 10.0**-30  # K11: a factor that must not meet h / n too late
+    mixed[:, 0] = 10.0 ** min(abs(exponent), 300)
+    check_same(norms(mixed))
     if shape == (3, 50):
         wide = gradients(3, 4, 30, dtype=torch.float64) * 10.0**exponent
         check_same(norms(wide, "power", power=1, over="channel", second=exponent > -300))
