@@ -14,7 +14,7 @@ from .backends import native
 from .backends.specs import PHIS, LossSpec, OperandTerm, Term
 from .ops import loss as ops
 from .ops.autograd import run
-from .ops.losses import PAIRED, discriminator_spec, generator_spec
+from .ops.losses import PAIRED, discriminator_spec, fake_spec, generator_spec, real_spec
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -67,23 +67,23 @@ class _Common(TypedDict, total=False):
 # fmt: off
 @overload
 def discriminator_loss(
-    real_logits: Logits, fake_logits: Logits, loss: str = ..., *, return_stats: Literal[True],
+    real_logits: Logits | None, fake_logits: Logits | None, loss: str = ..., *, return_stats: Literal[True],
     **options: Unpack[_Common],
 ) -> tuple[Tensor, LossStats]: ...
 @overload
 def discriminator_loss(  # type: ignore[overload-overlap]
-    real_logits: Sequence[Tensor], fake_logits: Sequence[Tensor], loss: str = ..., *,
+    real_logits: Sequence[Tensor] | None, fake_logits: Sequence[Tensor] | None, loss: str = ..., *,
     reduction: Literal["none"], **options: Unpack[_Common],
 ) -> list[Tensor]: ...
 @overload
 def discriminator_loss(
-    real_logits: Logits, fake_logits: Logits, loss: str = ..., *, reduction: str = ...,
+    real_logits: Logits | None, fake_logits: Logits | None, loss: str = ..., *, reduction: str = ...,
     return_stats: Literal[False] = ..., **options: Unpack[_Common],
 ) -> Tensor: ...
 # fmt: on
 def discriminator_loss(
-    real_logits: Logits,
-    fake_logits: Logits,
+    real_logits: Logits | None,
+    fake_logits: Logits | None,
     loss: str = "nonsaturating",
     *,
     relativistic: str | None = None,
@@ -107,8 +107,10 @@ def discriminator_loss(
 
     Args:
         real_logits: a tensor of any shape and strides (float32, float64, float16 or bfloat16), or a
-            sequence of them, one per scale, period or critic.
-        fake_logits: the same for fake; shapes may differ where the loss does not pair elements.
+            sequence of them, one per scale, period or critic. None: the loss on fake alone, where the loss
+            compares no real with fake logits.
+        fake_logits: the same for fake; shapes may differ where the loss does not pair elements. None: the loss on
+            real alone.
         loss: a name of `fastgan.losses()`.
         relativistic: None, "paired" or "average".
         margin: m of hinge and ranking.
@@ -134,10 +136,26 @@ def discriminator_loss(
     """
     targets = targets if type(targets) is tuple else _triple(targets)
     given = (loss, relativistic, margin, targets, real_target, fake_target)
+    make_spec, names, logits = discriminator_spec, ("real_logits", "fake_logits"), (real_logits, fake_logits)
+    if real_logits is None or fake_logits is None:
+        make_spec, names, logits = _one_role(real_logits, fake_logits, loss, relativistic)
     return _loss(
-        discriminator_spec, ("real_logits", "fake_logits"), (real_logits, fake_logits), given, weights=weights,
-        reduction=reduction, return_stats=return_stats, process_group=process_group,
+        make_spec, names, logits, given, weights=weights, reduction=reduction, return_stats=return_stats,
+        process_group=process_group,
     )  # fmt: skip
+
+
+def _one_role(real: Any, fake: Any, loss: str, relativistic: Any) -> tuple[Any, Any, Any]:
+    """Return what makes the loss on the logits that are there, their name, and them."""
+    if real is None and fake is None:
+        raise ValueError("real_logits and fake_logits: expected logits of at least one, got None and None")
+    if relativistic in ("paired", "average") or loss in PAIRED:
+        name = "real_logits" if real is None else "fake_logits"
+        kind = f"loss {loss!r}" if relativistic is None else f"relativistic={relativistic!r}"
+        raise ValueError(f"{name}: expected logits for {kind}, got None")
+    if fake is None:
+        return real_spec, ("real_logits",), (real,)
+    return fake_spec, ("fake_logits",), (fake,)
 
 
 # fmt: off

@@ -19,7 +19,8 @@ def quantized():
 CASES = [
     (lambda: D(np.zeros(4), ok), TypeError, r"real_logits: expected a torch\.Tensor or a sequence of them, got ndarray"),
     (lambda: D(ok, 1.0), TypeError, "fake_logits: expected a torch.Tensor or a sequence of them, got float"),
-    (lambda: D(ok, None), TypeError, "fake_logits: expected a torch.Tensor or a sequence of them, got NoneType"),
+    (lambda: D(ok, None, "ranking"), ValueError, "fake_logits: expected logits for loss 'ranking', got None"),
+    (lambda: D([ok], [None]), TypeError, "fake_logits: expected a torch.Tensor or a sequence of them, got NoneType"),
     (lambda: D([ok, 3.0], [ok, ok]), TypeError, "real_logits: .*got float"),
     (lambda: D(ok.int(), ok.int()), TypeError, r"real_logits: expected float32, .*, got torch\.int32"),
     (lambda: D(ok, ok.bool()), TypeError, r"fake_logits: expected float32, .*, got torch\.bool"),
