@@ -355,7 +355,7 @@ def test_counters_are_a_streams_own_and_a_captures_own(sim):
 
 def test_counters_are_a_devices_own(sim):
     """Streams of two devices may have one number."""
-    spec = sim.module.Spec([(1, 0, -1, -1, 1.0, 0.0, 0.0, 1.0, 0.0, 0, 0, 0)], [0])
+    spec = sim.module.Spec([(1, 0, -1, -1, 1.0, 0.0, 0.0, 1.0, 0.0, 0, 0, 0, -1, -1)], [0])
     streams = sim.shared.cusim_streams()
     for device in (3, 4, 3):
         where = (device, 104, sim._empty, sim._zeros)
@@ -365,7 +365,7 @@ def test_counters_are_a_devices_own(sim):
 
 def test_other_threads_run_during_a_launch(sim):
     """A launch blocks while the device's queue is full; Python's lock is free meanwhile."""
-    spec = sim.module.Spec([(1, 0, -1, -1, 1.0, 0.0, 0.0, 1.0, 0.0, 0, 0, 0)], [0])
+    spec = sim.module.Spec([(1, 0, -1, -1, 1.0, 0.0, 0.0, 1.0, 0.0, 0, 0, 0, -1, -1)], [0])
     x, result, ticks, stop = logits(1024 * 1024), torch.empty(()), [], threading.Event()
     memory = sim._empty(1 << 20)
     where = (0, 1, lambda size: memory, lambda size: memory)  # nothing else lets go of the lock
@@ -395,7 +395,7 @@ def test_other_threads_run_during_a_launch(sim):
 
 def test_what_the_binding_refuses(sim):
     module, x, place = sim.module, logits(40_000), sim.place()
-    spec = module.Spec([(1, 0, -1, -1, 1.0, 0.0, 0.0, 1.0, 0.0, 0, 0, 0)], [0])
+    spec = module.Spec([(1, 0, -1, -1, 1.0, 0.0, 0.0, 1.0, 0.0, 0, 0, 0, -1, -1)], [0])
     result = torch.empty(())
 
     def forward(tensors=(x,), out=result, reduction=2, where=place, weights=()):
