@@ -12,6 +12,7 @@ from torch import Tensor
 from . import _checks as checks
 from .backends import native
 from .backends.specs import PHIS, LossSpec, OperandTerm, Term
+from .ops import elementwise
 from .ops import loss as ops
 from .ops.autograd import run
 from .ops.losses import PAIRED, discriminator_spec, fake_spec, generator_spec, real_spec
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["LossStats", "discriminator_loss", "generator_loss", "reduce_terms", "term"]
 
 Logits = Tensor | Sequence[Tensor]
+# A mask, or labels: one tensor, or one per member.
+PerElement = Tensor | Sequence[Tensor | None]
 _TARGETS = (0.0, 1.0, 1.0)
 Operand = Tensor | tuple[Tensor, Tensor]
 
@@ -57,10 +60,12 @@ class _Common(TypedDict, total=False):
 
     relativistic: str | None
     margin: float
-    targets: Sequence[float]
-    real_target: float
-    fake_target: float
+    targets: Sequence[float | PerElement]
+    real_target: float | PerElement
+    fake_target: float | PerElement
     weights: Sequence[float] | Tensor | None
+    real_mask: PerElement | None
+    fake_mask: PerElement | None
     process_group: ProcessGroup | None
 
 
@@ -88,10 +93,12 @@ def discriminator_loss(
     *,
     relativistic: str | None = None,
     margin: float = 1.0,
-    targets: Sequence[float] = _TARGETS,
-    real_target: float = 1.0,
-    fake_target: float = 0.0,
+    targets: Sequence[float | PerElement] = _TARGETS,
+    real_target: float | PerElement = 1.0,
+    fake_target: float | PerElement = 0.0,
     weights: Sequence[float] | Tensor | None = None,
+    real_mask: PerElement | None = None,
+    fake_mask: PerElement | None = None,
     reduction: str = "mean",
     return_stats: bool = False,
     process_group: ProcessGroup | None = None,
@@ -114,14 +121,24 @@ def discriminator_loss(
         loss: a name of `fastgan.losses()`.
         relativistic: None, "paired" or "average".
         margin: m of hinge and ranking.
-        targets: (a, b, c) of least squares: the labels of fake, of real, and of fake for the generator.
+        targets: (a, b, c) of least squares: the labels of fake, of real, and of fake for the generator. Without
+            `relativistic` any of them may be a tensor, as a label may.
         real_target: soft label of real in [0, 1], for the cross-entropy losses; 0.9 is one-sided
-            label smoothing.
-        fake_target: soft label of fake in [0, 1].
+            label smoothing. Or a label per element or per sample: a bool or floating tensor of constants, of as
+            many dimensions as the logits, to which it broadcasts. A sequence has one such tensor per member.
+        fake_target: soft label of fake in [0, 1], or a tensor of labels.
         weights: one per member of a sequence: floats, or a 1-D tensor on the logits' device. The result is
             the sum of weight times the member's loss. Default: all 1.
+        real_mask: which real logits count, or how much: a bool or floating tensor w of non-negative constants,
+            of as many dimensions as the logits, to which it broadcasts; (N, 1) is one per sample. A sequence has
+            one such tensor, or None, per member. With l the loss per element, "mean" is sum(w l) / sum(w), "sum"
+            sum(w l), "none" w l. Where elements are paired, w is the product of the masks given; in "average" the
+            means are over the masks too. A mean over a mask of zeros raises on the CPU, and is NaN elsewhere.
+            Factors are float32 (beside float64: float64). A logit that is masked out must be finite: 0 times
+            infinity is NaN.
+        fake_mask: the same for fake.
         reduction: "mean" or "sum" over each member's elements, or "none".
-        return_stats: return (loss, LossStats).
+        return_stats: return (loss, LossStats); not with masks, nor with targets in tensors.
         process_group: with "average", means are over the ranks of this group. The gradient that a rank
             gets is that of the sum of all ranks' losses, so that DDP's average of the ranks' gradients is
             the gradient of the mean loss. All ranks must take part in forward and backward.
@@ -140,8 +157,8 @@ def discriminator_loss(
     if real_logits is None or fake_logits is None:
         make_spec, names, logits = _one_role(real_logits, fake_logits, loss, relativistic)
     return _loss(
-        make_spec, names, logits, given, weights=weights, reduction=reduction, return_stats=return_stats,
-        process_group=process_group,
+        make_spec, names, logits, given, masks=(real_mask, fake_mask), weights=weights,
+        reduction=reduction, return_stats=return_stats, process_group=process_group,
     )  # fmt: skip
 
 
@@ -182,10 +199,12 @@ def generator_loss(
     *,
     relativistic: str | None = None,
     margin: float = 1.0,
-    targets: Sequence[float] = _TARGETS,
-    real_target: float = 1.0,
-    fake_target: float = 0.0,
+    targets: Sequence[float | PerElement] = _TARGETS,
+    real_target: float | PerElement = 1.0,
+    fake_target: float | PerElement = 0.0,
     weights: Sequence[float] | Tensor | None = None,
+    real_mask: PerElement | None = None,
+    fake_mask: PerElement | None = None,
     reduction: str = "mean",
     return_stats: bool = False,
     process_group: ProcessGroup | None = None,
@@ -204,11 +223,14 @@ def generator_loss(
         relativistic: None, "paired" or "average".
         margin: m of hinge and ranking; without effect on the generator's plain loss.
         targets: (a, b, c) of least squares: c is the label that the generator wants.
-        real_target: soft label in [0, 1] that "nonsaturating" wants for fake.
+        real_target: soft label in [0, 1] that "nonsaturating" wants for fake. Labels and targets may be tensors, as
+            in `discriminator_loss`.
         fake_target: soft label of fake in [0, 1], for "saturating".
         weights: one per member, as in `discriminator_loss`.
+        real_mask: which real logits count in a relativistic form, as in `discriminator_loss`.
+        fake_mask: which fake logits count.
         reduction: "mean" or "sum" over each member's elements, or "none".
-        return_stats: return (loss, LossStats).
+        return_stats: return (loss, LossStats); not with masks, nor with targets in tensors.
         process_group: with "average", means are over the ranks of this group, as in `discriminator_loss`.
 
     Returns:
@@ -226,8 +248,8 @@ def generator_loss(
     targets = targets if type(targets) is tuple else _triple(targets)
     given = (loss, relativistic, margin, targets, real_target, fake_target)
     return _loss(
-        generator_spec, names, logits, given, weights=weights, reduction=reduction, return_stats=return_stats,
-        process_group=process_group,
+        generator_spec, names, logits, given, masks=(real_mask, fake_mask), weights=weights,
+        reduction=reduction, return_stats=return_stats, process_group=process_group,
     )  # fmt: skip
 
 
@@ -254,6 +276,7 @@ def _loss(
     tensors: tuple[Any, ...],
     given: tuple[Any, ...],
     *,
+    masks: tuple[Any, Any],
     weights: Any,
     reduction: str,
     return_stats: bool,
@@ -265,7 +288,8 @@ def _loss(
         make_spec: `discriminator_spec` or `generator_spec`.
         names: those of the operands, one or two.
         tensors: the operands, or sequences of them.
-        given: the fields of LossOptions.
+        given: the fields of LossOptions, with tensors per element in the places of numbers.
+        masks: of real and of fake, or None.
         weights: one per member, or None.
         reduction: "mean", "sum" or "none".
         return_stats: whether LossStats are wanted.
@@ -273,10 +297,10 @@ def _loss(
     """
     tracing = torch.compiler.is_compiling()
     loss, relativistic, margin, targets, real_target, fake_target = given
-    if not tracing and (
-        targets is not _TARGETS or not type(margin) is type(real_target) is type(fake_target) is float
-    ):
-        given = _in_floats(given)
+    extra = None
+    numbers = targets is _TARGETS and type(margin) is type(real_target) is type(fake_target) is float
+    if masks[0] is not None or masks[1] is not None or not numbers:
+        given, extra = _split(given, masks, names, return_stats, process_group)
     paired = relativistic == "paired" or reduction == "none"
     paired = paired or (relativistic is None and len(tensors) == 2 and loss in PAIRED)
     single, members = isinstance(tensors[0], Tensor), 1
@@ -292,16 +316,15 @@ def _loss(
         if relativistic != "average":
             raise ValueError(f"process_group: expected relativistic='average', got {relativistic!r}")
         tensors, scanned = _with_global_means(tensors, process_group), -1
-    if weights is not None:
-        weights = checks.member_weights(weights, members, tensors[0].device)
+    weights = None if weights is None else checks.member_weights(weights, members, tensors[0].device)
+    if extra is None:
+        spec = cached(make_spec, given, members, process_group is not None)
+    else:
+        spec, tensors = _bound(extra, make_spec, names, tensors, given, single, reduction)
+        scanned = -1
     if tracing:
-        spec = make_spec.__wrapped__(given, members, process_group is not None)
         result, buffers = _traced(spec, tensors, weights, reduction, return_stats)
     else:
-        try:
-            spec = make_spec(given, members, process_group is not None)
-        except TypeError:  # perhaps a list, which no cache can look up: the checks tell which option it is
-            spec = make_spec.__wrapped__(given, members, process_group is not None)
         op = ops.Loss(spec, () if weights is None else weights, reduction, return_stats)
         result, buffers = run(op, tensors, scanned), op.buffers
     if reduction == "none":
@@ -310,6 +333,34 @@ def _loss(
         return result
     assert buffers is not None
     return result, LossStats(*buffers.statistics.to(result.dtype).unbind())
+
+
+def _split(
+    given: tuple[Any, ...], masks: tuple[Any, Any], names: tuple[str, ...], return_stats: bool, group: Any
+) -> tuple[tuple[Any, ...], Any]:
+    """Return the options as numbers, and what came per element, checked, or None."""
+    given, extra = elementwise.split(given, {"real_logits": masks[0], "fake_logits": masks[1]})
+    if extra is not None:
+        extra.check(names, given[1], return_stats, group)
+    return given if torch.compiler.is_compiling() else _in_floats(given), extra
+
+
+def _bound(
+    extra: Any,
+    make_spec: Any,
+    names: tuple[str, ...],
+    tensors: tuple[Tensor, ...],
+    given: tuple[Any, ...],
+    single: bool,
+    reduction: str,
+) -> tuple[LossSpec, tuple[Tensor, ...]]:
+    """Return a loss with what came per element, and its operands."""
+    extra.single, extra.members = single, len(tensors) // len(names)
+
+    def make(means: bool) -> LossSpec:
+        return cached(make_spec, given, extra.members, means)
+
+    return elementwise.bind(extra, make, names, tensors, given[1], reduction)
 
 
 def _traced(spec: LossSpec, tensors: tuple[Tensor, ...], weights: Any, reduction: str, numbers: bool) -> Any:

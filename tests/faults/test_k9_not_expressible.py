@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import fastgan
 from fastgan.ops import reference
@@ -28,17 +29,17 @@ def wide(*tensors):
     return [t.detach().double().requires_grad_() for t in tensors]
 
 
-def close(got, want, dtype):
-    """Whether numbers agree as well as their dtype allows."""
+def close(got, want, dtype, summands=1e-30):
+    """Whether numbers agree as well as their dtype, and the size of what they are sums of, allow."""
     assert got.shape == want.shape
-    scale = want.abs().max().clamp_min(1e-30)
+    scale = want.abs().max().clamp_min(summands)
     assert (got.double() - want).abs().max() <= WITHIN[dtype] * scale, (got, want)
 
 
-def agree(got, tensors, want, twins):
+def agree(got, tensors, want, twins, summands=1e-30):
     """Whether a value and its gradients are those in float64."""
     dtype = tensors[0].dtype
-    close(got, want, torch.float64 if dtype == torch.float64 else torch.float32)
+    close(got, want, torch.float64 if dtype == torch.float64 else torch.float32, summands)
     for g, w in zip(torch.autograd.grad(got.sum(), tensors), torch.autograd.grad(want.sum(), twins), strict=True):
         close(g, w, dtype)
 
@@ -123,3 +124,320 @@ def test_forms_that_compare_need_both_roles():
         fastgan.discriminator_loss(x, [])
     with pytest.raises(ValueError, match="relativistic"):
         fastgan.discriminator_loss(x, None, relativistic="pair")
+
+
+# ---------------------------------------------------------------------------- labels and masks
+
+FORMS = [None, "paired", "average"]
+REAL = {
+    "saturating": lambda x, y: F.softplus(x, threshold=1000) - y * x,
+    "nonsaturating": lambda x, y: F.softplus(x, threshold=1000) - y * x,
+    "hinge": lambda x, y: F.relu(1 - x),
+    "least_squares": lambda x, y: (x - y) ** 2,
+    "wasserstein": lambda x, y: -x,
+    "ranking": lambda x, y: F.relu(1 - x),
+}
+FAKE = {
+    **REAL,
+    "hinge": lambda x, y: F.relu(1 + x),
+    "wasserstein": lambda x, y: x,
+    "ranking": lambda x, y: F.relu(1 + x),
+}
+GENERATOR = {
+    **REAL,
+    "saturating": lambda x, y: y * x - F.softplus(x, threshold=1000),
+    **dict.fromkeys(("hinge", "ranking"), lambda x, y: -x),
+}
+
+
+def reduced(values, w, reduction):
+    w = torch.ones_like(values) if w is None else w.double().expand(values.shape)
+    if reduction == "none":
+        return w * values
+    return (w * values).sum() / (w.sum() if reduction == "mean" else 1)
+
+
+def formula(loss, form, r, f, labels=(1.0, 0.0), masks=(None, None), reduction="mean"):
+    """The discriminator's loss as it is written down, in float64."""
+    wr, wf = masks
+    yr, yf = [y.double() if isinstance(y, torch.Tensor) else y for y in labels]
+    if form == "paired" or loss == "ranking":
+        both = None if wr is None and wf is None else 1.0
+        for w in masks:
+            both = both if w is None else both * w.double().expand(r.shape)
+        return reduced(REAL[loss](r - f, yr), both, reduction)
+    if form == "average":
+        mean_f, mean_r = reduced(f, wf, "mean"), reduced(r, wr, "mean")
+        r, f = r - mean_f, f - mean_r
+    return reduced(REAL[loss](r, yr), wr, reduction) + reduced(FAKE[loss](f, yf), wf, reduction)
+
+
+def numbers(*shape, seed=5):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# The size of what a Wasserstein loss is a sum of, in which real and fake cancel.
+SUMMANDS = {"mean": 1.0, "sum": 84.0, "none": 1.0}
+# Masks of (12, 7): one per sample, per element, expanded, with gaps, of other dtypes.
+MASKS = {
+    "sample": (numbers(12, 1) > 0.4, numbers(12, 1, seed=6)),
+    "element": (numbers(12, 7), numbers(12, 7, seed=6) > 0.5),
+    "expanded": (numbers(1, 7).expand(12, 7), numbers(12, 1).expand(12, 7)),
+    "gaps": (numbers(7, 12).t(), numbers(12, 14)[:, ::2]),
+    "dtypes": (numbers(1, 7).double(), numbers(12, 1, seed=6).bfloat16()),
+    "one": (None, numbers(12, 7) > 0.5),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("loss", [*PLAIN, "ranking"])
+def test_masks(loss, form, dtype):
+    if loss == "ranking" and form:
+        pytest.skip("is its own form")
+    r, f = logits(12, 7, dtype=dtype), logits(12, 7, seed=1, dtype=dtype)
+    twins = wide(r, f)
+    for kind, masks in MASKS.items():
+        for reduction in ("mean", "sum", "none"):
+            given = {"relativistic": form, "real_mask": masks[0], "fake_mask": masks[1], "reduction": reduction}
+            for backend in ("auto", "reference") if kind == "element" else ("auto",):
+                with fastgan.backend(backend):
+                    got = fastgan.discriminator_loss(r, f, loss, **given)
+                    want = formula(loss, form, *twins, masks=masks, reduction=reduction)
+                    agree(got, [r, f], want, twins, SUMMANDS[reduction] if loss == "wasserstein" else 1e-30)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("loss", PLAIN)
+def test_masks_of_the_generator(loss, form, dtype):
+    r, f = logits(12, 7, dtype=dtype), logits(12, 7, seed=1, dtype=dtype)
+    twins = wide(r, f)
+    wr, wf = MASKS["element"]
+    for reduction in ("mean", "sum", "none"):
+        if form is None:
+            got = fastgan.generator_loss(f, None, loss, fake_mask=wf, reduction=reduction)
+            label = 0.0 if loss == "saturating" else 1.0
+            agree(got, [f], reduced(GENERATOR[loss](twins[1], label), wf, reduction), twins[1:])
+        else:
+            options = {"relativistic": form, "real_mask": wr, "fake_mask": wf, "reduction": reduction}
+            got = fastgan.generator_loss(f, r, loss, **options)
+            agree(got, [f, r], formula(loss, form, *twins[::-1], masks=(wf, wr), reduction=reduction), twins[::-1])
+
+
+def test_masks_of_different_shapes_and_of_members():
+    r, f = [logits(5, 9), logits(3, 2, seed=1)], [logits(6, 4, seed=2), logits(3, 3, seed=3)]
+    twins = [wide(*r), wide(*f)]
+    masks = [[numbers(5, 9) > 0.3, None], [numbers(6, 1), numbers(3, 3) > 0.2]]
+    for form in (None, "average"):
+        got = fastgan.discriminator_loss(
+            r, f, "hinge", relativistic=form, real_mask=masks[0], fake_mask=masks[1], weights=[1.0, 0.25]
+        )
+        want = sum(
+            w * formula("hinge", form, twins[0][m], twins[1][m], masks=(masks[0][m], masks[1][m]))
+            for m, w in enumerate((1.0, 0.25))
+        )
+        agree(got, [*r, *f], want, [*twins[0], *twins[1]])
+    alone_ = fastgan.discriminator_loss(None, f, "hinge", fake_mask=masks[1])
+    want = sum(reduced(FAKE["hinge"](t, 0), w, "mean") for t, w in zip(twins[1], masks[1], strict=True))
+    agree(alone_, f, want, twins[1])
+
+
+LABELS = {
+    "hard": (numbers(12, 7) > 0.5, numbers(12, 1, seed=6) > 0.5),
+    "soft": (0.7 + 0.3 * numbers(12, 1), 0.3 * numbers(1, 7, seed=6)),
+    "all": (numbers(12, 7), numbers(7, 12, seed=6).double().t()),
+    "one": (0.9, numbers(12, 7)),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("loss", ["saturating", "nonsaturating"])
+def test_labels(loss, form, dtype):
+    r, f = logits(12, 7, dtype=dtype), logits(12, 7, seed=1, dtype=dtype)
+    twins = wide(r, f)
+    for kind, labels in LABELS.items():
+        if form == "paired" and isinstance(labels[0], float):
+            continue
+        given = (
+            {"real_target": labels[0]} if form == "paired" else {"real_target": labels[0], "fake_target": labels[1]}
+        )
+        for masks in ((None, None), MASKS["element"]):
+            for reduction in ("mean", "sum", "none"):
+                for backend in ("auto", "reference") if kind == "all" else ("auto",):
+                    options = {"real_mask": masks[0], "fake_mask": masks[1], "relativistic": form, **given}
+                    with fastgan.backend(backend):
+                        got = fastgan.discriminator_loss(r, f, loss, reduction=reduction, **options)
+                        want = formula(loss, form, *twins, labels, masks, reduction)
+                        agree(got, [r, f], want, twins)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_labels_of_the_generator(dtype):
+    f, r = logits(12, 7, dtype=dtype), logits(12, 7, seed=1, dtype=dtype)
+    twins = wide(f, r)
+    soft, fake_labels = LABELS["all"]
+    for loss, name in (("saturating", "fake_target"), ("nonsaturating", "real_target")):
+        got = fastgan.generator_loss(f, None, loss, **{name: soft})
+        agree(got, [f], GENERATOR[loss](twins[0], soft.double()).mean(), twins[:1])
+        for form in ("paired", "average"):
+            given = {"real_target": soft} if form == "paired" else {"real_target": soft, "fake_target": fake_labels}
+            got = fastgan.generator_loss(f, r, loss, relativistic=form, **given)
+            agree(got, [f, r], formula(loss, form, *twins, (soft, fake_labels)), twins)
+
+
+@pytest.mark.parametrize("loss", ["saturating", "nonsaturating"])
+def test_hard_labels_cancel_nothing(loss):
+    """A label of 1 or 0 in a tensor is as exact as the number."""
+    x = torch.tensor([-90.0, -30.0, -3.0, 0.0, 3.0, 30.0, 90.0, -torch.inf, torch.inf]).requires_grad_()
+    for label in (0.0, 1.0):
+        options = {"reduction": "none"}
+        got = alone(0, x, loss, real_target=torch.full((9,), label), **options)
+        want = alone(0, x, loss, real_target=label, **options)
+        assert torch.equal(got, want)
+        ups = torch.ones(9)
+        assert torch.equal(*(torch.autograd.grad(v, x, ups)[0] for v in (got, want)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("masks", [(None, None), MASKS["element"]])
+def test_targets(masks, dtype):
+    r, f = logits(12, 7, dtype=dtype), logits(12, 7, seed=1, dtype=dtype)
+    twins = wide(r, f)
+    a, b, c = numbers(12, 1) > 0.5, 1 + numbers(12, 7), numbers(1, 7).double()
+    masked = {"real_mask": masks[0], "fake_mask": masks[1]}
+    for reduction in ("mean", "sum", "none"):
+        for targets in ((a, b, 1.0), (0.25, b, 1.0), [a, 0.5, 1.0]):
+            got = fastgan.discriminator_loss(r, f, "lsgan", targets=targets, reduction=reduction, **masked)
+            want = formula("least_squares", None, *twins, (targets[1], targets[0]), masks, reduction)
+            agree(got, [r, f], want, twins)
+        got = fastgan.generator_loss(f, None, "lsgan", targets=(0, 1, c), reduction=reduction, fake_mask=masks[1])
+        agree(got, [f], reduced((twins[1] - c) ** 2, masks[1], reduction), twins[1:])
+    got = fastgan.discriminator_loss([r, f], [f, r.detach()], "lsgan", targets=(0.0, [b, c], 1.0))
+    want = sum(formula("least_squares", None, *t, (y, 0.0)) for t, y in ((twins, b), (twins[::-1], c)))
+    agree(got, [r, f], want + 0 * twins[0].sum() - (twins[0] ** 2).mean() + (twins[0].detach() ** 2).mean(), twins)
+
+
+# Calls of float64 logits with everything, for derivatives of the second order and for graphs.
+CALLS = {
+    "masks": lambda r, f: fastgan.discriminator_loss(
+        r, f, "bce", real_mask=numbers(4, 1), fake_mask=numbers(4, 3) > 0.4
+    ),
+    "none": lambda r, f: fastgan.discriminator_loss(r, f, "bce", real_mask=numbers(4, 1), reduction="none"),
+    "paired": lambda r, f: fastgan.discriminator_loss(
+        r,
+        f,
+        "bce",
+        relativistic="paired",
+        real_mask=numbers(4, 1),
+        fake_mask=numbers(4, 3),
+        real_target=numbers(4, 3),
+    ),
+    "average": lambda r, f: fastgan.generator_loss(
+        f, r, "lsgan", relativistic="average", real_mask=numbers(4, 1), fake_mask=numbers(4, 3) > 0.4
+    ),
+    "labels": lambda r, f: fastgan.discriminator_loss(
+        r, f, "bce", relativistic="average", real_target=numbers(4, 3), fake_target=numbers(4, 1) > 0.5
+    ),
+    "targets": lambda r, f: fastgan.discriminator_loss(r, f, "lsgan", targets=(numbers(4, 1), numbers(4, 3), 1.0)),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_second_derivatives(name):
+    r, f = logits(4, 3, dtype=torch.float64), logits(4, 3, seed=1, dtype=torch.float64)
+    assert torch.autograd.gradcheck(CALLS[name], (r, f))
+    assert torch.autograd.gradgradcheck(CALLS[name], (r, f))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", CALLS)
+def test_in_a_graph(name, dtype):
+    r, f = logits(4, 3, dtype=dtype), logits(4, 3, seed=1, dtype=dtype)
+    w, m, t = numbers(4, 1), numbers(4, 3) > 0.4, numbers(4, 3)
+    calls = {
+        "masks": lambda r, f, w, m, t: fastgan.discriminator_loss(r, f, "bce", real_mask=w, fake_mask=m),
+        "none": lambda r, f, w, m, t: fastgan.discriminator_loss(r, f, "bce", real_mask=w, reduction="none"),
+        "paired": lambda r, f, w, m, t: fastgan.discriminator_loss(
+            r, f, "bce", relativistic="paired", real_mask=w, fake_mask=m, real_target=t
+        ),
+        "average": lambda r, f, w, m, t: fastgan.generator_loss(
+            f, r, "lsgan", relativistic="average", real_mask=w, fake_mask=m
+        ),
+        "labels": lambda r, f, w, m, t: fastgan.discriminator_loss(r, f, "bce", real_target=t, fake_target=m),
+        "targets": lambda r, f, w, m, t: fastgan.discriminator_loss([r], [f], "lsgan", targets=([w], [t], 1.0)),
+    }
+    call = calls[name]
+    got = torch.compile(call, fullgraph=True)(r, f, w, m, t)
+    want = call(r, f, w, m, t)
+    close(got, want.double(), torch.float32)
+    grads = [torch.autograd.grad(v.sum(), [r, f]) for v in (got, want)]
+    for a, b in zip(*grads, strict=True):
+        close(a, b.double(), dtype)
+
+
+def test_under_a_transform():
+    r, f, w = logits(6, 4).detach(), logits(6, 4, seed=1).detach(), numbers(6, 4)
+    one = lambda r, f, w: fastgan.discriminator_loss(r, f, "hinge", real_mask=w)  # noqa: E731
+    got = torch.func.vmap(torch.func.grad(one))(r, f, w)
+    want = torch.stack([torch.func.grad(one)(*row) for row in zip(r, f, w, strict=True)])
+    assert torch.allclose(got, want, atol=1e-7)
+
+
+def test_a_mask_modified_before_backward_is_noticed():
+    r, w = logits(5), numbers(5)
+    loss = alone(0, r, "bce", real_mask=w, reduction="sum") + 0
+    loss = alone(0, r.half().float(), "bce", real_mask=w, reduction="sum")
+    w.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, r, create_graph=True)
+
+
+x, ones = torch.zeros(4, 3), torch.ones(4, 3)
+BAD = [
+    (lambda: fastgan.discriminator_loss(x, x, real_mask=ones[0]), ValueError, r"real_mask: expected 2 dimensions .*\(4, 3\), got \(3,\)"),
+    (lambda: fastgan.discriminator_loss(x, x, fake_mask=torch.ones(2, 3)), ValueError, r"fake_mask: .*got \(2, 3\)"),
+    (lambda: fastgan.discriminator_loss(x, x, real_mask=-ones), ValueError, r"real_mask: expected finite numbers in \[0, inf\], got some from -1 to -1"),
+    (lambda: fastgan.discriminator_loss(x, x, real_mask=ones * torch.inf), ValueError, "real_mask: expected finite"),
+    (lambda: fastgan.discriminator_loss(x, x, real_mask=ones * torch.nan), ValueError, "real_mask: expected finite"),
+    (lambda: fastgan.discriminator_loss(x, x, real_mask=ones.int()), TypeError, "real_mask: expected a bool or floating-point tensor, got torch.int32"),
+    (lambda: fastgan.discriminator_loss(x, x, real_mask=1.0), TypeError, "real_mask: expected a bool or floating-point tensor, got float"),
+    (lambda: fastgan.discriminator_loss(x, x, real_mask=ones.to("meta")), ValueError, "real_mask: expected a tensor on cpu, as real_logits"),
+    (lambda: fastgan.discriminator_loss(x, x, real_mask=ones.clone().requires_grad_()), ValueError, "real_mask: expected constants"),
+    (lambda: fastgan.discriminator_loss(x, x, real_mask=ones * 0), ValueError, "real_mask: expected an element above 0"),
+    (lambda: fastgan.discriminator_loss(x, x, relativistic="paired", real_mask=ones, fake_mask=0 * ones), ValueError, "real_mask and fake_mask: expected an element above 0"),
+    (lambda: fastgan.discriminator_loss(x, x, real_mask=ones, return_stats=True), ValueError, "return_stats: expected no masks"),
+    (lambda: fastgan.discriminator_loss(x, x, relativistic="average", real_mask=ones, process_group=1), ValueError, "process_group: expected no masks"),
+    (lambda: fastgan.discriminator_loss([x], [x], real_mask=ones), ValueError, "real_mask: expected a sequence of 1 tensors, one per member, got Tensor"),
+    (lambda: fastgan.discriminator_loss([x], [x], real_mask=[ones, ones]), ValueError, "real_mask: expected a sequence of 1 tensors, one per member, got 2"),
+    (lambda: fastgan.discriminator_loss(x, x, real_mask=[ones]), TypeError, "real_mask: .*got list"),
+    (lambda: fastgan.discriminator_loss(x, None, fake_mask=ones), ValueError, "fake_mask: expected None where fake_logits have no part"),
+    (lambda: fastgan.generator_loss(x, x, real_mask=ones), ValueError, "real_mask: expected None where real_logits have no part"),
+    (lambda: fastgan.discriminator_loss(x, x, real_target=ones[0]), ValueError, r"real_target: expected 2 dimensions"),
+    (lambda: fastgan.discriminator_loss(x, x, real_target=2 * ones), ValueError, r"real_target: expected finite numbers in \[0, 1\], got some from 2 to 2"),
+    (lambda: fastgan.discriminator_loss(x, x, "hinge", real_target=ones), ValueError, "real_target: has no effect on loss 'hinge'"),
+    (lambda: fastgan.discriminator_loss(x, x, relativistic="paired", fake_target=ones), ValueError, "fake_target: has no effect on this loss"),
+    (lambda: fastgan.discriminator_loss(x, None, fake_target=ones), ValueError, "fake_target: has no effect on this loss"),
+    (lambda: fastgan.generator_loss(x, fake_target=ones), ValueError, "fake_target: has no effect on this loss"),
+    (lambda: fastgan.discriminator_loss(x, x, "lsgan", relativistic="paired", targets=(0, ones, 1)), ValueError, "targets: expected numbers for relativistic='paired'"),
+    (lambda: fastgan.discriminator_loss(x, x, "lsgan", targets=(0, ones, 1), return_stats=True), ValueError, "return_stats: expected targets that are numbers"),
+    (lambda: fastgan.discriminator_loss(x, x, "lsgan", targets=(0, 1, ones)), ValueError, r"targets\[2\]: has no effect on this loss"),
+    (lambda: fastgan.discriminator_loss(x, x, "lsgan", targets=(ones * torch.nan, 1, 1)), ValueError, r"targets\[0\]: expected finite numbers"),
+    (lambda: fastgan.discriminator_loss([x, x], [x, x], real_target=[ones, None]), TypeError, "real_target: expected a bool or floating-point tensor, got NoneType"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(BAD)))
+def test_what_is_refused(number):
+    call, kind, message = BAD[number]
+    with pytest.raises(kind, match=message):
+        call()
+
+
+def test_statistics_beside_labels():
+    r, f = logits(5, 2), logits(5, 2, seed=1)
+    total, stats = fastgan.discriminator_loss(r, f, "bce", real_target=numbers(5, 2), return_stats=True)
+    assert torch.allclose(total, stats.loss_real + stats.loss_fake)
+    assert torch.allclose(stats.real_mean, r.mean())
+    assert stats.real_accuracy == (r > 0).float().mean()

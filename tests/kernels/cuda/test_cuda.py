@@ -13,7 +13,7 @@ import torch
 
 import fastgan
 from tests.helpers import simulated
-from tests.helpers.calls import flat, gradients, layouts, logits, losses, norms, parts, points, same
+from tests.helpers.calls import flat, gradients, layouts, logits, losses, norms, parts, per_element, points, same
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 FORMS = [None, "paired", "average"]
@@ -169,6 +169,27 @@ def test_terms_of_ones_own(sim):
             yield torch.autograd.grad(sum(r.sum() for r in flat([result])), x)
 
     check_same(lambda: list(call()))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", FORMS)
+def test_masks_and_labels_per_element(sim, form, dtype):
+    for n in (3, 300):
+        real, fake = logits(n, 7, dtype=dtype), logits(n, 7, dtype=dtype, seed=1)
+        for options in per_element(n, form):
+            for reduction in ("mean", "sum", "none"):
+                check_same(losses(real, fake, relativistic=form, reduction=reduction, **options))
+
+
+def test_masks_of_many_members(sim):
+    """More terms, operands and tensors with gaps than a table holds."""
+    real, fake = [[logits(5, 7, seed=2 * k + j) for k in range(40)] for j in range(2)]
+    masks = [None if k % 3 == 0 else torch.rand(5, 1) for k in range(40)]
+    for form in FORMS:
+        call = losses(
+            real, fake, relativistic=form, loss="nonsaturating", real_mask=masks, real_target=[fake[0] > 0] * 40
+        )
+        check_same(call)
 
 
 def test_soft_labels_and_margins(sim):
