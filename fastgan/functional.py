@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, overload
@@ -449,22 +450,23 @@ def term(phi: str, scale: float = 1.0, shift: float = 0.0, linear: float = 0.0, 
 # fmt: off
 @overload
 def reduce_terms(  # type: ignore[overload-overlap]
-    terms: Sequence[Term], tensors: Sequence[Operand], *, reduction: Literal["none"], centred: bool = ...
+    terms: Sequence[Term], tensors: Sequence[Operand], *, reduction: Literal["none"], centred: bool = ...,
+    masks: Sequence[Tensor | None] | None = ...,
 ) -> list[Tensor]: ...
 @overload
 def reduce_terms(
     terms: Sequence[Term], tensors: Sequence[Operand], *, return_values: Literal[True], with_graph: Literal[True],
-    centred: bool = ..., reduction: str = ...,
+    centred: bool = ..., reduction: str = ..., masks: Sequence[Tensor | None] | None = ...,
 ) -> tuple[Tensor, list[Tensor]]: ...
 @overload
 def reduce_terms(
     terms: Sequence[Term], tensors: Sequence[Operand], *, return_values: Literal[True], centred: bool = ...,
-    reduction: str = ...,
+    reduction: str = ..., masks: Sequence[Tensor | None] | None = ...,
 ) -> tuple[Tensor, Tensor]: ...
 @overload
 def reduce_terms(
     terms: Sequence[Term], tensors: Sequence[Operand], *, centred: bool = ..., reduction: str = ...,
-    weights: Sequence[float] | Tensor | None = ...,
+    weights: Sequence[float] | Tensor | None = ..., masks: Sequence[Tensor | None] | None = ...,
 ) -> Tensor: ...
 # fmt: on
 def reduce_terms(
@@ -474,6 +476,7 @@ def reduce_terms(
     centred: bool = False,
     reduction: str = "mean",
     weights: Sequence[float] | Tensor | None = None,
+    masks: Sequence[Tensor | None] | None = None,
     return_values: bool = False,
     with_graph: bool = False,
     attached: bool = False,
@@ -488,6 +491,10 @@ def reduce_terms(
             float32.
         reduction: "mean" or "sum" over each entry's elements, or "none".
         weights: one further factor per term: numbers, or a 1-D tensor on the operands' device. Not with with_graph.
+        masks: for each term None or a mask w: a bool or floating tensor of non-negative constants, of as many
+            dimensions as x, to which it broadcasts. With l the term per element, "mean" is sum(w l) / sum(w),
+            "sum" sum(w l), "none" w l. The mean of y where centred is over all of y. A mean over a mask of zeros
+            raises on the CPU, and is NaN elsewhere.
         return_values: return (loss, values), values being a detached vector of each term's weighted value.
         with_graph: values is a list of scalars instead. Each has a graph of its own, and can be weighed or
             differentiated by itself. Not with centred.
@@ -506,6 +513,8 @@ def reduce_terms(
     if with_graph and (centred or not return_values or weights is not None):
         raise ValueError("with_graph: expected return_values=True, centred=False and no weights")
     spec, operands, scanned = _bind(terms, tensors, centred)
+    if masks is not None:
+        spec, operands, scanned = *_masked(spec, operands, masks, reduction), -1
     if weights is not None:
         weights = checks.member_weights(weights, len(terms), operands[0].device, "terms")
     if with_graph:
@@ -548,6 +557,23 @@ def _bind(
                 fitting = checks.pair(names[0], operands[t.x], names[1], operands[t.y], True)
                 operands = (*operands[: t.x], *fitting, *operands[t.y + 1 :])
     return spec, operands, scanned
+
+
+def _masked(
+    spec: LossSpec, operands: tuple[Tensor, ...], masks: Any, reduction: str
+) -> tuple[LossSpec, tuple[Tensor, ...]]:
+    """Return terms with their masks as factors, and the operands."""
+    masks = checks.sequence("masks", masks, "a tensor or None for each term")
+    if len(masks) != len(spec.terms):
+        raise ValueError(f"masks: expected one for each of {len(spec.terms)} terms, got {len(masks)}")
+    own = []
+    for k, (bound, mask) in enumerate(zip(spec.terms, masks, strict=True)):
+        name, x, factor = f"masks[{k}]", operands[bound.x], None
+        if mask is not None:
+            checked = checks.per_element(name, mask, x, f"tensors[{k}]", math.inf)
+            factor = elementwise.factor(name, checked, x, reduction)
+        own.append(elementwise.Constants(factor=factor))
+    return elementwise.attach(spec, operands, own)
 
 
 @lru_cache(maxsize=1024)

@@ -40,7 +40,8 @@ def agree(got, tensors, want, twins, summands=1e-30):
     """Whether a value and its gradients are those in float64."""
     dtype = tensors[0].dtype
     close(got, want, torch.float64 if dtype == torch.float64 else torch.float32, summands)
-    for g, w in zip(torch.autograd.grad(got.sum(), tensors), torch.autograd.grad(want.sum(), twins), strict=True):
+    wants = torch.autograd.grad(want.sum(), twins, retain_graph=True)
+    for g, w in zip(torch.autograd.grad(got.sum(), tensors), wants, strict=True):
         close(g, w, dtype)
 
 
@@ -441,3 +442,87 @@ def test_statistics_beside_labels():
     assert torch.allclose(total, stats.loss_real + stats.loss_fake)
     assert torch.allclose(stats.real_mean, r.mean())
     assert stats.real_accuracy == (r > 0).float().mean()
+
+
+# ---------------------------------------------------------------------------- terms and feature maps
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("phi", ["abs", "square", "softplus", "relu_square"])
+def test_masks_of_terms(phi, dtype):
+    x, y, z = logits(6, 5, dtype=dtype), logits(6, 5, seed=1, dtype=dtype), logits(4, dtype=dtype)
+    twins = wide(x, y, z)
+    w, m = numbers(6, 1), numbers(4) > 0.3
+    terms = [fastgan.term(phi, weight=0.5), fastgan.term(phi, scale=-1.0, shift=0.25)]
+    f = {"abs": torch.abs, "square": torch.square, "softplus": F.softplus, "relu_square": lambda a: F.relu(a) ** 2}[
+        phi
+    ]
+    for reduction in ("mean", "sum"):
+        got = fastgan.reduce_terms(terms, [(x, y), z], reduction=reduction, masks=[w, m])
+        wants = [0.5 * reduced(f(twins[0] - twins[1]), w, reduction), reduced(f(0.25 - twins[2]), m, reduction)]
+        agree(got, [x, y, z], sum(wants), twins)
+        total, values = fastgan.reduce_terms(
+            terms, [(x, y), z], reduction=reduction, masks=[w, m], return_values=True, with_graph=True
+        )
+        assert torch.equal(total, got)
+        agree(values[0], [x, y], wants[0], twins[:2])
+        agree(values[1], [z], wants[1], twins[2:])
+    each = fastgan.reduce_terms(terms, [(x, y), z], reduction="none", masks=[None, m])
+    assert torch.equal(each[1] != 0, m & (each[1] != 0))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("loss", ["l1", "l2"])
+def test_masked_feature_matching(loss, normalize, dtype):
+    shapes = [(3, 4, 9), (3, 8, 5), (3, 2, 7)]
+    real = [logits(*s, dtype=dtype) for s in shapes]
+    fake = [logits(*s, seed=9, dtype=dtype) for s in shapes]
+    own = [numbers(3, 1, 9) > 0.4, None, numbers(3, 2, 7)]
+    size = torch.abs if loss == "l1" else torch.square
+    for mask in (own, numbers(3, 1, 1)):
+        masks = [mask] * 3 if isinstance(mask, torch.Tensor) else mask
+        got = fastgan.feature_matching_loss(
+            [real[:2], real[2:]],
+            [fake[:2], fake[2:]],
+            loss=loss,
+            normalize=normalize,
+            mask=mask,
+            weights=[1.0, 2.0, 0.5],
+        )
+        twins, want = wide(*fake), 0.0
+        for f, r, w, weight in zip(twins, wide(*real), masks, (1.0, 2.0, 0.5), strict=True):
+            over = reduced(size(r.detach()), w, "mean") if normalize else 1.0
+            want = want + weight * reduced(size(f - r.detach()), w, "mean") / over
+        agree(got, fake, want, twins)
+
+
+def test_masked_feature_matching_in_a_graph_and_refusals():
+    real, fake, w = logits(3, 4, 9).detach(), logits(3, 4, 9, seed=1), numbers(3, 1, 9) > 0.4
+    call = lambda r, f, w: fastgan.feature_matching_loss([r, r], [f, f * 2], mask=w)  # noqa: E731
+    got, want = torch.compile(call, fullgraph=True)(real, fake, w), call(real, fake, w)
+    close(got, want.double(), torch.float32)
+    close(torch.autograd.grad(got, fake)[0], torch.autograd.grad(want, fake)[0].double(), torch.float32)
+    for mask, message in (
+        ([w, w], "mask: expected one for each of 1 pairs of maps, got 2"),
+        (w[0], r"mask: expected 3 dimensions that broadcast to those of fake_features"),
+        ([~w & w], r"mask\[0\]: expected an element above 0, got none"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fastgan.feature_matching_loss(real, fake, mask=mask)
+    with pytest.raises(TypeError, match="mask: expected a tensor or a sequence of them, got float"):
+        fastgan.feature_matching_loss(real, fake, mask=1.0)
+    with pytest.raises(ValueError, match="masks: expected one for each of 1 terms, got 2"):
+        fastgan.reduce_terms([fastgan.term("abs")], [fake], masks=[w, w])
+
+
+def test_second_derivatives_of_masked_terms():
+    x, y = logits(4, 3, dtype=torch.float64), logits(4, 3, seed=1, dtype=torch.float64)
+    call = lambda x, y: fastgan.reduce_terms(  # noqa: E731
+        [fastgan.term("softplus"), fastgan.term("square")],
+        [(x, y), (y, x)],
+        centred=True,
+        masks=[numbers(4, 1), None],
+    )
+    assert torch.autograd.gradcheck(call, (x, y))
+    assert torch.autograd.gradgradcheck(call, (x, y))
