@@ -238,7 +238,7 @@ std::shared_ptr<Spec> make_spec(const py::list& terms, const std::vector<int>& r
     spec->roles.push_back(Role(roles[j]));
   }
   spec->is_mean_operand.resize(count);
-  std::vector<bool> used(count);
+  std::vector<bool> used(count), constant(count);
   int64_t number_of_term = -1;
   std::string operands = "one of " + std::to_string(count) + " operands";
   auto use = [&](int j) {
@@ -249,30 +249,40 @@ std::shared_ptr<Spec> make_spec(const py::list& terms, const std::vector<int>& r
              "operand " + std::to_string(j) + " again");
     used[j] = true;
   };
+  auto use_constant = [&](int j) {
+    if (j >= count) refuse({"terms", number_of_term}, operands, j);
+    if (j >= 0) constant[j] = spec->has_constants = true;
+  };
   for (py::handle h : terms) {
     Where where{"terms", ++number_of_term};
     if (!PyTuple_Check(h.ptr())) refuse(where, "a tuple", described(h));
     auto t = h.cast<py::tuple>();
-    if (t.size() != 12) refuse(where, "12 entries", int64_t(t.size()));
+    if (t.size() != 14) refuse(where, "14 entries", int64_t(t.size()));
     auto integer = [&](size_t k) { return number<int>(where, t[k]); };
     auto real = [&](size_t k) { return number<double>(where, t[k], "a number"); };
     int phi = code({"phi of terms", number_of_term}, t[0], phi_count);
     int role = code({"role of terms", number_of_term}, t[11], 3);
-    Term term = {Phi(phi), integer(1), integer(2), integer(3), real(4),     real(5),
-                 real(6),  real(7),    real(8),    integer(9), integer(10), Role(role)};
+    Term term = {Phi(phi),    integer(1), integer(2),  integer(3), real(4),
+                 real(5),     real(6),    real(7),     real(8),    integer(9),
+                 integer(10), Role(role), integer(12), integer(13)};
     use(term.x);
     if (term.y >= 0) use(term.y);
     if (term.y >= 0 && term.mean_operand >= 0) refuse(where, "a pair or a mean operand", "both");
     if (term.mean_operand >= count) refuse(where, operands, term.mean_operand);
     if (term.member < 0) refuse(where, "a member of 0 or more", term.member);
+    use_constant(term.factor);
+    use_constant(term.label);
     if (term.mean_operand >= 0)
       spec->is_mean_operand[term.mean_operand] = spec->subtracts_mean = true;
     spec->terms.push_back(term);
   }
   if (spec->terms.empty()) refuse({"terms"}, "at least one term", "none");
-  for (int j = 0; j < count; ++j)
-    if (!used[j] && !spec->is_mean_operand[j])
+  for (int j = 0; j < count; ++j) {
+    if (constant[j] && (used[j] || spec->is_mean_operand[j]))
+      refuse({"roles", j}, "factors and labels apart from other operands", "one that is both");
+    if (!used[j] && !spec->is_mean_operand[j] && !constant[j])
       refuse({"roles", j}, "an operand that a term names", "one in no term");
+  }
   return spec;
 }
 
@@ -296,6 +306,22 @@ void read_weights(Call& call, const py::object& weights) {
   for (const Term& t : call.spec->terms)
     if (count > 0 && t.member >= count)
       refuse({"weights"}, "at least " + std::to_string(t.member + 1), count);
+}
+
+// Factors and labels: as many elements as their term's x, in the loss's dtype, and no gradient.
+void check_constants(const Call& call) {
+  DType expected = call.is_float64 ? DType::float64 : DType::float32;
+  for (const Term& t : call.spec->terms)
+    for (int j : {t.factor, t.label}) {
+      if (j < 0) continue;
+      const Operand& a = call.operands[j];
+      if (a.dtype != expected)
+        refuse({"x", j}, std::string(dtype_names[int(expected)]) + " for constants",
+               dtype_names[int(a.dtype)]);
+      if (a.n != call.operands[t.x].n)
+        refuse({"x", j}, std::to_string(call.operands[t.x].n) + " elements", a.n);
+      if (a.g.data) refuse({"g", j}, "None for constants", "a tensor");
+    }
 }
 
 // The call on operands x, with g (gradients to write) and v (second order) beside them where those
@@ -340,6 +366,7 @@ Call make_call(const Spec& spec, const py::tuple& x, const py::object& g, const 
     a.g = view({"g", int64_t(j)}, gradient, a.dtype, a.n);
     a.v = view({"v", int64_t(j)}, entry("v", v, j), a.dtype, a.n);
   }
+  if (values) check_constants(call);
   for (const Term& t : spec.terms) {
     const Operand& a = call.operands[t.x];
     if (!values || t.y < 0) continue;

@@ -230,3 +230,37 @@ def depth_of_caller() -> int:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_BETWEEN):
         depth, frame = depth + 1, frame.f_back
     return depth
+
+
+def per_element(name: str, value: Any, like: Tensor, of: str, high: float | None = None) -> Tensor:
+    """Return constants that broadcast to a tensor, in float32, beside float64 in float64; not expanded.
+
+    Args:
+        name: the argument's name.
+        value: a bool or floating tensor of as many dimensions as `like`, of finite numbers.
+        like: the tensor that they stand beside.
+        of: its name.
+        high: they must be in [0, high]; math.inf: of 0 or more; None: any number.
+    """
+    if not isinstance(value, Tensor) or (value.dtype not in FLOATS and value.dtype is not torch.bool):
+        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{name}: expected a bool or floating-point tensor, got {kind}")
+    if value.layout is not torch.strided or value.is_nested:
+        raise TypeError(f"{name}: expected a dense tensor, got a {'nested' if value.is_nested else 'sparse'} one")
+    if value.device != like.device:
+        raise ValueError(f"{name}: expected a tensor on {like.device}, as {of}, got one on {value.device}")
+    if value.requires_grad:
+        raise ValueError(f"{name}: expected constants, got a tensor that requires grad")
+    shape, fits = tuple(value.shape), value.dim() == like.dim()
+    if not fits or any([s not in (1, n) for s, n in zip(shape, like.shape, strict=True)]):
+        raise ValueError(
+            f"{name}: expected {like.dim()} dimensions that broadcast to those of {of}, {tuple(like.shape)}, got"
+            f" {shape}"
+        )
+    if value.dtype is not torch.bool and is_readable(value):
+        low, top = (-math.inf, math.inf) if high is None else (0.0, high)
+        least, most = (v.item() for v in value.aminmax())
+        if not (low <= least and most <= top and math.inf > max(abs(least), abs(most))):
+            bounds = "finite numbers" if high is None else f"finite numbers in [0, {high:g}]"
+            raise ValueError(f"{name}: expected {bounds}, got some from {least:g} to {most:g}")
+    return value.detach().to(torch.float64 if like.dtype == torch.float64 else torch.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._checks import choice, member_weights, members, number
+from ._checks import choice, is_readable, member_weights, members, number, per_element, sequence
 from .backends.specs import Term
 from .functional import Logits, reduce_terms
 from .norms import Tensors, gradient_norm
@@ -46,6 +47,7 @@ def feature_matching_loss(
     loss: str = "l1",
     normalize: bool = False,
     detach_real: bool = True,
+    mask: Tensor | Sequence[Tensor | None] | None = None,
 ) -> Tensor:
     """Return the sum over pairs of feature maps of weight * mean |fake - real|, or of its square.
 
@@ -62,6 +64,10 @@ def feature_matching_loss(
         normalize: divide each pair's mean by that of |real|, or of its square (Defossez et al. 2022,
             arXiv:2210.13438, eq. 2); the divisor gets no gradient. Costs a read of the real maps.
         detach_real: the real maps get no gradient.
+        mask: which elements count, or how much: of a pair's distances d the mean is then sum(w d) / sum(w). The
+            mask w is a bool or floating tensor of non-negative constants, of as many dimensions as each map, to
+            which it broadcasts. A sequence has a mask or None per pair, in the order of the (flattened) maps. A mask of
+            zeros raises on the CPU, and gives NaN elsewhere.
 
     Returns:
         A scalar (float32 for 16-bit maps, else of their dtype). The derivative of |z| at 0 is 0.
@@ -83,14 +89,34 @@ def feature_matching_loss(
             )
     pairs = [(f, r.detach() if detach_real else r) for (_, r), (_, f) in zip(real, fake, strict=True)]
     factors = _factors(weights, pairs)
+    masks = None if mask is None else _masks(mask, fake)
+    plain = [Term(_PHIS[loss])] * len(pairs)
     if normalize:
         with torch.no_grad():
-            _, sizes = reduce_terms([Term(_PHIS[loss])] * len(pairs), [r for _, r in pairs], return_values=True)
+            _, sizes = reduce_terms(plain, [r for _, r in pairs], return_values=True, masks=masks)
         factors = torch.as_tensor(factors, device=sizes.device, dtype=sizes.dtype) / sizes
     if isinstance(factors, Tensor):
-        return reduce_terms([Term(_PHIS[loss])] * len(pairs), pairs, weights=factors)
+        return reduce_terms(plain, pairs, weights=factors, masks=masks)
     terms = _distances.__wrapped__ if torch.compiler.is_compiling() else _distances
-    return reduce_terms(terms(_PHIS[loss], factors), pairs)
+    return reduce_terms(terms(_PHIS[loss], factors), pairs, masks=masks)
+
+
+def _masks(mask: Any, maps: Sequence[tuple[str, Any]]) -> list[Tensor | None]:
+    """Return one mask per pair of maps, checked, or None."""
+    single = isinstance(mask, Tensor)
+    given = (mask,) * len(maps) if single else sequence("mask", mask, "a tensor or a sequence of them")
+    if len(given) != len(maps):
+        raise ValueError(f"mask: expected one for each of {len(maps)} pairs of maps, got {len(given)}")
+    found = []
+    for k, (at, f) in enumerate(maps):
+        one = given[k]
+        name = "mask" if single else f"mask[{k}]"
+        if one is not None:
+            one = per_element(name, one, f, f"fake_features{at}", math.inf)
+            if is_readable(one) and not one.any():
+                raise ValueError(f"{name}: expected an element above 0, got none")
+        found.append(one)
+    return found
 
 
 def _factors(weights: Any, pairs: Sequence[Any]) -> tuple[float, ...] | Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, overload
@@ -12,9 +13,10 @@ from torch import Tensor
 from . import _checks as checks
 from .backends import native
 from .backends.specs import PHIS, LossSpec, OperandTerm, Term
+from .ops import elementwise
 from .ops import loss as ops
 from .ops.autograd import run
-from .ops.losses import PAIRED, discriminator_spec, generator_spec
+from .ops.losses import PAIRED, discriminator_spec, fake_spec, generator_spec, real_spec
 from .probabilities import LOSSES as LOGISTIC
 from .probabilities import watch as probabilities
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["LossStats", "discriminator_loss", "generator_loss", "reduce_terms", "term"]
 
 Logits = Tensor | Sequence[Tensor]
+# A mask, or labels: one tensor, or one per member.
+PerElement = Tensor | Sequence[Tensor | None]
 _TARGETS = (0.0, 1.0, 1.0)
 Operand = Tensor | tuple[Tensor, Tensor]
 
@@ -59,41 +63,45 @@ class _Common(TypedDict, total=False):
 
     relativistic: str | None
     margin: float
-    targets: Sequence[float]
-    real_target: float
-    fake_target: float
+    targets: Sequence[float | PerElement]
+    real_target: float | PerElement
+    fake_target: float | PerElement
     weights: Sequence[float] | Tensor | None
+    real_mask: PerElement | None
+    fake_mask: PerElement | None
     process_group: ProcessGroup | None
 
 
 # fmt: off
 @overload
 def discriminator_loss(
-    real_logits: Logits, fake_logits: Logits, loss: str = ..., *, return_stats: Literal[True],
+    real_logits: Logits | None, fake_logits: Logits | None, loss: str = ..., *, return_stats: Literal[True],
     **options: Unpack[_Common],
 ) -> tuple[Tensor, LossStats]: ...
 @overload
 def discriminator_loss(  # type: ignore[overload-overlap]
-    real_logits: Sequence[Tensor], fake_logits: Sequence[Tensor], loss: str = ..., *,
+    real_logits: Sequence[Tensor] | None, fake_logits: Sequence[Tensor] | None, loss: str = ..., *,
     reduction: Literal["none"], **options: Unpack[_Common],
 ) -> list[Tensor]: ...
 @overload
 def discriminator_loss(
-    real_logits: Logits, fake_logits: Logits, loss: str = ..., *, reduction: str = ...,
+    real_logits: Logits | None, fake_logits: Logits | None, loss: str = ..., *, reduction: str = ...,
     return_stats: Literal[False] = ..., **options: Unpack[_Common],
 ) -> Tensor: ...
 # fmt: on
 def discriminator_loss(
-    real_logits: Logits,
-    fake_logits: Logits,
+    real_logits: Logits | None,
+    fake_logits: Logits | None,
     loss: str = "nonsaturating",
     *,
     relativistic: str | None = None,
     margin: float = 1.0,
-    targets: Sequence[float] = _TARGETS,
-    real_target: float = 1.0,
-    fake_target: float = 0.0,
+    targets: Sequence[float | PerElement] = _TARGETS,
+    real_target: float | PerElement = 1.0,
+    fake_target: float | PerElement = 0.0,
     weights: Sequence[float] | Tensor | None = None,
+    real_mask: PerElement | None = None,
+    fake_mask: PerElement | None = None,
     reduction: str = "mean",
     return_stats: bool = False,
     process_group: ProcessGroup | None = None,
@@ -109,19 +117,31 @@ def discriminator_loss(
 
     Args:
         real_logits: a tensor of any shape and strides (float32, float64, float16 or bfloat16), or a
-            sequence of them, one per scale, period or critic.
-        fake_logits: the same for fake; shapes may differ where the loss does not pair elements.
+            sequence of them, one per scale, period or critic. None: the loss on fake alone, where the loss
+            compares no real with fake logits.
+        fake_logits: the same for fake; shapes may differ where the loss does not pair elements. None: the loss on
+            real alone.
         loss: a name of `fastgan.losses()`.
         relativistic: None, "paired" or "average".
         margin: m of hinge and ranking.
-        targets: (a, b, c) of least squares: the labels of fake, of real, and of fake for the generator.
+        targets: (a, b, c) of least squares: the labels of fake, of real, and of fake for the generator. Without
+            `relativistic` any of them may be a tensor, as a label may.
         real_target: soft label of real in [0, 1], for the cross-entropy losses; 0.9 is one-sided
-            label smoothing.
-        fake_target: soft label of fake in [0, 1].
+            label smoothing. Or a label per element or per sample: a bool or floating tensor of constants, of as
+            many dimensions as the logits, to which it broadcasts. A sequence has one such tensor per member.
+        fake_target: soft label of fake in [0, 1], or a tensor of labels.
         weights: one per member of a sequence: floats, or a 1-D tensor on the logits' device. The result is
             the sum of weight times the member's loss. Default: all 1.
+        real_mask: which real logits count, or how much: a bool or floating tensor w of non-negative constants,
+            of as many dimensions as the logits, to which it broadcasts; (N, 1) is one per sample. A sequence has
+            one such tensor, or None, per member. With l the loss per element, "mean" is sum(w l) / sum(w), "sum"
+            sum(w l), "none" w l. Where elements are paired, w is the product of the masks given; in "average" the
+            means are over the masks too. A mean over a mask of zeros raises on the CPU, and is NaN elsewhere.
+            Factors are float32 (beside float64: float64). A logit that is masked out must be finite: 0 times
+            infinity is NaN.
+        fake_mask: the same for fake.
         reduction: "mean" or "sum" over each member's elements, or "none".
-        return_stats: return (loss, LossStats).
+        return_stats: return (loss, LossStats); not with masks, nor with targets in tensors.
         process_group: with "average", means are over the ranks of this group. The gradient that a rank
             gets is that of the sum of all ranks' losses, so that DDP's average of the ranks' gradients is
             the gradient of the mean loss. All ranks must take part in forward and backward.
@@ -136,10 +156,26 @@ def discriminator_loss(
     """
     targets = targets if type(targets) is tuple else _triple(targets)
     given = (loss, relativistic, margin, targets, real_target, fake_target)
+    make_spec, names, logits = discriminator_spec, ("real_logits", "fake_logits"), (real_logits, fake_logits)
+    if real_logits is None or fake_logits is None:
+        make_spec, names, logits = _one_role(real_logits, fake_logits, loss, relativistic)
     return _loss(
-        discriminator_spec, ("real_logits", "fake_logits"), (real_logits, fake_logits), given, weights=weights,
+        make_spec, names, logits, given, masks=(real_mask, fake_mask), weights=weights,
         reduction=reduction, return_stats=return_stats, process_group=process_group,
     )  # fmt: skip
+
+
+def _one_role(real: Any, fake: Any, loss: str, relativistic: Any) -> tuple[Any, Any, Any]:
+    """Return what makes the loss on the logits that are there, their name, and them."""
+    if real is None and fake is None:
+        raise ValueError("real_logits and fake_logits: expected logits of at least one, got None and None")
+    if relativistic in ("paired", "average") or loss in PAIRED:
+        name = "real_logits" if real is None else "fake_logits"
+        kind = f"loss {loss!r}" if relativistic is None else f"relativistic={relativistic!r}"
+        raise ValueError(f"{name}: expected logits for {kind}, got None")
+    if fake is None:
+        return real_spec, ("real_logits",), (real,)
+    return fake_spec, ("fake_logits",), (fake,)
 
 
 # fmt: off
@@ -166,10 +202,12 @@ def generator_loss(
     *,
     relativistic: str | None = None,
     margin: float = 1.0,
-    targets: Sequence[float] = _TARGETS,
-    real_target: float = 1.0,
-    fake_target: float = 0.0,
+    targets: Sequence[float | PerElement] = _TARGETS,
+    real_target: float | PerElement = 1.0,
+    fake_target: float | PerElement = 0.0,
     weights: Sequence[float] | Tensor | None = None,
+    real_mask: PerElement | None = None,
+    fake_mask: PerElement | None = None,
     reduction: str = "mean",
     return_stats: bool = False,
     process_group: ProcessGroup | None = None,
@@ -188,11 +226,14 @@ def generator_loss(
         relativistic: None, "paired" or "average".
         margin: m of hinge and ranking; without effect on the generator's plain loss.
         targets: (a, b, c) of least squares: c is the label that the generator wants.
-        real_target: soft label in [0, 1] that "nonsaturating" wants for fake.
+        real_target: soft label in [0, 1] that "nonsaturating" wants for fake. Labels and targets may be tensors, as
+            in `discriminator_loss`.
         fake_target: soft label of fake in [0, 1], for "saturating".
         weights: one per member, as in `discriminator_loss`.
+        real_mask: which real logits count in a relativistic form, as in `discriminator_loss`.
+        fake_mask: which fake logits count.
         reduction: "mean" or "sum" over each member's elements, or "none".
-        return_stats: return (loss, LossStats).
+        return_stats: return (loss, LossStats); not with masks, nor with targets in tensors.
         process_group: with "average", means are over the ranks of this group, as in `discriminator_loss`.
 
     Returns:
@@ -210,8 +251,8 @@ def generator_loss(
     targets = targets if type(targets) is tuple else _triple(targets)
     given = (loss, relativistic, margin, targets, real_target, fake_target)
     return _loss(
-        generator_spec, names, logits, given, weights=weights, reduction=reduction, return_stats=return_stats,
-        process_group=process_group,
+        generator_spec, names, logits, given, masks=(real_mask, fake_mask), weights=weights,
+        reduction=reduction, return_stats=return_stats, process_group=process_group,
     )  # fmt: skip
 
 
@@ -245,6 +286,7 @@ def _loss(
     tensors: tuple[Any, ...],
     given: tuple[Any, ...],
     *,
+    masks: tuple[Any, Any],
     weights: Any,
     reduction: str,
     return_stats: bool,
@@ -256,7 +298,8 @@ def _loss(
         make_spec: `discriminator_spec` or `generator_spec`.
         names: those of the operands, one or two.
         tensors: the operands, or sequences of them.
-        given: the fields of LossOptions.
+        given: the fields of LossOptions, with tensors per element in the places of numbers.
+        masks: of real and of fake, or None.
         weights: one per member, or None.
         reduction: "mean", "sum" or "none".
         return_stats: whether LossStats are wanted.
@@ -264,10 +307,10 @@ def _loss(
     """
     tracing = torch.compiler.is_compiling()
     loss, relativistic, margin, targets, real_target, fake_target = given
-    if not tracing and (
-        targets is not _TARGETS or not type(margin) is type(real_target) is type(fake_target) is float
-    ):
-        given = _in_floats(given)
+    extra = None
+    numbers = targets is _TARGETS and type(margin) is type(real_target) is type(fake_target) is float
+    if masks[0] is not None or masks[1] is not None or not numbers:
+        given, extra = _split(given, masks, names, return_stats, process_group)
     paired = relativistic == "paired" or reduction == "none"
     paired = paired or (relativistic is None and len(tensors) == 2 and loss in PAIRED)
     single, members = isinstance(tensors[0], Tensor), 1
@@ -284,16 +327,15 @@ def _loss(
         tensors, scanned = _with_global_means(tensors, process_group), -1
     if probabilities.undecided and not tracing and loss in LOGISTIC and relativistic is None:
         probabilities.look(tensors)
-    if weights is not None:
-        weights = checks.member_weights(weights, members, tensors[0].device)
+    weights = None if weights is None else checks.member_weights(weights, members, tensors[0].device)
+    if extra is None:
+        spec = cached(make_spec, given, members, process_group is not None)
+    else:
+        spec, tensors = _bound(extra, make_spec, names, tensors, given, single, reduction)
+        scanned = -1
     if tracing:
-        spec = make_spec.__wrapped__(given, members, process_group is not None)
         result, buffers = _traced(spec, tensors, weights, reduction, return_stats)
     else:
-        try:
-            spec = make_spec(given, members, process_group is not None)
-        except TypeError:  # perhaps a list, which no cache can look up: the checks tell which option it is
-            spec = make_spec.__wrapped__(given, members, process_group is not None)
         op = ops.Loss(spec, () if weights is None else weights, reduction, return_stats)
         result, buffers = run(op, tensors, scanned), op.buffers
     if reduction == "none":
@@ -302,6 +344,34 @@ def _loss(
         return result
     assert buffers is not None
     return result, LossStats(*buffers.statistics.to(result.dtype).unbind())
+
+
+def _split(
+    given: tuple[Any, ...], masks: tuple[Any, Any], names: tuple[str, ...], return_stats: bool, group: Any
+) -> tuple[tuple[Any, ...], Any]:
+    """Return the options as numbers, and what came per element, checked, or None."""
+    given, extra = elementwise.split(given, {"real_logits": masks[0], "fake_logits": masks[1]})
+    if extra is not None:
+        extra.check(names, given[1], return_stats, group)
+    return given if torch.compiler.is_compiling() else _in_floats(given), extra
+
+
+def _bound(
+    extra: Any,
+    make_spec: Any,
+    names: tuple[str, ...],
+    tensors: tuple[Tensor, ...],
+    given: tuple[Any, ...],
+    single: bool,
+    reduction: str,
+) -> tuple[LossSpec, tuple[Tensor, ...]]:
+    """Return a loss with what came per element, and its operands."""
+    extra.single, extra.members = single, len(tensors) // len(names)
+
+    def make(means: bool) -> LossSpec:
+        return cached(make_spec, given, extra.members, means)
+
+    return elementwise.bind(extra, make, names, tensors, given[1], reduction)
 
 
 def _traced(spec: LossSpec, tensors: tuple[Tensor, ...], weights: Any, reduction: str, numbers: bool) -> Any:
@@ -390,22 +460,23 @@ def term(phi: str, scale: float = 1.0, shift: float = 0.0, linear: float = 0.0, 
 # fmt: off
 @overload
 def reduce_terms(  # type: ignore[overload-overlap]
-    terms: Sequence[Term], tensors: Sequence[Operand], *, reduction: Literal["none"], centred: bool = ...
+    terms: Sequence[Term], tensors: Sequence[Operand], *, reduction: Literal["none"], centred: bool = ...,
+    masks: Sequence[Tensor | None] | None = ...,
 ) -> list[Tensor]: ...
 @overload
 def reduce_terms(
     terms: Sequence[Term], tensors: Sequence[Operand], *, return_values: Literal[True], with_graph: Literal[True],
-    centred: bool = ..., reduction: str = ...,
+    centred: bool = ..., reduction: str = ..., masks: Sequence[Tensor | None] | None = ...,
 ) -> tuple[Tensor, list[Tensor]]: ...
 @overload
 def reduce_terms(
     terms: Sequence[Term], tensors: Sequence[Operand], *, return_values: Literal[True], centred: bool = ...,
-    reduction: str = ...,
+    reduction: str = ..., masks: Sequence[Tensor | None] | None = ...,
 ) -> tuple[Tensor, Tensor]: ...
 @overload
 def reduce_terms(
     terms: Sequence[Term], tensors: Sequence[Operand], *, centred: bool = ..., reduction: str = ...,
-    weights: Sequence[float] | Tensor | None = ...,
+    weights: Sequence[float] | Tensor | None = ..., masks: Sequence[Tensor | None] | None = ...,
 ) -> Tensor: ...
 # fmt: on
 def reduce_terms(
@@ -415,6 +486,7 @@ def reduce_terms(
     centred: bool = False,
     reduction: str = "mean",
     weights: Sequence[float] | Tensor | None = None,
+    masks: Sequence[Tensor | None] | None = None,
     return_values: bool = False,
     with_graph: bool = False,
     attached: bool = False,
@@ -429,6 +501,10 @@ def reduce_terms(
             float32.
         reduction: "mean" or "sum" over each entry's elements, or "none".
         weights: one further factor per term: numbers, or a 1-D tensor on the operands' device. Not with with_graph.
+        masks: for each term None or a mask w: a bool or floating tensor of non-negative constants, of as many
+            dimensions as x, to which it broadcasts. With l the term per element, "mean" is sum(w l) / sum(w),
+            "sum" sum(w l), "none" w l. The mean of y where centred is over all of y. A mean over a mask of zeros
+            raises on the CPU, and is NaN elsewhere.
         return_values: return (loss, values), values being a detached vector of each term's weighted value.
         with_graph: values is a list of scalars instead. Each has a graph of its own, and can be weighed or
             differentiated by itself. Not with centred.
@@ -447,6 +523,8 @@ def reduce_terms(
     if with_graph and (centred or not return_values or weights is not None):
         raise ValueError("with_graph: expected return_values=True, centred=False and no weights")
     spec, operands, scanned = _bind(terms, tensors, centred)
+    if masks is not None:
+        spec, operands, scanned = *_masked(spec, operands, masks, reduction), -1
     if weights is not None:
         weights = checks.member_weights(weights, len(terms), operands[0].device, "terms")
     if with_graph:
@@ -489,6 +567,23 @@ def _bind(
                 fitting = checks.pair(names[0], operands[t.x], names[1], operands[t.y], True)
                 operands = (*operands[: t.x], *fitting, *operands[t.y + 1 :])
     return spec, operands, scanned
+
+
+def _masked(
+    spec: LossSpec, operands: tuple[Tensor, ...], masks: Any, reduction: str
+) -> tuple[LossSpec, tuple[Tensor, ...]]:
+    """Return terms with their masks as factors, and the operands."""
+    masks = checks.sequence("masks", masks, "a tensor or None for each term")
+    if len(masks) != len(spec.terms):
+        raise ValueError(f"masks: expected one for each of {len(spec.terms)} terms, got {len(masks)}")
+    own = []
+    for k, (bound, mask) in enumerate(zip(spec.terms, masks, strict=True)):
+        name, x, factor = f"masks[{k}]", operands[bound.x], None
+        if mask is not None:
+            checked = checks.per_element(name, mask, x, f"tensors[{k}]", math.inf)
+            factor = elementwise.factor(name, checked, x, reduction)
+        own.append(elementwise.Constants(factor=factor))
+    return elementwise.attach(spec, operands, own)
 
 
 @lru_cache(maxsize=1024)

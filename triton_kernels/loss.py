@@ -19,6 +19,8 @@ from .tree import CHUNK, add_rows, chunks_at, empty_lanes, fold, minus_zero, nex
 X, Y, G_X, G_Y, V_X, V_Y, OUT, UPSTREAM = (tl.constexpr(k) for k in range(8))
 OF_MEAN_OPERAND = OUT
 ADDRESSES = tl.constexpr(8)
+# Behind those of all terms, where a call is MASKED: the addresses of each term's factors and labels, or 0.
+CONSTANTS_PER_ELEMENT = tl.constexpr(2)
 # In `constants`. FIRST_PROGRAM and CHUNKS count the programs and the chunks before the term's.
 (
     N, FIRST_PROGRAM, CHUNKS, PHI_CODE, DTYPE, SCALE, SHIFT, LINEAR, WEIGHT, MEMBER, MEAN_OPERAND, MEAN_OPERAND_N,
@@ -112,6 +114,23 @@ def _elementwise_upstream(address, start, at, left, DTYPES: tl.constexpr, ALIGNE
 
 
 @triton.jit
+def _per_element(
+    addresses, k, start, at, left, TERMS: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr
+):  # fmt: skip
+    """Return a term's factors and labels in the type of the operands' arithmetic; 1 and -inf where it has none."""
+    F: tl.constexpr = tl.float64 if DTYPES == ONLY_FLOAT64 else tl.float32
+    factor = tl.full(at.shape, 1.0, F)
+    label = tl.full(at.shape, float("-inf"), F)
+    of_factor = select(addresses, k, ADDRESSES * TERMS, CONSTANTS_PER_ELEMENT, TERMS)
+    of_label = select(addresses, k, ADDRESSES * TERMS + 1, CONSTANTS_PER_ELEMENT, TERMS)
+    if of_factor != 0:
+        factor = _elementwise_upstream(of_factor, start, at, left, DTYPES, ALIGNED, F)
+    if of_label != 0:
+        label = _elementwise_upstream(of_label, start, at, left, DTYPES, ALIGNED, F)
+    return factor, label
+
+
+@triton.jit
 def _argument(x, y, mean, address_y, mean_operand, PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr):
     """Return x, x - y or x - mean."""
     z = x
@@ -170,17 +189,19 @@ def _slopes(
 
 @triton.jit
 def _fine_slopes(
-    x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses, constants,
-    memory, TERMS: tl.constexpr, PHI_CODES: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr,
-    PASS: tl.constexpr,
-    PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr, SLOPES: tl.constexpr, ELEMENTWISE: tl.constexpr,
+    x, y, mean, phi_code, scale, shift, linear, coefficient, factor, label, k, start, at, left, dtype, addresses,
+    constants, memory, TERMS: tl.constexpr, PHI_CODES: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr,
+    PASS: tl.constexpr, PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr, SLOPES: tl.constexpr,
+    ELEMENTWISE: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Do as `_slopes` for a term of 16-bit tensors."""
     z = _argument(
         x.to(tl.float64), y.to(tl.float64), mean, select(addresses, k, Y, ADDRESSES, TERMS),
         select(constants, k, MEAN_OPERAND, FIELDS, TERMS), PAIRED, SUBTRACTS_MEAN,
     )  # fmt: skip
-    u, d = evaluate_finely(phi_code, z, scale, shift, linear, coefficient, PHI_CODES, PASS == SECOND)
+    u, d = evaluate_finely(
+        phi_code, z, scale, shift, linear, coefficient, factor, label, PHI_CODES, PASS == SECOND, MASKED
+    )
     return _slopes(
         u, d, k, start, at, left, dtype, addresses, constants, memory, TERMS, DTYPES, ALIGNED, PASS, PAIRED,
         SUBTRACTS_MEAN, SLOPES, ELEMENTWISE,
@@ -192,7 +213,7 @@ def _sums_of_chunks(
     program, addresses, constants, memory, TERMS: tl.constexpr, PHI_CODES: tl.constexpr, DTYPES: tl.constexpr,
     ALIGNED: tl.constexpr, PASS: tl.constexpr, PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr,
     SLOPES: tl.constexpr, STATS: tl.constexpr, ELEMENTWISE: tl.constexpr, WEIGHTED: tl.constexpr,
-    MEAN_OF: tl.constexpr, ONE: tl.constexpr, T: tl.constexpr, E: tl.constexpr,
+    MEAN_OF: tl.constexpr, ONE: tl.constexpr, T: tl.constexpr, E: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Add up T chunks of a term; return the sums, each (T,), in the order of the slots."""
     k = _term_of(program, constants, TERMS)
@@ -249,9 +270,13 @@ def _sums_of_chunks(
         if PASS == MEAN:
             value = add_rows(value, x, there)
         else:
+            factor = x
+            label = x
+            if MASKED:
+                factor, label = _per_element(addresses, k, start, at, left, TERMS, DTYPES, ALIGNED)
             v, u, d = evaluate(
-                phi_code, z, scale, shift, linear, coefficient, PHI_CODES, PASS == FORWARD,
-                DERIVATIVES and not ONLY_16_BITS, PASS == SECOND and not ONLY_16_BITS,
+                phi_code, z, scale, shift, linear, coefficient, factor, label, PHI_CODES, PASS == FORWARD,
+                DERIVATIVES and not ONLY_16_BITS, PASS == SECOND and not ONLY_16_BITS, MASKED,
             )  # fmt: skip
             if PASS == FORWARD:
                 value = add_rows(value, v, there)
@@ -263,15 +288,15 @@ def _sums_of_chunks(
                 if HAS_16_BITS:
                     if ONLY_16_BITS:
                         dots, slopes = _fine_slopes(
-                            x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype,
-                            addresses, constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED,
-                            SUBTRACTS_MEAN, SLOPES, ELEMENTWISE,
+                            x, y, mean, phi_code, scale, shift, linear, coefficient, factor, label, k, start, at,
+                            left, dtype, addresses, constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS,
+                            PAIRED, SUBTRACTS_MEAN, SLOPES, ELEMENTWISE, MASKED,
                         )  # fmt: skip
                     elif dtype >= FLOAT16:
                         dots, slopes = _fine_slopes(
-                            x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype,
-                            addresses, constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED,
-                            SUBTRACTS_MEAN, SLOPES, ELEMENTWISE,
+                            x, y, mean, phi_code, scale, shift, linear, coefficient, factor, label, k, start, at,
+                            left, dtype, addresses, constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS,
+                            PAIRED, SUBTRACTS_MEAN, SLOPES, ELEMENTWISE, MASKED,
                         )  # fmt: skip
                 if PASS == SECOND:
                     dot = add_rows(dot, dots, there)
@@ -433,7 +458,7 @@ def loss_sums(
     ALIGNED: tl.constexpr, PASS: tl.constexpr, PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr,
     SLOPES: tl.constexpr, STATS: tl.constexpr, KEEP: tl.constexpr, ELEMENTWISE: tl.constexpr,
     WEIGHTED: tl.constexpr, MEAN_OF: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr, OPERANDS: tl.constexpr,
-    ONE: tl.constexpr, T: tl.constexpr, E: tl.constexpr,
+    ONE: tl.constexpr, T: tl.constexpr, E: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Add up the chunks of all terms of a table; ONE: also compute the results.
 
@@ -455,7 +480,7 @@ def loss_sums(
         for k in range(TERMS):
             a, b, c, d, e, f, g, h = _sums_of_chunks(
                 k, addresses, constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN,
-                SLOPES, STATS, ELEMENTWISE, WEIGHTED, MEAN_OF, ONE, T, E,
+                SLOPES, STATS, ELEMENTWISE, WEIGHTED, MEAN_OF, ONE, T, E, MASKED,
             )  # fmt: skip
             chunks = (select(constants, k, N, FIELDS, TERMS) + (CHUNK - 1)) // CHUNK
             value = tl.where(at == k, top(a, chunks), value)
@@ -478,7 +503,7 @@ def loss_sums(
         program = tl.program_id(0).to(tl.int64)
         a, b, c, d, e, f, g, h = _sums_of_chunks(
             program, addresses, constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN,
-            SLOPES, STATS, ELEMENTWISE, WEIGHTED, MEAN_OF, ONE, T, E,
+            SLOPES, STATS, ELEMENTWISE, WEIGHTED, MEAN_OF, ONE, T, E, MASKED,
         )  # fmt: skip
         k = _term_of(program, constants, TERMS)
         chunk = (program - select(constants, k, FIRST_PROGRAM, FIELDS, TERMS)) * T + tl.arange(0, T)
@@ -634,10 +659,10 @@ def _write_derivatives(
 
 @triton.jit
 def _write_plainly(
-    x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses, constants,
-    memory, TERMS: tl.constexpr, PHI_CODES: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr,
-    PASS: tl.constexpr,
-    PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr, ELEMENTWISE: tl.constexpr,
+    x, y, mean, phi_code, scale, shift, linear, coefficient, factor, label, k, start, at, left, dtype, addresses,
+    constants, memory, TERMS: tl.constexpr, PHI_CODES: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr,
+    PASS: tl.constexpr, PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr, ELEMENTWISE: tl.constexpr,
+    MASKED: tl.constexpr,
 ):  # fmt: skip
     """Write a term's elementwise results, in the type of the operands' arithmetic."""
     z = _argument(
@@ -645,8 +670,9 @@ def _write_plainly(
         PAIRED, SUBTRACTS_MEAN,
     )  # fmt: skip
     value, unit_gradient, curvature = evaluate(
-        phi_code, z, scale, shift, linear, coefficient, PHI_CODES, PASS == FORWARD, PASS != FORWARD, PASS == SECOND
-    )
+        phi_code, z, scale, shift, linear, coefficient, factor, label, PHI_CODES, PASS == FORWARD, PASS != FORWARD,
+        PASS == SECOND, MASKED,
+    )  # fmt: skip
     if PASS == FORWARD:
         OWN: tl.constexpr = 1 if DTYPES == ONLY_FLOAT64 else 0
         out = select(addresses, k, OUT, ADDRESSES, TERMS)
@@ -660,10 +686,10 @@ def _write_plainly(
 
 @triton.jit
 def _write_finely(
-    x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses, constants,
-    memory, TERMS: tl.constexpr, PHI_CODES: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr,
-    PASS: tl.constexpr,
-    PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr, ELEMENTWISE: tl.constexpr,
+    x, y, mean, phi_code, scale, shift, linear, coefficient, factor, label, k, start, at, left, dtype, addresses,
+    constants, memory, TERMS: tl.constexpr, PHI_CODES: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr,
+    PASS: tl.constexpr, PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr, ELEMENTWISE: tl.constexpr,
+    MASKED: tl.constexpr,
 ):  # fmt: skip
     """Write the gradients of a term of 16-bit tensors: formed in float64, and rounded once."""
     z = _argument(
@@ -671,7 +697,7 @@ def _write_finely(
         select(constants, k, MEAN_OPERAND, FIELDS, TERMS), PAIRED, SUBTRACTS_MEAN,
     )  # fmt: skip
     unit_gradient, curvature = evaluate_finely(
-        phi_code, z, scale, shift, linear, coefficient, PHI_CODES, PASS == SECOND
+        phi_code, z, scale, shift, linear, coefficient, factor, label, PHI_CODES, PASS == SECOND, MASKED
     )
     _write_derivatives(
         unit_gradient, curvature, k, phi_code, start, at, left, dtype, addresses, constants, memory, TERMS, DTYPES,
@@ -684,6 +710,7 @@ def loss_elements(
     addresses, constants, memory, TERMS: tl.constexpr, PHI_CODES: tl.constexpr, DTYPES: tl.constexpr,
     ALIGNED: tl.constexpr, PASS: tl.constexpr, PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr,
     ELEMENTWISE: tl.constexpr, WEIGHTED: tl.constexpr, MEAN_OF: tl.constexpr, BLOCK: tl.constexpr,
+    MASKED: tl.constexpr,
 ):  # fmt: skip
     """Write elementwise results.
 
@@ -714,23 +741,31 @@ def loss_elements(
     scale = double(select(constants, k, SCALE, FIELDS, TERMS))
     shift = double(select(constants, k, SHIFT, FIELDS, TERMS))
     linear = double(select(constants, k, LINEAR, FIELDS, TERMS))
+    factor = x
+    label = x
+    if MASKED:
+        factor, label = _per_element(addresses, k, start, at, left, TERMS, DTYPES, ALIGNED)
     if PASS == FORWARD or DTYPES < 4:
         _write_plainly(
-            x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses,
-            constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN, ELEMENTWISE,
+            x, y, mean, phi_code, scale, shift, linear, coefficient, factor, label, k, start, at, left, dtype,
+            addresses, constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN,
+            ELEMENTWISE, MASKED,
         )  # fmt: skip
     elif DTYPES % 4 == 0:
         _write_finely(
-            x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses,
-            constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN, ELEMENTWISE,
+            x, y, mean, phi_code, scale, shift, linear, coefficient, factor, label, k, start, at, left, dtype,
+            addresses, constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN,
+            ELEMENTWISE, MASKED,
         )  # fmt: skip
     elif dtype >= FLOAT16:
         _write_finely(
-            x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses,
-            constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN, ELEMENTWISE,
+            x, y, mean, phi_code, scale, shift, linear, coefficient, factor, label, k, start, at, left, dtype,
+            addresses, constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN,
+            ELEMENTWISE, MASKED,
         )  # fmt: skip
     else:
         _write_plainly(
-            x, y, mean, phi_code, scale, shift, linear, coefficient, k, start, at, left, dtype, addresses,
-            constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN, ELEMENTWISE,
+            x, y, mean, phi_code, scale, shift, linear, coefficient, factor, label, k, start, at, left, dtype,
+            addresses, constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN,
+            ELEMENTWISE, MASKED,
         )  # fmt: skip

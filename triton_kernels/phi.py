@@ -68,12 +68,14 @@ def phi_curvature(code: tl.constexpr, a, u, u_lo):
 
 
 @triton.jit
-def phi_value(code: tl.constexpr, z, a, shift, linear, total, u, u_lo):
-    """Return the term; `total` is scale + linear."""
+def phi_value(code: tl.constexpr, z, a, shift, linear, total, u, u_lo, LABELLED: tl.constexpr):
+    """Return the term; `total` is scale + linear. LABELLED: linear may be 0."""
     zero = const(0.0, z)
     rest = zero
     if code % 2 == 1:
         rest = linear * z
+        if LABELLED:
+            rest = tl.where(linear == 0, zero, rest)
     if code // 2 == SOFTPLUS:
         m = tl.where(zero > a, zero, a)
         if code % 2 == 1:
@@ -105,12 +107,46 @@ def _splat(number, like):
 
 
 @triton.jit
+def _constants(
+    code: tl.constexpr, like, scale, shift, linear, coefficient, label, LABELLED: tl.constexpr
+):  # fmt: skip
+    """Return scale, linear, their sum, and the first two times `coefficient`: at elements, with their labels.
+
+    A label y of softplus(z) - y z near 1 makes that softplus(-z) + (1 - y) z, in which nothing cancels. A label of
+    -inf stands for none.
+    """
+    k_scale = _splat(scale, like)
+    k_linear = _splat(linear, like)
+    k_sum = _splat(scale + linear, like)
+    slope = _splat(coefficient * scale, like)
+    slope_linear = _splat(coefficient * linear, like)
+    if LABELLED and code % 2 == 1:
+        label = label.to(like.dtype)
+        has = label != float("-inf")
+        k_linear = tl.where(has, k_linear * label, k_linear)
+        k_sum = tl.where(has, k_scale + k_linear, k_sum)
+        slope_linear = tl.where(has, slope_linear * label, slope_linear)
+        if code // 2 == SOFTPLUS:
+            near = has & (k_scale == 1) & (_splat(shift, like) == 0) & (k_sum < -k_linear)
+            minus_label = k_linear
+            slope_linear = tl.where(near, slope * k_sum, slope_linear)
+            k_linear = tl.where(near, k_sum, k_linear)
+            k_sum = tl.where(near, minus_label, k_sum)
+            k_scale = tl.where(near, -k_scale, k_scale)
+            slope = tl.where(near, -slope, slope)
+    return k_scale, k_linear, k_sum, slope, slope_linear
+
+
+@triton.jit
 def _evaluate_code(
-    code: tl.constexpr, z, scale, shift, linear, coefficient, VALUE: tl.constexpr, SLOPE: tl.constexpr,
-    CURVATURE: tl.constexpr,
+    code: tl.constexpr, z, scale, shift, linear, coefficient, label, VALUE: tl.constexpr, SLOPE: tl.constexpr,
+    CURVATURE: tl.constexpr, LABELLED: tl.constexpr,
 ):  # fmt: skip
     k_shift = _splat(shift, z)
-    a = tl.fma(_splat(scale, z), z, k_shift)
+    k_scale, k_linear, k_sum, k_slope, k_slope_linear = _constants(
+        code, z, scale, shift, linear, coefficient, label, LABELLED
+    )
+    a = tl.fma(k_scale, z, k_shift)
     u = a
     u_lo = a
     if code // 2 == SOFTPLUS:
@@ -119,22 +155,25 @@ def _evaluate_code(
     gradient = a
     curvature = a
     if VALUE:
-        value = phi_value(code, z, a, k_shift, _splat(linear, z), _splat(scale + linear, z), u, u_lo)
+        value = phi_value(code, z, a, k_shift, k_linear, k_sum, u, u_lo, LABELLED)
     if SLOPE:
-        gradient = _splat(coefficient * scale, z)
         slope = phi_slope(code, a, u, u_lo)
         if code % 2 == 1:
-            gradient = tl.fma(gradient, slope, _splat(coefficient * linear, z))
+            gradient = tl.fma(k_slope, slope, k_slope_linear)
         else:
-            gradient = gradient * slope
+            gradient = k_slope * slope
     if CURVATURE:
         curvature = _splat(coefficient * scale * scale, z) * phi_curvature(code, a, u, u_lo)
     return value, gradient, curvature
 
 
 @triton.jit
-def _evaluate_finely_code(code: tl.constexpr, z, scale, shift, linear, coefficient, CURVATURE: tl.constexpr):
-    a = tl.fma(_splat(scale, z), z, _splat(shift, z))
+def _evaluate_finely_code(
+    code: tl.constexpr, z, scale, shift, linear, coefficient, label, CURVATURE: tl.constexpr,
+    LABELLED: tl.constexpr,
+):  # fmt: skip
+    k_scale, _, _, k_slope, k_slope_linear = _constants(code, z, scale, shift, linear, coefficient, label, LABELLED)
+    a = tl.fma(k_scale, z, _splat(shift, z))
     curvature = a
     if code // 2 == SOFTPLUS:
         hi, lo, power = fine_decay(a)
@@ -145,11 +184,10 @@ def _evaluate_finely_code(code: tl.constexpr, z, scale, shift, linear, coefficie
         slope = phi_slope(code, a, a, a)
         if CURVATURE:
             curvature = phi_curvature(code, a, a, a)
-    gradient = _splat(coefficient * scale, z)
     if code % 2 == 1:
-        gradient = tl.fma(gradient, slope, _splat(coefficient * linear, z))
+        gradient = tl.fma(k_slope, slope, k_slope_linear)
     else:
-        gradient = gradient * slope
+        gradient = k_slope * slope
     if CURVATURE:
         curvature = _splat(coefficient * scale * scale, z) * curvature
     return gradient, curvature
@@ -157,29 +195,38 @@ def _evaluate_finely_code(code: tl.constexpr, z, scale, shift, linear, coefficie
 
 @triton.jit
 def evaluate_finely(
-    code, z, scale, shift, linear, coefficient, PHI_CODES: tl.constexpr, CURVATURE: tl.constexpr
+    code, z, scale, shift, linear, coefficient, factor, label, PHI_CODES: tl.constexpr, CURVATURE: tl.constexpr,
+    MASKED: tl.constexpr,
 ):  # fmt: skip
     """Return `coefficient` times a term's first and second derivative in z, for 16-bit tensors; all float64."""
     gradient = z
     curvature = z
     for k in tl.static_range(PHI_CODE_COUNT):
         if PHI_CODES == 1 << k:
-            gradient, curvature = _evaluate_finely_code(k, z, scale, shift, linear, coefficient, CURVATURE)
+            gradient, curvature = _evaluate_finely_code(
+                k, z, scale, shift, linear, coefficient, label, CURVATURE, MASKED
+            )
         elif (PHI_CODES >> k) % 2 == 1:
             if code == k:
-                gradient, curvature = _evaluate_finely_code(k, z, scale, shift, linear, coefficient, CURVATURE)
+                gradient, curvature = _evaluate_finely_code(
+                    k, z, scale, shift, linear, coefficient, label, CURVATURE, MASKED
+                )
+    if MASKED:
+        gradient = factor.to(z.dtype) * gradient
+        if CURVATURE:
+            curvature = factor.to(z.dtype) * curvature
     return gradient, curvature
 
 
 @triton.jit
 def evaluate(
-    code, z, scale, shift, linear, coefficient, PHI_CODES: tl.constexpr, VALUE: tl.constexpr, SLOPE: tl.constexpr,
-    CURVATURE: tl.constexpr,
+    code, z, scale, shift, linear, coefficient, factor, label, PHI_CODES: tl.constexpr, VALUE: tl.constexpr,
+    SLOPE: tl.constexpr, CURVATURE: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Return a term's value, and `coefficient` times its first and its second derivative in z.
 
     z is the argument, float32 or float64. The numbers are float64, and a constant made of them is rounded once.
-    Results that are not asked for are not computed.
+    Results that are not asked for are not computed. MASKED: with a factor and a label for each element.
     """
     value = z
     gradient = z
@@ -187,11 +234,18 @@ def evaluate(
     for k in tl.static_range(PHI_CODE_COUNT):
         if PHI_CODES == 1 << k:
             value, gradient, curvature = _evaluate_code(
-                k, z, scale, shift, linear, coefficient, VALUE, SLOPE, CURVATURE
+                k, z, scale, shift, linear, coefficient, label, VALUE, SLOPE, CURVATURE, MASKED
             )
         elif (PHI_CODES >> k) % 2 == 1:
             if code == k:
                 value, gradient, curvature = _evaluate_code(
-                    k, z, scale, shift, linear, coefficient, VALUE, SLOPE, CURVATURE
+                    k, z, scale, shift, linear, coefficient, label, VALUE, SLOPE, CURVATURE, MASKED
                 )
+    if MASKED:
+        if VALUE:
+            value = factor * value
+        if SLOPE:
+            gradient = factor * gradient
+        if CURVATURE:
+            curvature = factor * curvature
     return value, gradient, curvature

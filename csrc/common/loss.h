@@ -3,13 +3,20 @@
 //   loss = sum over terms t of  c_t * sum_i ( phi_t(scale * z_i + shift) + linear * z_i )
 //   z    = x,  x - y (paired)  or  x - mean(m);   c_t = weight (/ n for a mean)
 //
-// An operand is x or y of at most one term, and may be the mean operand m of any number. The order
-// of all sums is fixed (tree.h), and so is every rounding; every implementation follows them:
+// A term may have a factor w and a label y for each element, constants that get no gradient; then
+// it sums  w_i * ( phi_t(scale * z_i + shift) + linear * y_i * z_i ).
+//
+// An operand is x or y of at most one term, and may be the mean operand m, the factor or the label
+// of any number. The order of all sums is fixed (tree.h), and so is every rounding; every
+// implementation follows them:
 //
 //   unit gradient   u_i  = fma(c * scale, phi'_i, c * linear)     (c formed in double)
 //   through a mean  K    = -(1/n) * sum of the u of its terms     (float64, then rounded)
 //   gradient        g_i  = upstream * (u_i + K)                   for a scalar upstream
 //                   g_i  = upstream_i * u_i + K'                  for an elementwise one
+//
+// A label multiplies linear and c * linear (Coefficients::labelled), a factor the value, u_i and
+// the second derivative.
 //
 // Each line is rounded in the operand's dtype, with one exception: of 16-bit operands z, u, K, g
 // and second derivatives are double, and g alone is rounded, once. Their values and z in statistics
@@ -32,8 +39,9 @@ struct Term {
   double scale, shift, linear, weight;
   double threshold;  // statistics: right where side * (z - threshold) > 0; side 0: not counted
   int side;
-  int member;  // which of the call's weights multiplies it
-  Role role;   // which of loss_real and loss_fake it adds to
+  int member;                   // which of the call's weights multiplies it
+  Role role;                    // which of loss_real and loss_fake it adds to
+  int factor = -1, label = -1;  // operand numbers of constants per element; -1: none
 };
 
 struct Spec {
@@ -41,6 +49,7 @@ struct Spec {
   std::vector<Role> roles;  // one an operand
   std::vector<bool> is_mean_operand;
   bool subtracts_mean = false;
+  bool has_constants = false;  // whether any term has a factor or a label
 };
 
 struct Operand {

@@ -43,6 +43,48 @@ struct Coefficients {
   FASTGAN_HD F argument(F z) const {
     return fma(scale, z, shift);
   }
+
+  // At an element of a chunk: the same for all.
+  static constexpr bool vary = false;
+  template <Phi P>
+  FASTGAN_HD const Coefficients& at(int) const {
+    return *this;
+  }
+
+  // At an element whose label multiplies the linear part.
+  template <Phi P>
+  FASTGAN_HD Coefficients labelled(F label) const {
+    Coefficients k = *this;
+    k.linear = linear * label;
+    k.sum = scale + k.linear;
+    k.slope_linear = slope_linear * label;
+    if constexpr (P == Phi::softplus)
+      if (scale == F(1) && shift == F(0) && k.sum < -k.linear) k.reflect();
+    return k;
+  }
+
+  // softplus(z) - t z as softplus(-z) + (1 - t) z, in which nothing cancels for t near 1.
+  FASTGAN_HD void reflect() {
+    F minus_label = linear;
+    slope_linear = slope * sum;
+    linear = sum;
+    sum = minus_label;
+    scale = -scale;
+    slope = -slope;
+  }
+};
+
+// Coefficients of elements that each have a label.
+template <class F>
+struct Labelled {
+  Coefficients<F> k;
+  const F* label;
+
+  static constexpr bool vary = true;
+  template <Phi P>
+  FASTGAN_HD Coefficients<F> at(int i) const {
+    return k.template labelled<P>(label[i]);
+  }
 };
 
 // k * z that is 0 for k = 0, whatever z.
@@ -175,10 +217,11 @@ struct Function<Phi::relu_half> : Function<Phi::relu> {
   }
 };
 
-// The term's value; u is decay(argument), which only a phi that uses_decay looks at.
-template <Phi P, bool Linear, class F>
+// The term's value; u is decay(argument), which only a phi that uses_decay looks at. Vary: whether
+// k is of an element with a label, which may be 0.
+template <Phi P, bool Linear, bool Vary = false, class F>
 FASTGAN_HD F term_value(F z, const Coefficients<F>& k, Pair<F> u) {
-  F rest = Linear ? k.linear * z : F(0);
+  F rest = Linear ? (Vary ? times(k.linear, z) : k.linear * z) : F(0);
   return Function<P>::template value<Linear>(z, k.argument(z), rest, k, u);
 }
 

@@ -28,74 +28,68 @@ double coefficient(const Call& call, const Term& t) {
 // A phi with an exponential takes three loops over L1 instead of one: a chain of operations as long
 // as the whole leaves the processor waiting, and three shorter ones overlap (a third faster,
 // measured).
-template <Pass pass, Phi P, bool Linear, class F>
-void element_loop(const F* __restrict z, int n, const Coefficients<F> k, Lines<F> out) {
+template <Pass pass, Phi P, bool Linear, class F, class K>
+void element_loop(const F* __restrict z, int n, const K k, Lines<F> out) {
   F* __restrict value = out.value, * __restrict gradient = out.gradient, * __restrict curvature = out.curvature;
   if constexpr (Function<P>::uses_decay) {
     alignas(64) F hi[chunk], lo[chunk];
     for (int i = 0; i < n; ++i) {
-      Pair<F> u = decay(k.argument(z[i]));
+      Pair<F> u = decay(k.template at<P>(i).argument(z[i]));
       hi[i] = u.hi;
       lo[i] = u.lo;
     }
     if (pass == value_only || pass == value_and_gradient)
-      for (int i = 0; i < n; ++i) value[i] = term_value<P, Linear>(z[i], k, Pair<F>{hi[i], lo[i]});
+      for (int i = 0; i < n; ++i)
+        value[i] = term_value<P, Linear, K::vary>(z[i], k.template at<P>(i), Pair<F>{hi[i], lo[i]});
     if (pass != value_only)
       for (int i = 0; i < n; ++i)
-        gradient[i] = term_gradient<P, Linear>(z[i], k, Pair<F>{hi[i], lo[i]});
+        gradient[i] = term_gradient<P, Linear>(z[i], k.template at<P>(i), Pair<F>{hi[i], lo[i]});
     if (pass == gradient_and_curvature)
-      for (int i = 0; i < n; ++i) curvature[i] = term_curvature<P>(z[i], k, Pair<F>{hi[i], lo[i]});
+      for (int i = 0; i < n; ++i)
+        curvature[i] = term_curvature<P>(z[i], k.template at<P>(i), Pair<F>{hi[i], lo[i]});
   } else {
     for (int i = 0; i < n; ++i) {
       F x = z[i];  // read before anything is written
       if (pass == value_only || pass == value_and_gradient)
-        value[i] = term_value<P, Linear>(x, k, Pair<F>{});
-      if (pass != value_only) gradient[i] = term_gradient<P, Linear>(x, k, Pair<F>{});
-      if (pass == gradient_and_curvature) curvature[i] = term_curvature<P>(x, k, Pair<F>{});
+        value[i] = term_value<P, Linear, K::vary>(x, k.template at<P>(i), Pair<F>{});
+      if (pass != value_only)
+        gradient[i] = term_gradient<P, Linear>(x, k.template at<P>(i), Pair<F>{});
+      if (pass == gradient_and_curvature)
+        curvature[i] = term_curvature<P>(x, k.template at<P>(i), Pair<F>{});
     }
   }
 }
 
 // The derivatives for 16-bit tensors.
-template <Pass pass, Phi P, bool Linear>
-void fine_loop(const double* __restrict z, int n, const Coefficients<double> k, Lines<double> out) {
+template <Pass pass, Phi P, bool Linear, class K>
+void fine_loop(const double* __restrict z, int n, const K k, Lines<double> out) {
   double* __restrict gradient = out.gradient, * __restrict curvature = out.curvature;
   if constexpr (Function<P>::uses_decay) {
     alignas(64) float hi[chunk], lo[chunk];
     alignas(64) double power[chunk];
     for (int i = 0; i < n; ++i) {
-      FineDecay u = fine_decay(k.argument(z[i]));
+      FineDecay u = fine_decay(k.template at<P>(i).argument(z[i]));
       hi[i] = u.hi;
       lo[i] = u.lo;
       power[i] = u.power;
     }
     for (int i = 0; i < n; ++i)
-      gradient[i] = term_gradient<P, Linear>(z[i], k, FineDecay{hi[i], lo[i], power[i]});
+      gradient[i] =
+          term_gradient<P, Linear>(z[i], k.template at<P>(i), FineDecay{hi[i], lo[i], power[i]});
     if (pass == gradient_and_curvature)
       for (int i = 0; i < n; ++i)
-        curvature[i] = term_curvature<P>(z[i], k, FineDecay{hi[i], lo[i], power[i]});
+        curvature[i] =
+            term_curvature<P>(z[i], k.template at<P>(i), FineDecay{hi[i], lo[i], power[i]});
   } else {
     element_loop<pass, P, Linear>(z, n, k, out);
   }
 }
 
-template <Pass pass, Phi P, bool Linear, class F>
-void loop_for(const Operand& x, const F* z, int n, const Coefficients<F>& k, Lines<F> out) {
+template <Pass pass, Phi P, bool Linear, class F, class K>
+void loop_for(const Operand& x, const F* z, int n, const K& k, Lines<F> out) {
   if constexpr (sizeof(F) == 8 && pass != value_only && pass != value_and_gradient)
     if (item_size(x.dtype) == 2) return fine_loop<pass, P, Linear>(z, n, k, out);
   element_loop<pass, P, Linear>(z, n, k, out);
-}
-
-template <Pass pass, class F>
-void elements(const Call& call, const Term& t, const F* z, int n, Lines<F> out) {
-  const Coefficients<F> k(t.scale, t.shift, t.linear, coefficient(call, t));
-  const Operand& x = call.operands[t.x];
-#define FASTGAN_CASE(name)                                                   \
-  case Phi::name:                                                            \
-    return t.linear == 0 ? loop_for<pass, Phi::name, false>(x, z, n, k, out) \
-                         : loop_for<pass, Phi::name, true>(x, z, n, k, out);
-  switch (t.phi) { FASTGAN_PHIS(FASTGAN_CASE) }
-#undef FASTGAN_CASE
 }
 
 // ---------------------------------------------------------------------------------- one call
@@ -139,18 +133,30 @@ void subtract(const F* a, double c, int n, F* out) {
   for (int i = 0; i < n; ++i) out[i] = (a[i] - hi) - lo;
 }
 
-// z of the chunk: x, x - y or x - mean. Buffers are one chunk each.
+// A chunk of constants; null where there are none.
+template <class F>
+const F* constants_of(const Call& call, int operand, int64_t start, int n, F* buffer) {
+  if (operand < 0) return nullptr;
+  const Operand& a = call.operands[operand];
+  return load(a.x, a.dtype, start, n, buffer);
+}
+
+// z of the chunk: x, x - y or x - mean; its factors and labels. Buffers are one chunk each.
 template <class F>
 struct Argument {
   alignas(64) F x_buffer[chunk];
   alignas(64) F y_buffer[chunk];
   alignas(64) F z_buffer[chunk];
-  const F *x, *y, *z;
+  alignas(64) F factor_buffer[chunk];
+  alignas(64) F label_buffer[chunk];
+  const F *x, *y, *z, *factor, *label;
 
   void read(const Call& call, const Term& t, int64_t start, int n) {
     const Operand& a = call.operands[t.x];
     x = z = load(a.x, a.dtype, start, n, x_buffer);
     y = nullptr;
+    factor = constants_of(call, t.factor, start, n, factor_buffer);
+    label = constants_of(call, t.label, start, n, label_buffer);
     if (t.y >= 0) {
       y = load(call.operands[t.y].x, a.dtype, start, n, y_buffer);
       subtract(x, y, n, z_buffer);
@@ -161,6 +167,30 @@ struct Argument {
     }
   }
 };
+
+template <class F>
+void multiply(F* v, const F* factor, int n) {
+  for (int i = 0; i < n; ++i) v[i] = factor[i] * v[i];
+}
+
+// What `pass` asks for of a chunk's elements, with their labels and factors.
+template <Pass pass, class F>
+void elements(const Call& call, const Term& t, const Argument<F>& a, int n, Lines<F> out) {
+  const Coefficients<F> k(t.scale, t.shift, t.linear, coefficient(call, t));
+  const Operand& x = call.operands[t.x];
+#define FASTGAN_CASE(name)                                                         \
+  case Phi::name:                                                                  \
+    if (t.linear == 0) loop_for<pass, Phi::name, false>(x, a.z, n, k, out);        \
+    else if (!a.label) loop_for<pass, Phi::name, true>(x, a.z, n, k, out);         \
+    else loop_for<pass, Phi::name, true>(x, a.z, n, Labelled<F>{k, a.label}, out); \
+    break;
+  switch (t.phi) { FASTGAN_PHIS(FASTGAN_CASE) }
+#undef FASTGAN_CASE
+  if (!a.factor) return;
+  if (pass == value_only || pass == value_and_gradient) multiply(out.value, a.factor, n);
+  if (pass != value_only) multiply(out.gradient, a.factor, n);
+  if (pass == gradient_and_curvature) multiply(out.curvature, a.factor, n);
+}
 
 int threads_for(const Call& call) {
   int64_t work = 0;  // in elements of a cheap phi; a thread is worth some 16,000 of them
@@ -311,7 +341,7 @@ void write_fine_gradients(Call& call, Partials& partials, const Term& t, int64_t
   Argument<double> a;
   a.read(call, t, start, n);
   alignas(64) double gradient[chunk];
-  elements<gradient_only>(call, t, a.z, n, Lines<double>{nullptr, gradient, nullptr});
+  elements<gradient_only>(call, t, a, n, Lines<double>{nullptr, gradient, nullptr});
   const Operand& x = call.operands[t.x];
   if (x.g.data) store(x.g, x.dtype, start, n, gradient);
   if (partials.has(gradient_sum)) partials.at[gradient_sum][c] = chunk_sum(gradient, n);
@@ -332,8 +362,8 @@ void forward_chunk(Call& call, Partials& partials, const Term& t, size_t number,
   bool differentiate = x.g.data || (y && y->g.data) || partials.has(gradient_sum);
   bool fine = is_fine(call, t);
   Lines<F> lines{value, x.g.data ? place(x.g, x.dtype, start, gradient) : gradient, nullptr};
-  if (differentiate && !fine) elements<value_and_gradient>(call, t, a.z, n, lines);
-  else elements<value_only>(call, t, a.z, n, lines);
+  if (differentiate && !fine) elements<value_and_gradient>(call, t, a, n, lines);
+  else elements<value_only>(call, t, a, n, lines);
   if (differentiate && fine) write_fine_gradients(call, partials, t, c, start, n);
   else if (x.g.data) store(x.g, x.dtype, start, n, lines.gradient);
   if (call.stats) chunk_statistics(t, a, c, n, partials);  // before z's memory is used again
@@ -415,7 +445,7 @@ void backward_chunk(Call& call, Partials& partials, const double* constants, con
   a.read(call, t, start, n);
   alignas(64) F unit_gradient[chunk], up_buffer[chunk], buffer[chunk];
   F scalar = scalar_upstream<F>(call);
-  elements<gradient_only>(call, t, a.z, n, Lines<F>{nullptr, unit_gradient, nullptr});
+  elements<gradient_only>(call, t, a, n, Lines<F>{nullptr, unit_gradient, nullptr});
   const F* upstream = call.upstream.empty()
                           ? nullptr
                           : load(call.upstream[number], result_dtype(call), start, n, up_buffer);
@@ -500,7 +530,7 @@ void second_chunk(Call& call, Partials& partials, const double* v_means, const d
   Argument<F> a;
   a.read(call, t, start, n);
   alignas(64) F unit_gradient[chunk], curvature[chunk], w[chunk], buffer[chunk];
-  elements<gradient_and_curvature>(call, t, a.z, n, Lines<F>{nullptr, unit_gradient, curvature});
+  elements<gradient_and_curvature>(call, t, a, n, Lines<F>{nullptr, unit_gradient, curvature});
   const Operand& x = call.operands[t.x];
   for (int i = 0; i < n; ++i) w[i] = F(0);
   if (x.v.data) {

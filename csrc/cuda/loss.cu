@@ -32,23 +32,25 @@ FASTGAN_DEVICE auto decay_for(T a) {
   else return decay(a);
 }
 
-template <Pass pass, Phi P, bool Linear, class F>
-FASTGAN_DEVICE void evaluate_as(const Coefficients<F>& k, Elements<F>& e, Derivatives<F>& d) {
+// K: coefficients, the same for all elements or of each.
+template <Pass pass, Phi P, bool Linear, class K, class F>
+FASTGAN_DEVICE void evaluate_as(const K& all, Elements<F>& e, Derivatives<F>& d) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
+    const Coefficients<F>& k = all.template at<P>(i);
     auto u = decay_for<P, F>(k.argument(e.z[i]));
     if constexpr (pass == value_only || pass == value_and_gradient)
-      e.value[i] = term_value<P, Linear>(e.z[i], k, u);
+      e.value[i] = term_value<P, Linear, K::vary>(e.z[i], k, u);
     if constexpr (pass != value_only) d.gradient[i] = term_gradient<P, Linear>(e.z[i], k, u);
     if constexpr (pass == gradient_and_curvature) d.curvature[i] = term_curvature<P>(e.z[i], k, u);
   }
 }
 
-template <Pass pass, Phi P, bool Linear>
-FASTGAN_DEVICE void evaluate_as(const Coefficients<double>& k, const double (&z)[4],
-                                Derivatives<double>& d) {
+template <Pass pass, Phi P, bool Linear, class K>
+FASTGAN_DEVICE void evaluate_as(const K& all, const double (&z)[4], Derivatives<double>& d) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
+    const Coefficients<double>& k = all.template at<P>(i);
     auto u = decay_for<P, float>(k.argument(z[i]));
     d.gradient[i] = term_gradient<P, Linear>(z[i], k, u);
     if constexpr (pass == gradient_and_curvature) d.curvature[i] = term_curvature<P>(z[i], k, u);
@@ -149,6 +151,53 @@ FASTGAN_DEVICE void for_each_argument(const Table<F>& table, const TermEntry<F>&
   });
 }
 
+// The factors and labels of a thread's four elements; in kernels for calls without any, nothing.
+template <bool Masked, class F>
+struct PerElement {
+  FASTGAN_DEVICE PerElement(const Table<F>&, const TermEntry<F>&, const Piece&, int) {}
+
+  template <Pass pass, class T, class Z>
+  FASTGAN_DEVICE void evaluate_at(const TermEntry<F>& t, const Coefficients<T>& k, Z& z,
+                                  Derivatives<T>& d) const {
+    evaluate<pass>(t, k, z, d);
+  }
+};
+
+template <class F>
+struct PerElement<true, F> {
+  F factor[4], label[4];
+
+  FASTGAN_DEVICE PerElement(const Table<F>& table, const TermEntry<F>& t, const Piece& p, int at) {
+    read(table, t.factor_operand, p, at, factor);
+    read(table, t.label_operand, p, at, label);
+  }
+  FASTGAN_DEVICE static void read(const Table<F>& table, int operand, const Piece& p, int at,
+                                  F (&to)[4]) {
+    if (operand < 0) return;
+    unpack(fetch<F, 4>(values_of(table, table.operand[operand], p), at, p.n), native<F>, to);
+  }
+
+  template <Pass pass, class T, class Z>
+  FASTGAN_DEVICE void evaluate_at(const TermEntry<F>& t, const Coefficients<T>& k, Z& z,
+                                  Derivatives<T>& d) const {
+    if (t.label_operand < 0) {
+      evaluate<pass>(t, k, z, d);
+    } else {
+      const T own[4] = {T(label[0]), T(label[1]), T(label[2]), T(label[3])};
+      const Labelled<T> labelled{k, own};
+      evaluate<pass>(t, labelled, z, d);
+    }
+    if (t.factor_operand < 0) return;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if constexpr (pass == value_only || pass == value_and_gradient)
+        z.value[i] = factor[i] * z.value[i];
+      if constexpr (pass != value_only) d.gradient[i] = T(factor[i]) * d.gradient[i];
+      if constexpr (pass == gradient_and_curvature) d.curvature[i] = T(factor[i]) * d.curvature[i];
+    }
+  }
+};
+
 // body(zero of the type) for the type that a term's derivatives have: double for 16-bit tensors.
 // Fine: whether a call has any. Kernels for these have more registers than others need.
 template <bool Fine, class F, class Body>
@@ -160,18 +209,19 @@ FASTGAN_DEVICE void in_type_of_derivatives(const Table<F>& table, const TermEntr
 }
 
 // The derivatives at e's elements.
-template <Pass pass, class T, class F>
+template <Pass pass, class T, bool Masked, class F>
 FASTGAN_DEVICE void differentiate(const Table<F>& table, const TermEntry<F>& t,
-                                  const Coefficients<T>& k, Elements<F>& e, Derivatives<T>& d) {
+                                  const Coefficients<T>& k, const PerElement<Masked, F>& own,
+                                  Elements<F>& e, Derivatives<T>& d) {
   if constexpr (sizeof(T) == sizeof(F)) {
-    evaluate<pass>(t, k, e, d);
+    own.template evaluate_at<pass>(t, k, e, d);
   } else {
     double z[4];
     double mean = t.mean_operand >= 0 ? table.means[t.mean_operand] : 0.;
 #pragma unroll
     for (int i = 0; i < 4; ++i)
       z[i] = t.y >= 0 ? double(e.x[i]) - double(e.y[i]) : double(e.x[i]) - mean;
-    evaluate<pass>(t, k, z, d);
+    own.template evaluate_at<pass>(t, k, z, d);
   }
 }
 
@@ -311,17 +361,18 @@ __global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
 // ---------------------------------------------------------------------------------- forward
 
 // Adds gradients: those in d, or those of T.
-template <class T, class F>
-FASTGAN_DEVICE void add_slopes(const Table<F>& table, const TermEntry<F>& t, Elements<F>& e,
+template <class T, bool Masked, class F>
+FASTGAN_DEVICE void add_slopes(const Table<F>& table, const TermEntry<F>& t,
+                               const PerElement<Masked, F>& own, Elements<F>& e,
                                const Derivatives<F>& d, int at, const Piece& p, double (&lane)[4]) {
   if constexpr (sizeof(T) == sizeof(F)) return add(lane, d.gradient, at, p);
   Derivatives<T> fine;
-  differentiate<gradient_only>(table, t, coefficients<T>(table, t), e, fine);
+  differentiate<gradient_only>(table, t, coefficients<T>(table, t), own, e, fine);
   add(lane, fine.gradient, at, p);
 }
 
 // A chunk's value; Full: with what only means and statistics need. T: the type of derivatives.
-template <bool Full, class T, class F>
+template <bool Full, bool Masked, class T, class F>
 FASTGAN_DEVICE void forward_chunk(const Partials<F>& partials, const TermEntry<F>& t,
                                   unsigned number, const Piece& p) {
   const Table<F>& table = partials.table;
@@ -336,15 +387,16 @@ FASTGAN_DEVICE void forward_chunk(const Partials<F>& partials, const TermEntry<F
   F factor = table.weights ? F(coefficient(table, t)) : t.factor, side = F(t.side);
   for_each_argument(table, t, p, [&](int at, Elements<F>& e) {
     Derivatives<F> d;
-    if (Full && sizeof(T) == sizeof(F)) evaluate<value_and_gradient>(t, k, e, d);
-    else evaluate<value_only>(t, k, e, d);
+    const PerElement<Masked, F> own(table, t, p, at);
+    if (Full && sizeof(T) == sizeof(F)) own.template evaluate_at<value_and_gradient>(t, k, e, d);
+    else own.template evaluate_at<value_only>(t, k, e, d);
     if (!table.reduced) {
 #pragma unroll
       for (F& v : e.value) v = factor * v;
       put(run_of(t.out, native<F>, table.find(t.out_strides), p.start), at, p.n, e.value);
     }
     add(value, e.value, at, p);
-    if (slopes) add_slopes<T>(table, t, e, d, at, p, gradient);
+    if (slopes) add_slopes<T>(table, t, own, e, d, at, p, gradient);
     if (!stats) return;
     add(x, e.x, at, p);
     add(y, e.y, at, p);
@@ -397,7 +449,7 @@ FASTGAN_DEVICE void finish_forward(const Table<F>& table, const double* total, T
   for (int r = 0; r < 2; ++r) all.of[r + 1].write(table.statistics, r);
 }
 
-template <bool Full, bool Fine, class F>
+template <bool Full, bool Fine, bool Masked, class F>
 FASTGAN_DEVICE void forward_pass(const Table<F>& table) {
   FASTGAN_SHARED(double, shared, [shared_partials]);
   FASTGAN_SHARED(double, total, [(Full ? forward_sums : 1) * most_terms]);
@@ -409,8 +461,9 @@ FASTGAN_DEVICE void forward_pass(const Table<F>& table) {
   }
   Partials<F> partials{table, memory};
   for_each_chunk_of_terms(table, [&](const TermEntry<F>& t, unsigned number, const Piece& p) {
-    in_type_of_derivatives<Full && Fine>(
-        table, t, [&](auto zero) { forward_chunk<Full, decltype(zero)>(partials, t, number, p); });
+    in_type_of_derivatives<Full && Fine>(table, t, [&](auto zero) {
+      forward_chunk<Full, Masked, decltype(zero)>(partials, t, number, p);
+    });
   });
   if (!table.reduced || !last_to_come(table.ticket, gridDim.x)) return;
   add_up(partials, total);
@@ -423,13 +476,20 @@ FASTGAN_DEVICE void forward_pass(const Table<F>& table) {
 template <bool Full, class F>
 __global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
     loss_forward(FASTGAN_GRID_CONSTANT(Table<F>) table) {
-  forward_pass<Full, false>(table);
+  forward_pass<Full, false, false>(table);
 }
 
 // For calls with 16-bit tensors, which take more registers.
 __global__ void __launch_bounds__(most_warps* warp, 1)
     loss_forward_fine(FASTGAN_GRID_CONSTANT(Table<float>) table) {
-  forward_pass<true, true>(table);
+  forward_pass<true, true, false>(table);
+}
+
+// For calls with factors or labels.
+template <class F>
+__global__ void __launch_bounds__(most_warps* warp, 1)
+    loss_forward_masked(FASTGAN_GRID_CONSTANT(Table<F>) table) {
+  forward_pass<true, sizeof(F) == 4, true>(table);
 }
 
 // ---------------------------------------------------------------------------------- backward
@@ -503,7 +563,7 @@ FASTGAN_DEVICE void fill_chunk(const Table<F>& table, const TermEntry<F>& t, con
     write_gradient(table, table.operand[t.x], p, at, zero, T(1), up);
 }
 
-template <class T, class F>
+template <bool Masked, class T, class F>
 FASTGAN_DEVICE void backward_chunk(const Partials<F>& partials, const TermEntry<F>& t,
                                    unsigned number, const Piece& p) {
   const Table<F>& table = partials.table;
@@ -512,7 +572,7 @@ FASTGAN_DEVICE void backward_chunk(const Partials<F>& partials, const TermEntry<
   clear(sum, p);
   for_each_argument(table, t, p, [&](int at, Elements<F>& e) {
     Derivatives<T> d;
-    differentiate<gradient_only>(table, t, k, e, d);
+    differentiate<gradient_only>(table, t, k, PerElement<Masked, F>(table, t, p, at), e, d);
     Upstream<T> up;
     up.read(table, t, p, at);
     if (table.write) return write_gradients(table, t, p, at, d.gradient, up);
@@ -537,7 +597,7 @@ FASTGAN_DEVICE void finish_gradient(const Table<F>& table, const double* total) 
 }
 
 // Either the gradients (`write`) or the sums that constants of mean operands are made of.
-template <bool Fine, class F>
+template <bool Fine, bool Masked, class F>
 FASTGAN_DEVICE void backward_pass(const Table<F>& table) {
   FASTGAN_SHARED(double, shared, [shared_partials]);
   FASTGAN_SHARED(double, total, [most_terms]);
@@ -546,7 +606,7 @@ FASTGAN_DEVICE void backward_pass(const Table<F>& table) {
     in_type_of_derivatives<Fine>(table, t, [&](auto zero) {
       using T = decltype(zero);
       if (t.fill) fill_chunk<T>(table, t, p);
-      else backward_chunk<T>(partials, t, number, p);
+      else backward_chunk<Masked, T>(partials, t, number, p);
     });
   });
   if (!table.sums || !last_to_come(table.ticket, gridDim.x)) return;
@@ -557,12 +617,18 @@ FASTGAN_DEVICE void backward_pass(const Table<F>& table) {
 template <class F>
 __global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
     loss_backward(FASTGAN_GRID_CONSTANT(Table<F>) table) {
-  backward_pass<false>(table);
+  backward_pass<false, false>(table);
 }
 
 __global__ void __launch_bounds__(most_warps* warp, 1)
     loss_backward_fine(FASTGAN_GRID_CONSTANT(Table<float>) table) {
-  backward_pass<true>(table);
+  backward_pass<true, false>(table);
+}
+
+template <class F>
+__global__ void __launch_bounds__(most_warps* warp, 1)
+    loss_backward_masked(FASTGAN_GRID_CONSTANT(Table<F>) table) {
+  backward_pass<sizeof(F) == 4, true>(table);
 }
 
 // ---------------------------------------------------------------------------------- second order
@@ -595,7 +661,7 @@ struct Cotangent {
 };
 
 // As second_chunk of ../cpu/loss.cpp.
-template <class T, class F>
+template <bool Masked, class T, class F>
 FASTGAN_DEVICE void second_chunk(const Partials<F>& partials, const TermEntry<F>& t,
                                  unsigned number, const Piece& p) {
   const Table<F>& table = partials.table;
@@ -605,7 +671,8 @@ FASTGAN_DEVICE void second_chunk(const Partials<F>& partials, const TermEntry<F>
   clear(dot, p);
   for_each_argument(table, t, p, [&](int at, Elements<F>& e) {
     Derivatives<T> d;
-    differentiate<gradient_and_curvature>(table, t, k, e, d);
+    differentiate<gradient_and_curvature>(table, t, k, PerElement<Masked, F>(table, t, p, at), e,
+                                          d);
     Cotangent<T> v(table, t, p, at);
     Upstream<T> up;
     up.read(table, t, p, at);
@@ -628,7 +695,7 @@ FASTGAN_DEVICE void second_chunk(const Partials<F>& partials, const TermEntry<F>
   partials.keep(gradient_sum, t, number, fold(sum));
 }
 
-template <bool Fine, class F>
+template <bool Fine, bool Masked, class F>
 FASTGAN_DEVICE void second_pass(const Table<F>& table) {
   FASTGAN_SHARED(double, shared, [shared_partials]);
   FASTGAN_SHARED(double, total, [2 * most_terms]);
@@ -637,7 +704,7 @@ FASTGAN_DEVICE void second_pass(const Table<F>& table) {
     in_type_of_derivatives<Fine>(table, t, [&](auto zero) {
       using T = decltype(zero);
       if (t.fill) fill_chunk<T>(table, t, p);
-      else second_chunk<T>(partials, t, number, p);
+      else second_chunk<Masked, T>(partials, t, number, p);
     });
   });
   if (!table.sums || !last_to_come(table.ticket, gridDim.x)) return;
@@ -648,12 +715,18 @@ FASTGAN_DEVICE void second_pass(const Table<F>& table) {
 template <class F>
 __global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
     loss_second(FASTGAN_GRID_CONSTANT(Table<F>) table) {
-  second_pass<false>(table);
+  second_pass<false, false>(table);
 }
 
 __global__ void __launch_bounds__(most_warps* warp, 1)
     loss_second_fine(FASTGAN_GRID_CONSTANT(Table<float>) table) {
-  second_pass<true>(table);
+  second_pass<true, false>(table);
+}
+
+template <class F>
+__global__ void __launch_bounds__(most_warps* warp, 1)
+    loss_second_masked(FASTGAN_GRID_CONSTANT(Table<F>) table) {
+  second_pass<sizeof(F) == 4, true>(table);
 }
 
 // ---------------------------------------------------------------------------------- launches
@@ -678,9 +751,11 @@ void run(const char* name, Kernel kernel, Table<F>& table, const Place& place,
   launch(name, kernel, blocks, int(warps) * warp, place, table);
 }
 
-// The kernel of a call: `fine` where it has 16-bit tensors.
+// The kernel of a call: `masked` where it has factors or labels, `fine` where it has 16-bit
+// tensors.
 template <class Kernel, class Fine>
-Kernel kernel_for(const Call& call, Kernel kernel, Fine fine) {
+Kernel kernel_for(const Call& call, Kernel kernel, Fine fine, Kernel masked) {
+  if (call.spec->has_constants) return masked;
   if constexpr (std::is_same_v<Kernel, Fine>)
     for (const Operand& a : call.operands)
       if (item_size(a.dtype) == 2) return fine;
@@ -743,9 +818,10 @@ void forward_in(Call& call, const Place& place) {
     t->means_here = here;
     t->values = call.buffers ? call.values() : nullptr;
     t->statistics = call.buffers ? call.statistics() : nullptr;
-    if (here || keep || stats)
-      run("loss_forward", kernel_for(call, &loss_forward<true, F>, &loss_forward_fine), *t, place,
-          here);
+    if (here || keep || stats || call.spec->has_constants)
+      run("loss_forward",
+          kernel_for(call, &loss_forward<true, F>, &loss_forward_fine, &loss_forward_masked<F>), *t,
+          place, here);
     else run("loss_forward", loss_forward<false, F>, *t, place);
   }
 }
@@ -762,7 +838,9 @@ void backward_in(Call& call, const Place& place) {
     for (auto& t : sums.all) {
       t->write = false;
       t->constants = constants;
-      run("loss_backward", kernel_for(call, &loss_backward<F>, &loss_backward_fine), *t, place);
+      run("loss_backward",
+          kernel_for(call, &loss_backward<F>, &loss_backward_fine, &loss_backward_masked<F>), *t,
+          place);
     }
   }
   Tables<F> tables(call);
@@ -771,7 +849,9 @@ void backward_in(Call& call, const Place& place) {
   tables.finish(place, {});
   for (auto& t : tables.all) {
     if (own) t->constants = constants;
-    run("loss_backward", kernel_for(call, &loss_backward<F>, &loss_backward_fine), *t, place);
+    run("loss_backward",
+        kernel_for(call, &loss_backward<F>, &loss_backward_fine, &loss_backward_masked<F>), *t,
+        place);
   }
 }
 
@@ -797,7 +877,8 @@ void second_in(Call& call, const Place& place) {
       t->write = write;
       if (subtracts_mean) t->constants = constants;
       if (!call.loss) t->slot[dot_sum] = -1;
-      run("loss_second", kernel_for(call, &loss_second<F>, &loss_second_fine), *t, place);
+      run("loss_second",
+          kernel_for(call, &loss_second<F>, &loss_second_fine, &loss_second_masked<F>), *t, place);
     }
   };
   if (subtracts_mean) {
@@ -812,7 +893,10 @@ std::string load_kernels() {
   return loadable(loss_means<float>, loss_means<double>, loss_forward<false, float>,
                   loss_forward<true, float>, loss_forward_fine, loss_forward<false, double>,
                   loss_forward<true, double>, loss_backward<float>, loss_backward_fine,
-                  loss_backward<double>, loss_second<float>, loss_second_fine, loss_second<double>);
+                  loss_backward<double>, loss_second<float>, loss_second_fine, loss_second<double>,
+                  loss_forward_masked<float>, loss_forward_masked<double>,
+                  loss_backward_masked<float>, loss_backward_masked<double>,
+                  loss_second_masked<float>, loss_second_masked<double>);
 }
 
 }  // namespace

@@ -38,6 +38,7 @@ struct TermEntry {
   int number, mean_operand, member;  // in the call; mean operand -1: none
   signed char x, y, side;            // operands of the table; y -1: none
   signed char out_strides, upstream_strides;
+  signed char factor_operand, label_operand;  // of the table; -1: none
   unsigned char phi, role;
   bool fill, first_of_mean, last_of_mean;  // fill: x is a mean operand and nothing else
 };
@@ -157,8 +158,10 @@ struct Tables {
     const Operand &a = call.operands[t.x], *b = t.y >= 0 ? &call.operands[t.y] : nullptr;
     const View* out = call.out.empty() ? nullptr : &call.out[number];
     const View* up = call.upstream.empty() ? nullptr : &call.upstream[number];
-    reserve(b ? 2 : 1, {&a.x, &a.g, &a.v, b ? &b->x : nullptr, b ? &b->g : nullptr,
-                        b ? &b->v : nullptr, out, up});
+    auto constant = [&](int j) { return j >= 0 ? &call.operands[j].x : nullptr; };
+    reserve((b ? 2 : 1) + (t.factor >= 0) + (t.label >= 0),
+            {&a.x, &a.g, &a.v, b ? &b->x : nullptr, b ? &b->g : nullptr, b ? &b->v : nullptr, out,
+             up, constant(t.factor), constant(t.label)});
     double w = weight(t), c = call.reduction == Reduction::mean ? w / double(a.n) : w;
     Table<F>& to = table();
     TermEntry<F>& e = to.term[to.terms++];
@@ -176,6 +179,8 @@ struct Tables {
     e.member = t.member;
     e.x = operand(t.x);
     e.y = t.y >= 0 ? operand(t.y) : -1;
+    e.factor_operand = t.factor >= 0 ? operand(t.factor) : -1;
+    e.label_operand = t.label >= 0 ? operand(t.label) : -1;
     e.side = static_cast<signed char>(t.side);
     e.out_strides = out ? strides(*out) : -1;
     e.upstream_strides = up ? strides(*up) : -1;

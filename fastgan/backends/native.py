@@ -82,6 +82,8 @@ def native_spec(spec: LossSpec, module: Any) -> Any:
             t.side,
             t.member,
             t.role,
+            t.factor,
+            t.label,
         )
         for t in spec.terms
     ]

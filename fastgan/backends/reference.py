@@ -48,10 +48,15 @@ def _argument(bound: OperandTerm, tensors: Sequence[Tensor]) -> Tensor:
     return x
 
 
-def _values(bound: OperandTerm, z: Tensor) -> Tensor:
+def _values(bound: OperandTerm, tensors: Sequence[Tensor]) -> Tensor:
     phi, scale, shift, linear, _ = bound.term
+    z = _argument(bound, tensors)
     value = PHI[phi](scale * z + shift)
-    return value + linear * z if linear else value
+    if linear and bound.label >= 0:
+        value = value + linear * tensors[bound.label] * z
+    elif linear:
+        value = value + linear * z
+    return value if bound.factor < 0 else tensors[bound.factor] * value
 
 
 def evaluate(spec: LossSpec, tensors: Sequence[Tensor], weights: Weights | None, reduction: str) -> list[Tensor]:
@@ -68,7 +73,7 @@ def evaluate(spec: LossSpec, tensors: Sequence[Tensor], weights: Weights | None,
     result = []
     for bound in spec.terms:
         factor: Any = bound.term.weight * weights[bound.member] if weighted else bound.term.weight  # type: ignore[index]
-        value = reduce[reduction](_values(bound, _argument(bound, tensors)))
+        value = reduce[reduction](_values(bound, tensors))
         result.append(value if isinstance(factor, float) and factor == 1.0 else factor * value)
     return result
 

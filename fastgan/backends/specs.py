@@ -1,7 +1,8 @@
 """What an operation asks of a backend, as data: the form in which every loss and penalty reaches the kernels.
 
 A term is `weight * reduce(phi(scale * z + shift) + linear * z)`, where z is one operand x, a pair x - y, or x less
-the mean of a third operand. A `LossSpec` is a list of terms on numbered operands. A `PenaltySpec` is a function psi
+the mean of a third operand. It may have constants per element: a factor on all, and a label on the linear part. A
+`LossSpec` is a list of terms on numbered operands. A `PenaltySpec` is a function psi
 of the norms of groups of elements.
 """
 
@@ -37,12 +38,16 @@ class Term(NamedTuple):
 class OperandTerm(NamedTuple):
     """A term on numbered operands: x alone, x - y, or x - mean(mean_operand); -1 stands for none.
 
+    With constants per element: factor * (phi(scale * z + shift) + linear * label * z).
+
     Attributes:
         term: the function.
         x, y, mean_operand: numbers of operands.
         threshold, side: the discriminator is right where side * (z - threshold) > 0; side 0 is not counted.
         member: the number of the weight that multiplies the term.
         role: whether its value counts as the loss on real or on fake.
+        factor, label: numbers of operands of x's shape, constants in float32 (beside float64: float64), which may
+            serve several terms and are nothing else.
     """
 
     term: Term
@@ -53,12 +58,14 @@ class OperandTerm(NamedTuple):
     side: int = 0
     member: int = 0
     role: int = NO_ROLE
+    factor: int = -1
+    label: int = -1
 
     def swapped(self) -> OperandTerm:
         """Return the generator's term, for which real and fake change places."""
         return OperandTerm(
             self.term, self.x, self.y, self.mean_operand, self.threshold, -self.side, self.member,
-            _OTHER_ROLE[self.role],
+            _OTHER_ROLE[self.role], self.factor, self.label,
         )  # fmt: skip
 
 
@@ -93,8 +100,9 @@ class LossSpec:
         if self.single is None:
             self.single = []
             for t in self.terms:
-                operands = [t.x] if t.y < 0 else [t.x, t.y]
-                alone = t._replace(x=0, y=-1 if t.y < 0 else 1)
+                operands = [j for j in (t.x, t.y, t.factor, t.label) if j >= 0]
+                at = {j: k for k, j in enumerate(operands)}
+                alone = t._replace(x=0, y=at.get(t.y, -1), factor=at.get(t.factor, -1), label=at.get(t.label, -1))
                 self.single.append((LossSpec((alone,), tuple(self.roles[i] for i in operands)), operands))
         return self.single
 
@@ -113,7 +121,7 @@ class LossSpec:
         entries = [" ".join(map(str, self.roles))]
         for k, t in enumerate(self.terms):
             own = [float(v).hex() for v in numbers[5 * k : 5 * k + 5]]
-            codes = (t.x, t.y, t.mean_operand, t.side, t.member, t.role)
+            codes = (t.x, t.y, t.mean_operand, t.side, t.member, t.role, t.factor, t.label)
             entries.append(" ".join([t.term.phi, *own, *map(str, codes)]))
         return ";".join(entries)
 
@@ -134,9 +142,9 @@ def decode(text: str) -> LossSpec:
     for entry in entries:
         phi, *fields = entry.split()
         scale, shift, linear, weight, threshold = map(float.fromhex, fields[:5])
-        x, y, mean_operand, side, member, role = map(int, fields[5:])
+        x, y, mean_operand, side, member, role, factor, label = map(int, fields[5:])
         term = Term(phi, scale, shift, linear, weight)
-        terms.append(OperandTerm(term, x, y, mean_operand, threshold, side, member, role))
+        terms.append(OperandTerm(term, x, y, mean_operand, threshold, side, member, role, factor, label))
     return LossSpec(tuple(terms), tuple(map(int, roles.split())))
 
 

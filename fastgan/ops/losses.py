@@ -172,8 +172,8 @@ def register_loss(
     TABLE[name] = LossDefinition(lambda o: real, lambda o: fake, lambda o: generator, (), tuple(aliases), paired)
     if paired:
         PAIRED.extend((name, *aliases))
-    discriminator_spec.cache_clear()
-    generator_spec.cache_clear()
+    for made in (discriminator_spec, real_spec, fake_spec, generator_spec):
+        made.cache_clear()
 
 
 def _names() -> dict[str, str]:
@@ -207,6 +207,24 @@ def discriminator_spec(given: Given, members: int = 1, global_means: bool = Fals
         if y < 0:
             terms.append(OperandTerm(on_fake, f, -1, mean_r, threshold, -side, m, FAKE))
     return LossSpec(tuple(terms), (REAL, FAKE, 0, 0)[:stride] * members)
+
+
+def _of_role(given: Given, members: int, role: int) -> LossSpec:
+    terms = [t for t in discriminator_spec.__wrapped__(given, members).terms if t.role == role]
+    alone = [OperandTerm(t.term, t.member, -1, -1, t.threshold, t.side, t.member, role) for t in terms]
+    return LossSpec(tuple(alone), (role,) * members)
+
+
+@lru_cache(maxsize=1024)
+def real_spec(given: Given, members: int = 1, global_means: bool = False) -> LossSpec:
+    """Return the part of a discriminator's loss on real, of a loss that pairs nothing; operands are real."""
+    return _of_role(given, members, REAL)
+
+
+@lru_cache(maxsize=1024)
+def fake_spec(given: Given, members: int = 1, global_means: bool = False) -> LossSpec:
+    """Return the part of a discriminator's loss on fake, of a loss that pairs nothing; operands are fake."""
+    return _of_role(given, members, FAKE)
 
 
 @lru_cache(maxsize=1024)

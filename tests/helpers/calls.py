@@ -58,6 +58,26 @@ def losses(real, fake, *, upstream=1.5, second=True, **options):
     return call
 
 
+def per_element(n, form):
+    """Options of a loss on logits (n, 7): masks and labels of all kinds, soft and hard, expanded and with gaps."""
+    generator = torch.Generator().manual_seed(n)
+
+    def numbers(*shape):
+        return torch.rand(shape, generator=generator)
+
+    hard, soft = numbers(n, 7) > 0.4, numbers(7, n).t()
+    ends = numbers(n, 7).round() * numbers(n, 1)  # also labels of 0
+    yield {"loss": "hinge", "real_mask": numbers(n, 1), "fake_mask": hard}
+    yield {"loss": "nonsaturating", "fake_mask": numbers(n, 14)[:, ::2]}
+    yield {"loss": "nonsaturating", "real_target": hard}
+    if form != "paired":
+        yield {"loss": "saturating", "real_target": 0.9, "fake_target": ends}
+        yield {"loss": "saturating", "real_target": numbers(1, 7), "fake_target": soft, "real_mask": hard}
+    yield {"loss": "nonsaturating", "real_target": soft, "real_mask": hard, "fake_mask": numbers(1, 7)}
+    if form is None:
+        yield {"loss": "least_squares", "targets": (numbers(n, 1), hard, 1.0), "real_mask": soft}
+
+
 def layouts(dtype, n=3000):
     """Tensors of one shape and all layouts: aligned, shifted by an element, strided, permuted, expanded."""
     base = logits(2 * n + 8, dtype=dtype)

@@ -19,7 +19,8 @@ def quantized():
 CASES = [
     (lambda: D(np.zeros(4), ok), TypeError, r"real_logits: expected a torch\.Tensor or a sequence of them, got ndarray"),
     (lambda: D(ok, 1.0), TypeError, "fake_logits: expected a torch.Tensor or a sequence of them, got float"),
-    (lambda: D(ok, None), TypeError, "fake_logits: expected a torch.Tensor or a sequence of them, got NoneType"),
+    (lambda: D(ok, None, "ranking"), ValueError, "fake_logits: expected logits for loss 'ranking', got None"),
+    (lambda: D([ok], [None]), TypeError, "fake_logits: expected a torch.Tensor or a sequence of them, got NoneType"),
     (lambda: D([ok, 3.0], [ok, ok]), TypeError, "real_logits: .*got float"),
     (lambda: D(ok.int(), ok.int()), TypeError, r"real_logits: expected float32, .*, got torch\.int32"),
     (lambda: D(ok, ok.bool()), TypeError, r"fake_logits: expected float32, .*, got torch\.bool"),
@@ -126,7 +127,7 @@ def test_the_binding_checks_what_it_is_given():
     from fastgan.backends import cpu
 
     native = cpu.native
-    term = (1, 0, -1, -1, 1.0, 0.0, 0.0, 1.0, 0.0, 1, 0, 0)
+    term = (1, 0, -1, -1, 1.0, 0.0, 0.0, 1.0, 0.0, 1, 0, 0, -1, -1)
     spec = native.Spec([term], [0])
     loss = torch.empty(())
 
@@ -160,7 +161,10 @@ def test_the_binding_checks_what_it_is_given():
         (lambda: forward(reduction=7), "reduction: expected a code from 0 to 2, got 7"),
         (lambda: forward(stats=True), "buffers: expected memory for the statistics, got None"),
         (lambda: forward(aux=torch.empty(3, dtype=torch.float64)), "buffers: expected 11 elements, got 3"),
-        (lambda: forward(spec=spec_of((*term[:10], 3, 0)), weights=(1.0,)), "weights: expected at least 4, got 1"),
+        (
+            lambda: forward(spec=spec_of((*term[:10], 3, *term[11:])), weights=(1.0,)),
+            "weights: expected at least 4, got 1",
+        ),
         (lambda: forward(weights=("a", 1.0)), "weights[0]: expected a number, got 'a'"),
         (
             lambda: forward(weights=ok.int()),
@@ -177,11 +181,11 @@ def test_the_binding_checks_what_it_is_given():
         ),
         (lambda: native.Spec([], [0]), "terms: expected at least one term, got none"),
         (lambda: native.Spec([3], [0]), "terms[0]: expected a tuple, got 3"),
-        (lambda: spec_of(term[:4]), "terms[0]: expected 12 entries, got 4"),
+        (lambda: spec_of(term[:4]), "terms[0]: expected 14 entries, got 4"),
         (lambda: spec_of((9, *term[1:])), "phi of terms[0]: expected a code from 0 to 6, got 9"),
         (lambda: spec_of((1.5, *term[1:])), "phi of terms[0]: expected an integer, got 1.5"),
         (lambda: spec_of((*term[:4], "a", *term[5:])), "terms[0]: expected a number, got 'a'"),
-        (lambda: spec_of((*term[:11], 3)), "role of terms[0]: expected a code from 0 to 2, got 3"),
+        (lambda: spec_of((*term[:11], 3, -1, -1)), "role of terms[0]: expected a code from 0 to 2, got 3"),
         (lambda: spec_of((1, 5, *term[2:])), "terms[0]: expected one of 1 operands, got 5"),
         (
             lambda: native.Spec([term, term], [0]),
@@ -212,7 +216,7 @@ def test_the_binding_checks_pairs():
     from fastgan.backends import cpu
 
     native = cpu.native
-    spec = native.Spec([(1, 0, 1, -1, 1.0, 0.0, 0.0, 1.0, 0.0, 1, 0, 0)], [0, 0])
+    spec = native.Spec([(1, 0, 1, -1, 1.0, 0.0, 0.0, 1.0, 0.0, 1, 0, 0, -1, -1)], [0, 0])
 
     def forward(x, y):
         native.forward(spec, (x, y), None, torch.empty(()), (), 2, None, False, False, 1)

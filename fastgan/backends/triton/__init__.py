@@ -101,7 +101,9 @@ def _trial(device: torch.device) -> None:
     arguments = tuple(
         [(0,) * n for n in (terms * loss.ADDRESSES.value, terms * loss.FIELDS.value, loss.MEMORY.value)]
     )
-    launch.load(loss.loss_elements, arguments, (terms, 1, 1, True, 1, False, False, False, -1, False, 1024), 4)
+    launch.load(
+        loss.loss_elements, arguments, (terms, 1, 1, True, 1, False, False, False, -1, False, 1024, False), 4
+    )
     capturing = getattr(torch.get_device_module(device), "is_current_stream_capturing", None)
     if capturing is not None and capturing():
         raise PassingError(None)

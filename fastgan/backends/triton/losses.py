@@ -25,9 +25,10 @@ ONE_TERM, ONE_CALL = 16, 32  # chunks of a term, and of a call, that a single pr
 FORWARD, BACKWARD, SECOND, MEAN = range(4)
 
 
-def most_terms(kind: str) -> int:
-    """Return how many terms fit into the parameters of a launch."""
-    a_term = 8 * (loss.FIELDS.value + loss.ADDRESSES.value)
+def most_terms(kind: str, masked: bool = False) -> int:
+    """Return how many terms fit into the parameters of a launch; `masked` ones have factors or labels."""
+    own = loss.CONSTANTS_PER_ELEMENT.value if masked else 0
+    a_term = 8 * (loss.FIELDS.value + loss.ADDRESSES.value + own)
     return min(TERMS, (parameter_bytes(kind) - 8 * loss.MEMORY.value) // a_term)
 
 
@@ -84,7 +85,7 @@ def _fill_rows(
     spec: LossSpec, n: Sequence[int], codes: Sequence[int]
 ) -> Iterator[tuple[tuple[int | None, int, int, int], list[int]]]:
     """Yield mean operands that have no term of their own."""
-    used = {b.x for b in spec.terms} | {b.y for b in spec.terms}
+    used = {j for b in spec.terms for j in (b.x, b.y, b.factor, b.label)}
     for j in range(len(spec.roles)):
         if j not in used:
             row = _row(
@@ -154,7 +155,8 @@ class LossLaunches:
             self.set(weights=address(weights))
         else:
             self.weights = weights
-        self.most = most_terms(tensors[0].device.type)
+        self.masked = any([b.factor >= 0 or b.label >= 0 for b in spec.terms])
+        self.most = most_terms(tensors[0].device.type, self.masked)
         self.operands = up(len(tensors)) if spec.subtracts_mean else 1
         self.paired = any([b.y >= 0 for b in spec.terms])
         self.held: list[Tensor] = []  # until all is launched: what comes later on the stream may have it then
@@ -207,6 +209,11 @@ class LossLaunches:
             else:
                 found.append(address(out[number]) if out and number is not None else 0)
             found.append(address(up[number]) if up and number is not None else 0)
+        if self.masked:
+            for number, *_ in table.bound:
+                b = None if number is None else self.spec.terms[number]
+                own = (-1, -1) if b is None else (b.factor, b.label)
+                found += [address(self.tensors[j]) if j >= 0 else 0 for j in own]
         return tuple(found)
 
     def chunks_at_once(self, tables: list[Table]) -> int:
@@ -256,7 +263,7 @@ class LossLaunches:
                 (
                     count, table.phi_codes, self.dtypes, aligned(addresses), what, self.paired, subtracts_mean,
                     slopes,
-                    stats, self.keep, bool(up), *shared, one, t, rows_at_once,
+                    stats, self.keep, bool(up), *shared, one, t, rows_at_once, self.masked,
                 ),
                 min(2 * t if one and rows_at_once == 1 else t, 8),
             )  # fmt: skip
@@ -305,7 +312,7 @@ class LossLaunches:
                     (addresses, table.constants, tuple(memory)),
                     (
                         count, 1, self.dtypes, aligned(addresses), MEAN, False, False, False, False, False, False,
-                        *shared, False, t, 8,
+                        *shared, False, t, 8, self.masked,
                     ),
                     t,
                 )  # fmt: skip
@@ -323,7 +330,7 @@ class LossLaunches:
                 (addresses, table.constants, tuple(self.memory)),
                 (
                     len(table.bound), table.phi_codes, self.dtypes, aligned(addresses), what, self.paired,
-                    self.spec.subtracts_mean, bool(up), self.weighted, self.mean, block,
+                    self.spec.subtracts_mean, bool(up), self.weighted, self.mean, block, self.masked,
                 ),
                 4,
             )  # fmt: skip

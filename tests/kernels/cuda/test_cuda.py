@@ -13,7 +13,7 @@ import torch
 
 import fastgan
 from tests.helpers import simulated
-from tests.helpers.calls import flat, gradients, layouts, logits, losses, norms, parts, points, same
+from tests.helpers.calls import flat, gradients, layouts, logits, losses, norms, parts, per_element, points, same
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 FORMS = [None, "paired", "average"]
@@ -169,6 +169,27 @@ def test_terms_of_ones_own(sim):
             yield torch.autograd.grad(sum(r.sum() for r in flat([result])), x)
 
     check_same(lambda: list(call()))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", FORMS)
+def test_masks_and_labels_per_element(sim, form, dtype):
+    for n in (3, 300):
+        real, fake = logits(n, 7, dtype=dtype), logits(n, 7, dtype=dtype, seed=1)
+        for options in per_element(n, form):
+            for reduction in ("mean", "sum", "none"):
+                check_same(losses(real, fake, relativistic=form, reduction=reduction, **options))
+
+
+def test_masks_of_many_members(sim):
+    """More terms, operands and tensors with gaps than a table holds."""
+    real, fake = [[logits(5, 7, seed=2 * k + j) for k in range(40)] for j in range(2)]
+    masks = [None if k % 3 == 0 else torch.rand(5, 1) for k in range(40)]
+    for form in FORMS:
+        call = losses(
+            real, fake, relativistic=form, loss="nonsaturating", real_mask=masks, real_target=[fake[0] > 0] * 40
+        )
+        check_same(call)
 
 
 def test_soft_labels_and_margins(sim):
@@ -355,7 +376,7 @@ def test_counters_are_a_streams_own_and_a_captures_own(sim):
 
 def test_counters_are_a_devices_own(sim):
     """Streams of two devices may have one number."""
-    spec = sim.module.Spec([(1, 0, -1, -1, 1.0, 0.0, 0.0, 1.0, 0.0, 0, 0, 0)], [0])
+    spec = sim.module.Spec([(1, 0, -1, -1, 1.0, 0.0, 0.0, 1.0, 0.0, 0, 0, 0, -1, -1)], [0])
     streams = sim.shared.cusim_streams()
     for device in (3, 4, 3):
         where = (device, 104, sim._empty, sim._zeros)
@@ -365,7 +386,7 @@ def test_counters_are_a_devices_own(sim):
 
 def test_other_threads_run_during_a_launch(sim):
     """A launch blocks while the device's queue is full; Python's lock is free meanwhile."""
-    spec = sim.module.Spec([(1, 0, -1, -1, 1.0, 0.0, 0.0, 1.0, 0.0, 0, 0, 0)], [0])
+    spec = sim.module.Spec([(1, 0, -1, -1, 1.0, 0.0, 0.0, 1.0, 0.0, 0, 0, 0, -1, -1)], [0])
     x, result, ticks, stop = logits(1024 * 1024), torch.empty(()), [], threading.Event()
     memory = sim._empty(1 << 20)
     where = (0, 1, lambda size: memory, lambda size: memory)  # nothing else lets go of the lock
@@ -395,7 +416,7 @@ def test_other_threads_run_during_a_launch(sim):
 
 def test_what_the_binding_refuses(sim):
     module, x, place = sim.module, logits(40_000), sim.place()
-    spec = module.Spec([(1, 0, -1, -1, 1.0, 0.0, 0.0, 1.0, 0.0, 0, 0, 0)], [0])
+    spec = module.Spec([(1, 0, -1, -1, 1.0, 0.0, 0.0, 1.0, 0.0, 0, 0, 0, -1, -1)], [0])
     result = torch.empty(())
 
     def forward(tensors=(x,), out=result, reduction=2, where=place, weights=()):

@@ -12,7 +12,7 @@ import torch
 
 import fastgan
 from fastgan.backends import native
-from tests.helpers.calls import flat, gradients, layouts, logits, losses, norms, parts, points, same
+from tests.helpers.calls import flat, gradients, layouts, logits, losses, norms, parts, per_element, points, same
 from tests.helpers.marks import slow_but
 
 pytest.importorskip("triton")
@@ -203,6 +203,32 @@ def test_dtypes_side_by_side(form):
             yield torch.autograd.grad(sum(r.float().sum() for r in flat([result])), x)
 
     check_same(lambda: list(call()))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", FORMS)
+def test_masks_and_labels_per_element(form, dtype):
+    for n in (3, 300):
+        real, fake = logits(n, 7, dtype=dtype), logits(n, 7, dtype=dtype, seed=1)
+        for k, options in enumerate(per_element(n, form)):
+            reduction = ("mean", "sum", "none")[k % 3] if n > 3 else "mean"
+            check_same(losses(real, fake, relativistic=form, reduction=reduction, **options))
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_masks_in_launch_shapes_of_a_device(single, monkeypatch, as_on_a_device):
+    if not single:
+        monkeypatch.setattr(losses_of, "ONE_CALL", 0)
+    real, fake = logits(300, 7), logits(300, 7, seed=1)
+    for options in per_element(300, "average"):
+        check_same(losses(real, fake, relativistic="average", **options))
+
+
+def test_masks_of_many_members():
+    """More terms than a table of a call with masks holds."""
+    real, fake = [[logits(5, 7, seed=2 * k + j) for k in range(18)] for j in range(2)]
+    masks = [None if k % 3 == 0 else torch.rand(5, 1) for k in range(18)]
+    check_same(losses(real, fake, loss="nonsaturating", real_mask=masks, real_target=[fake[0] > 0] * 18))
 
 
 @pytest.mark.parametrize("dtype", slow_but([torch.float32], DTYPES))
