@@ -11,7 +11,7 @@ else:
 
 from . import compat, functional, nn, penalties
 from ._info import info
-from .auxiliary import adaptive_weight, feature_matching_loss, lecam_penalty
+from .auxiliary import adaptive_weight, feature_matching_loss, lecam_penalty, truncated_relativistic_loss
 from .backends import backend
 from .backends.specs import Term
 from .discriminator.compile import CompileInfo, compile_info
@@ -64,4 +64,5 @@ __all__ = [
     "reduce_terms",
     "register_loss",
     "term",
+    "truncated_relativistic_loss",
 ]

@@ -1,4 +1,4 @@
-"""What trainers add to the adversarial loss: feature matching, LeCam's regularisation, VQGAN's adaptive weight."""
+"""What trainers add to the adversarial loss: feature matching, LeCam, truncated relativistic, VQGAN's weight."""
 
 from __future__ import annotations
 
@@ -11,7 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._checks import choice, is_readable, member_weights, members, number, per_element, sequence
+from ._checks import (
+    SIXTEEN_BITS,
+    choice,
+    is_readable,
+    member_weights,
+    members,
+    number,
+    operands,
+    pair,
+    per_element,
+    sequence,
+    together,
+)
+from .backends.base import widest
 from .backends.specs import Term
 from .functional import Logits, reduce_terms
 from .norms import Tensors, gradient_norm
@@ -66,8 +79,8 @@ def feature_matching_loss(
         detach_real: the real maps get no gradient.
         mask: which elements count, or how much: of a pair's distances d the mean is then sum(w d) / sum(w). The
             mask w is a bool or floating tensor of non-negative constants, of as many dimensions as each map, to
-            which it broadcasts. A sequence has a mask or None per pair, in the order of the maps. A mask of
-            zeros raises on the CPU, and gives NaN elsewhere.
+            which it broadcasts. A sequence has a mask or None per pair, in the order of the (flattened) maps. A
+            mask of zeros raises on the CPU, and gives NaN elsewhere.
 
     Returns:
         A scalar (float32 for 16-bit maps, else of their dtype). The derivative of |z| at 0 is 0.
@@ -176,6 +189,47 @@ def _averages(name: str, average: Any, logits: tuple[Any, ...]) -> list[Tensor]:
     # A copy: the average moves on before the penalty's backward, which reads it.
     vector = average.detach().reshape(-1).to(torch.float64 if wide else torch.float32, copy=True)
     return list(vector.split(1))
+
+
+def truncated_relativistic_loss(real_logits: Logits, fake_logits: Logits, *, tau: float = 0.04) -> Tensor:
+    """Return the truncated pointwise relativistic least-squares loss, of the discriminator.
+
+    Li et al. 2023 (StyleTTS 2, arXiv:2306.07691; HiFTNet, arXiv:2309.09493). With m the median of r - f and L the
+    mean of (r - f - m)^2 over the elements where r < f + m, it is tau - relu(tau - L). It goes beside another loss.
+    The generator's is the same with real and fake swapped. The gradient goes through the median as PyTorch's
+    does, and nothing waits for the device.
+
+    Args:
+        real_logits: a tensor of any shape (float32, float64, float16 or bfloat16), or a sequence of them.
+        fake_logits: the same for fake, of the same shapes.
+        tau: the most that the loss of a member can be, 0 or more.
+
+    Returns:
+        A scalar (float32 for 16-bit logits, else of their dtype), summed over members. As in the formula it is NaN
+        where no r - f is below the median, as of one or two elements.
+
+    Raises:
+        TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
+    """
+    real, fake = operands("real_logits", real_logits), operands("fake_logits", fake_logits)
+    if len(real) != len(fake):
+        raise ValueError(f"real_logits and fake_logits: expected as many members, got {len(real)} and {len(fake)}")
+    together("real_logits and fake_logits", (*real, *fake))
+    tau = number("tau", tau, 0.0)
+    pairs = [pair("real_logits", r, "fake_logits", f, True) for r, f in zip(real, fake, strict=True)]
+    return torch.stack([_truncated(r, f, tau) for r, f in pairs]).sum()
+
+
+def _truncated(r: Tensor, f: Tensor, tau: float) -> Tensor:
+    # In float64, where r - f is exact: else a rounding lets the median itself, whose square is 0, in or not.
+    result = torch.float32 if r.dtype in SIXTEEN_BITS else r.dtype
+    r, f = r.to(widest(r.device)), f.to(widest(f.device))
+    difference = r - f
+    median = difference.median()
+    counted = r < f + median  # a weight per element: an index by it would wait for how many there are
+    squares = torch.where(counted, (difference - median).square(), 0.0)
+    mean = squares.sum() / counted.sum()
+    return torch.where(mean >= tau, tau, mean).to(result)  # tau - relu(tau - mean) without its rounding; NaN stays
 
 
 def adaptive_weight(

@@ -526,3 +526,49 @@ def test_second_derivatives_of_masked_terms():
     )
     assert torch.autograd.gradcheck(call, (x, y))
     assert torch.autograd.gradgradcheck(call, (x, y))
+
+
+# ---------------------------------------------------------------------------- the truncated relativistic loss
+
+
+def tprls(r, f, tau=0.04):
+    """The loss as StyleTTS 2 and HiFTNet write it."""
+    m = torch.median(r - f)
+    return tau - F.relu(tau - ((((r - f) - m) ** 2)[r < f + m]).mean())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("tau", [0.04, 50.0])
+@pytest.mark.parametrize("shape", [(4, 1, 50), (7,), (3, 1), (2, 600)])
+def test_truncated_relativistic(shape, tau, dtype):
+    r, f = logits(*shape, dtype=dtype), logits(*shape, seed=1, dtype=dtype)
+    twins = wide(r, f)
+    agree(fastgan.truncated_relativistic_loss(r, f, tau=tau), [r, f], tprls(*twins, tau), twins)
+    swapped = fastgan.truncated_relativistic_loss(f, r, tau=tau)
+    agree(swapped, [r, f], tprls(*twins[::-1], tau), twins)
+    both = fastgan.truncated_relativistic_loss([r, f], [f, r.detach()], tau=tau)
+    agree(both, [r, f], tprls(*twins, tau) + tprls(twins[1], twins[0].detach(), tau), twins)
+
+
+def test_truncated_relativistic_in_small_twice_and_in_a_graph():
+    r, f = logits(9, dtype=torch.float64), logits(9, seed=1, dtype=torch.float64)
+    near = (f + 0.1 * r).detach().requires_grad_()  # L below tau, where there is a gradient
+    call = lambda r, f: fastgan.truncated_relativistic_loss(r, f, tau=1.0)  # noqa: E731
+    assert call(near, f) < 1
+    assert torch.autograd.gradcheck(call, (near, f))
+    assert torch.autograd.gradgradcheck(call, (near, f))
+    agree(torch.compile(call, fullgraph=True)(near, f), [near, f], tprls(near, f, 1.0), [near, f])
+    assert call(r[:1], f[:1]).isnan()
+    assert tprls(r[:1], f[:1]).isnan()
+
+
+def test_truncated_relativistic_refuses():
+    x = torch.zeros(4)
+    for arguments, options, message in (
+        ((x, x[:3]), {}, r"real_logits and fake_logits: expected one shape, got \(4,\) and \(3,\)"),
+        (([x], [x, x]), {}, "real_logits and fake_logits: expected as many members, got 1 and 2"),
+        ((x, x), {"tau": -1.0}, "tau: expected a number in"),
+        ((x, x.to("meta")), {}, "real_logits and fake_logits: expected all on one device"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fastgan.truncated_relativistic_loss(*arguments, **options)

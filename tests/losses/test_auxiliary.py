@@ -46,7 +46,7 @@ def test_feature_matching(dtype, detach):
 
 def test_feature_matching_is_one_call(monkeypatch):
     calls = []
-    monkeypatch.setattr(auxiliary, "reduce_terms", lambda terms, tensors: calls.append((terms, tensors)))
+    monkeypatch.setattr(auxiliary, "reduce_terms", lambda terms, tensors, masks: calls.append((terms, tensors)))
     fastgan.feature_matching_loss(maps(), maps(seed=1), weights=[1, 2, 3, 4, 5])
     ((terms, tensors),) = calls
     assert [t.weight for t in terms] == [1, 2, 3, 4, 5]
