@@ -308,11 +308,13 @@ def _loss(
     tracing = torch.compiler.is_compiling()
     loss, relativistic, margin, targets, real_target, fake_target = given
     extra = None
-    if tracing:  # a graph has no caches to protect
-        numbers = not any([isinstance(v, (Tensor, list, tuple)) for v in (*targets, real_target, fake_target)])
-    else:
-        numbers = targets is _TARGETS and type(margin) is type(real_target) is type(fake_target) is float
-    if masks[0] is not None or masks[1] is not None or not numbers:
+    per_element = masks[0] is not None or masks[1] is not None
+    numbers = (  # a graph has no caches to protect
+        not any([isinstance(v, (Tensor, list, tuple)) for v in (*targets, real_target, fake_target)])
+        if tracing
+        else targets is _TARGETS and type(margin) is type(real_target) is type(fake_target) is float
+    )
+    if per_element or not numbers:
         given, extra = _split(given, masks, names, return_stats, process_group)
     paired = relativistic == "paired" or reduction == "none"
     paired = paired or (relativistic is None and len(tensors) == 2 and loss in PAIRED)
