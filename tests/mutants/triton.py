@@ -26,6 +26,8 @@ FAULTS = {
     "the sign of y": ("triton_kernels/loss.py", "unit_gradient * -1.0", "unit_gradient * 1.0", "test_losses and nonsaturating and paired and dtype0"),
     "statistics": ("triton_kernels/loss.py", "(x > 0).to(tl.float64) - (x < 0)", "(x > 0).to(tl.float64) + (x < 0)", "test_sizes and None-31"),
     "a cotangent": ("triton_kernels/loss.py", "unit_gradient = curvature * w", "unit_gradient = curvature", LOSS),
+    "a factor": ("triton_kernels/phi.py", "curvature = factor * curvature", "curvature = curvature", "test_masks_and_labels and None and dtype0"),
+    "a label": ("triton_kernels/phi.py", "slope_linear = tl.where(has, slope_linear * label, slope_linear)", "slope_linear = slope_linear", "test_masks_and_labels and None and dtype0"),
     "another table's terms": ("triton_kernels/loss.py", "total = tl.load(doubles(memory[CARRY]))", "total = total * 1.0", "test_lists_of_tensors and None"),
     "products": ("triton_kernels/groups.py", "lane = _add_products(lane, v, x)", "lane = _add_products(lane, v, v)", "test_penalties and two_sided and sample and dtype0"),
     "zeros of groups": ("triton_kernels/groups.py", "return tl.where(whole, s, s + 0.0)", "return s", "test_signs_of_zeros and dtype0"),

@@ -102,6 +102,7 @@ struct LossCase {
   DType dtype;
   int64_t n, fake_n;
   bool paired, subtracts_mean, stats;
+  bool masked = false;  // with a factor and a label for the term on real
 };
 
 // Everything that one call of each kernel writes.
@@ -117,16 +118,27 @@ std::vector<Block> loss_results(const LossCase& c, const Place* place) {
   };
   term(0, c.paired ? 1 : -1, c.subtracts_mean ? 1 : -1, -1.);
   if (!c.paired) term(1, -1, c.subtracts_mean ? 0 : -1, 1.);
+  bool is_float64 = c.dtype == DType::float64;
+  DType constants = is_float64 ? DType::float64 : DType::float32;
+  Block factor = random(c.n, constants, 7), label = random(c.n, constants, 8);
+  if (c.masked) {
+    spec.terms[0].factor = 2;
+    spec.terms[0].label = 3;
+    spec.terms[0].linear = -0.5;
+    spec.roles.resize(4);
+    spec.is_mean_operand.resize(4);
+    spec.has_constants = true;
+  }
+  size_t buffer = 8 * (2 * spec.roles.size() + 2 + stat_count);
   Block real = random(c.n, c.dtype, 1), fake = random(c.fake_n, c.dtype, 2),
         v = random(c.n, c.dtype, 3), w = random(c.fake_n, c.dtype, 4);
-  bool is_float64 = c.dtype == DType::float64;
   int64_t size = is_float64 ? 8 : 4;
   std::vector<Block> out;
   for (int pass = 0; pass < 3; ++pass)  // forward; gradients of backward; and of second order
     for (int k = 0; k < 2; ++k)
-      out.emplace_back(pass == 0 ? (k ? 8 * 14 : size) : (k ? c.fake_n : c.n) * item_size(c.dtype));
+      out.emplace_back(pass == 0 ? (k ? buffer : size) : (k ? c.fake_n : c.n) * item_size(c.dtype));
   out.emplace_back(size);
-  memset(out[1].memory.get(), 0, 8 * 14);
+  memset(out[1].memory.get(), 0, buffer);
   Block upstream(size);
   if (is_float64) *upstream.as<double>() = 1.5;
   else *upstream.as<float>() = 1.5f;
@@ -134,6 +146,9 @@ std::vector<Block> loss_results(const LossCase& c, const Place* place) {
   call.spec = &spec;
   call.operands = {{c.dtype, c.n, view_of(real), {}, {}},
                    {c.dtype, c.fake_n, view_of(fake), {}, {}}};
+  if (c.masked)
+    for (const Block* b : {&factor, &label})
+      call.operands.push_back({constants, c.n, view_of(*b), {}, {}});
   call.reduction = Reduction::mean;
   call.is_float64 = is_float64;
   call.buffers = out[1].as<double>();
@@ -160,7 +175,8 @@ void losses() {
     for (const LossCase& c :
          {LossCase{dtype, 1, 1, true, false, true}, LossCase{dtype, 4099, 1030, false, true, true},
           LossCase{dtype, 9001, 700, false, false, false},
-          LossCase{dtype, 40003, 1, false, true, false}})
+          LossCase{dtype, 40003, 1, false, true, false},
+          LossCase{dtype, 5003, 900, false, true, false, true}})
       for (int warps : {1, 3, 8}) {
         Device device(warps);
         std::vector<Block> want = loss_results(c, nullptr), got = loss_results(c, &device.place);

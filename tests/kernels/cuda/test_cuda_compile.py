@@ -112,7 +112,7 @@ def test_every_kernel_for_every_architecture(used):
     kernels = next(iter(by_arch.values()))
     assert all(names == kernels for names in by_arch.values())
     for name in ("loss_forward<lean, float>", "loss_forward<full, double>", "loss_means<float>", "loss_backward<double>",
-                 "loss_second<float>", "loss_second_fine", "penalty_sums<dots, double>", "penalty_finish<float>", "interpolate_eps<double>",
+                 "loss_second<float>", "loss_second_fine", "loss_second_masked<float>", "penalty_sums<dots, double>", "penalty_finish<float>", "interpolate_eps<double>",
                  *STREAMING):  # fmt: skip
         assert name in kernels
     built = {"sm_" + a.removesuffix("+PTX").replace(".", "") for a in fact("architectures").split()}
@@ -120,12 +120,14 @@ def test_every_kernel_for_every_architecture(used):
 
 
 def test_budgets(used):
-    """No stack and so no spills; two blocks of 256 threads a multiprocessor, one of doubles and for 16 bits; 16 KB."""
+    """No stack, no spills; two blocks of 256 threads a multiprocessor, one of doubles, 16 bits or masks; 16 KB."""
     spills = {("penalty_sums<dots, float>", "sm_70"): 8} if "release 12." in fact("compiler") else {}
     for (kernel, arch), numbers in used.items():
         assert numbers["STACK"] <= spills.get((kernel, arch), 0), (kernel, arch)
         assert numbers["LOCAL"] == 0, (kernel, arch)
-        wide = "double" in kernel or kernel.endswith(("_fine", "penalty_rescue", "penalty_greatest"))
+        wide = "double" in kernel or kernel.endswith(
+            ("_fine", "_masked<float>", "penalty_rescue", "penalty_greatest")
+        )
         assert numbers["REG"] <= (255 if wide else 128), (kernel, arch)
         assert numbers["SHARED"] <= 16384, (kernel, arch)
 

@@ -55,6 +55,10 @@ def calls():
         losses([torch.zeros(900)] * 3, [torch.ones(900)] * 3, weights=torch.ones(3, dtype=bf16), second=False),
         losses(*pair(3000, f64), relativistic="average", return_stats=True),
         losses(*pair(200_000, f64)),
+        *[
+            losses(*pair(n, dtype), relativistic="average", real_mask=torch.ones(n), fake_target=torch.ones(1) > 0)
+            for n, dtype in ((3000, f32), (200_000, f32), (200_000, bf16), (3000, f64))
+        ],
         norms(image, return_stats=True),
         norms(image, "power", power=6, mask=torch.ones(4, 1, 64, 64), weights=torch.ones(4)),
         norms(image, over="channel", reduction="none"),
