@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dis
 from collections.abc import Iterator
-from types import CodeType, ModuleType
+from functools import lru_cache
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -25,9 +27,9 @@ def modules_in(value: Any, depth: int = _DEPTH) -> Iterator[nn.Module]:
 
 
 def within(module: nn.Module) -> nn.Module:
-    """Return the network that DistributedDataParallel and torch.compile were given."""
+    """Return the network that DistributedDataParallel, DataParallel and torch.compile were given."""
     while True:
-        if isinstance(module, nn.parallel.DistributedDataParallel):
+        if isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
             module = module.module
         elif "_orig_mod" in module._modules:
             module = module._orig_mod  # type: ignore[assignment]
@@ -35,9 +37,27 @@ def within(module: nn.Module) -> nn.Module:
             return module
 
 
+def identity(function: Any) -> list[Any]:
+    """Return what makes a callable without modules itself: its code, and objects and parameters that it holds."""
+    inner = getattr(function, "func", function)
+    code = getattr(getattr(inner, "__func__", inner), "__code__", None)
+    if code is None:
+        return [function]
+    held = [value for value in tree_leaves(_held_by(function)) if _is_lasting(value)]
+    return [code, *held]
+
+
+def _is_lasting(value: Any) -> bool:
+    """Return whether a value stays the same object from call to call: no tensor of a step, and no number."""
+    if isinstance(value, torch.Tensor):
+        return value.is_leaf and value.requires_grad
+    return hasattr(value, "__weakref__") and not isinstance(value, (FunctionType, type, ModuleType))
+
+
 def _held_by(function: Any) -> list[Any]:
     """Return what a callable holds, and what globals its code names."""
-    held = [getattr(function, name, None) for name in ("__self__", "func", "args", "keywords")]
+    names = ("__self__", "func", "args", "keywords", "__defaults__", "__kwdefaults__")
+    held = [getattr(function, name, None) for name in names]
     held += [cell.cell_contents for cell in getattr(function, "__closure__", None) or () if _is_full(cell)]
     if torch.compiler.is_compiling():  # which traces no look into code
         return held
@@ -51,12 +71,14 @@ def _held_by(function: Any) -> list[Any]:
     return held
 
 
-def _names(code: CodeType) -> Iterator[str]:
-    """Yield the names that code looks up, also in functions inside of it."""
-    yield from code.co_names
+@lru_cache(maxsize=256)
+def _names(code: CodeType) -> tuple[str, ...]:
+    """Return the globals that code looks up, also in functions inside of it."""
+    found = [i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _names(constant)
+            found += _names(constant)
+    return tuple(dict.fromkeys(found))
 
 
 def _is_data(value: Any) -> bool:

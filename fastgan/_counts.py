@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ._callables import modules_in, within
+from ._callables import identity, modules_in, within
 
 
 class CallCounts:
@@ -63,9 +63,8 @@ class CallCounts:
 def _owner(discriminator: Any) -> tuple[Any, ...]:
     """Return weak references to what makes a discriminator itself, whatever wraps it.
 
-    For a function they are the modules that it refers to, or its code: a lambda in a loop is a new one each time.
+    For a function they are the modules that it refers to, since a lambda in a loop is a new one each time. Where
+    there are none, they are its code and the objects that it refers to.
     """
     found: list[Any] = [within(m) for m in modules_in(discriminator)]
-    if not found:
-        found = [getattr(discriminator, "__code__", type(discriminator))]
-    return tuple([weakref.ref(value) for value in found])
+    return tuple([weakref.ref(value) for value in found or identity(discriminator)])

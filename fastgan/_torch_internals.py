@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn, overrides
 from torch.autograd import Function, Variable, forward_ad
 from torch.autograd.function import BackwardCFunction, once_differentiable
+from torch.nn.attention import SDPBackend
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils import _pytree
 from torch.utils._python_dispatch import _disable_current_modes
@@ -181,6 +182,23 @@ ATTENTION_KERNELS = {
     for name in ("math", "flash", "mem_efficient", "cudnn", "overrideable")
     if hasattr(torch._C, f"_get_{name}_sdp_enabled") and hasattr(torch._C, f"_set_sdp_use_{name}")
 }
+
+
+def chooses_plain_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> bool:
+    """Return whether scaled_dot_product_attention would run in plain arithmetic as the switches are."""
+    choice = torch._fused_sdp_choice(
+        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+    )
+    return choice == SDPBackend.MATH.value
 
 
 def clamp_(tensors: list[Tensor], low: float, high: float) -> None:

@@ -177,5 +177,6 @@ def interpolate(
     Raises:
         TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
     """
-    points = between(real, fake, eps, generator, arranged(batch_dim, pac, groups))
+    plain = groups is None and type(batch_dim) is type(pac) is int and batch_dim == 0 and pac == 1
+    points = between(real, fake, eps, generator, None if plain else arranged(batch_dim, pac, groups))
     return points[0] if isinstance(real, Tensor) else points

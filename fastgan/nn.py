@@ -42,6 +42,8 @@ class _Loss(WithOptions, nn.Module):
         if "targets" in given:
             given["targets"] = checks.sequence("targets", given["targets"], "three numbers")
         LossOptions(self.loss, **given)
+        if "reduction" in options:
+            checks.reduction(options["reduction"])
 
     def extra_repr(self) -> str:
         """Return the options, as the module prints them."""

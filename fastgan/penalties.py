@@ -297,10 +297,6 @@ class ScheduledPenalty(WithOptions):
         for name in options:
             if name not in self.DEFAULTS:
                 raise TypeError(f"{name}: unknown option (known: interval, part, {', '.join(self.DEFAULTS)})")
-        if type(interval) is not int or type(part) is not float or (interval, part) != (1, 1.0):
-            checks.number("interval", checks.integer("interval", interval, 1))
-            if checks.number("part", part, 0.0, 1.0) == 0.0:
-                raise ValueError("part: expected a number in (0, 1], got 0")
         PenaltyOptions(kind, **options)
         self.kind = kind
         self.interval = interval
@@ -311,6 +307,16 @@ class ScheduledPenalty(WithOptions):
     def check_options(self, options: dict[str, Any]) -> None:
         """Raise where options are unfit."""
         PenaltyOptions(self.kind, **options)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute, checked where it is an option or says when the penalty is due."""
+        if name == "interval":
+            checks.number("interval", checks.integer("interval", value, 1))
+        elif name == "part" and checks.number("part", value, 0.0, 1.0) == 0.0:
+            raise ValueError("part: expected a number in (0, 1], got 0")
+        elif name == "kind" and "options" in self.__dict__:
+            PenaltyOptions(value, **self.options)
+        super().__setattr__(name, value)
 
     @property
     def weight(self) -> float:
@@ -334,7 +340,7 @@ class ScheduledPenalty(WithOptions):
 
     def due(self) -> PenaltyOptions | None:
         """Return the options of this call's penalty, which weighs as much as those left out, or None between."""
-        if self.counts.current % self.interval:
+        if self.interval > 1 and self.counts.current % self.interval:
             return None
         weight = self.options.get("weight")
         if weight is None:
@@ -348,8 +354,9 @@ class ScheduledPenalty(WithOptions):
         return replace(o, groups=groups, **wanted) if groups is not None or wanted else o
 
     def advance(self) -> None:
-        """Count a call."""
-        self.counts.current += 1
+        """Count a call; in a graph only where it matters, as a number that changes makes a graph per value."""
+        if self.interval > 1 or not torch.compiler.is_compiling():
+            self.counts.current += 1
 
     def cut(self, o: PenaltyOptions, real: Any, fake: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any, Any]:
         """Return the inputs of a penalty, cut to its fraction of the batch."""
@@ -361,23 +368,28 @@ class ScheduledPenalty(WithOptions):
             raise ValueError("part: expected 1 beside groups, which cannot be cut, got a fraction")
         tensors = checked_samples("fake" if o.inputs == "fake" else "real", first, o.samples)
         count = samples.number(tensors[0])
-        return _cut((real, fake, args, kwargs), samples, count, max(1, round(self.part * count)))
+        saved = max(1, round(self.part * count))
+        return _cut((real, fake, args, kwargs), samples, (count, tensors[0].dim()), saved)
 
 
-def _cut(value: Any, samples: Samples, count: int, saved: int) -> Any:
-    """Return `value` with every tensor of `count` samples in it cut to its first `saved`."""
+def _cut(value: Any, samples: Samples, of: tuple[int, int], saved: int) -> Any:
+    """Return `value` with every tensor of as many samples as in `of` cut to its first `saved`.
+
+    `of` has the number of samples, and the dimensions of the input.
+    """
     if isinstance(value, Tensor):
-        return _cut_tensor(value, samples, count, saved)
+        return _cut_tensor(value, samples, of, saved)
     if isinstance(value, (list, tuple)):
-        cut = [_cut(v, samples, count, saved) for v in value]
+        cut = [_cut(v, samples, of, saved) for v in value]
         return type(value)(*cut) if hasattr(value, "_fields") else type(value)(cut)
-    return {k: _cut(v, samples, count, saved) for k, v in value.items()} if type(value) is dict else value
+    return {k: _cut(v, samples, of, saved) for k, v in value.items()} if type(value) is dict else value
 
 
-def _cut_tensor(t: Tensor, samples: Samples, count: int, saved: int) -> Tensor:
-    """Return a tensor cut where samples lie, or along dimension 0: the layout of labels."""
+def _cut_tensor(t: Tensor, samples: Samples, of: tuple[int, int], saved: int) -> Tensor:
+    """Return a tensor cut where samples lie if it has the input's dimensions, else along dimension 0, as labels."""
+    count, dims = of
     d = samples.batch_dim
-    for dim in (d, 0):
+    for dim in (d, 0) if t.dim() == dims else (0, d):
         if -t.dim() <= dim < t.dim():
             for entries in (samples.pac, 1):
                 if t.shape[dim] == count * entries:

@@ -33,7 +33,8 @@ class Watch:
         if not all([_can_wait(t) for t in tensors]):
             return
         low, high = torch.stack([torch.stack(t.detach().float().aminmax()) for t in tensors]).unbind(1)
-        self.seen += sum([t.numel() for t in tensors])
+        if bool((low < high).any()):  # a head that begins at zero says nothing
+            self.seen += sum([t.numel() for t in tensors])
         if not (low.amin() >= 0 and high.amax() <= 1):  # also where one is NaN
             self.undecided = False
         elif self.seen >= _ENOUGH:

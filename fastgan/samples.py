@@ -5,6 +5,7 @@ The plain case, samples along dimension 0, is None wherever a `Samples` may stan
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,10 +77,10 @@ def arranged(batch_dim: Any, pac: Any, groups: Any, over: str = "sample") -> Sam
         groups: a vector of integers, the number of each entry's sample, or (vector, number of samples); or None.
         over: what a norm covers; only "sample" can be arranged.
     """
-    if isinstance(batch_dim, bool) or not isinstance(batch_dim, int):
+    if isinstance(batch_dim, bool) or not isinstance(batch_dim, numbers.Integral):
         raise TypeError(f"batch_dim: expected an integer, got {type(batch_dim).__name__}")
-    checks.integer("batch_dim", batch_dim, -64, 63)  # as many dimensions as a tensor can have
-    checks.integer("pac", pac, 1, 1 << 31)
+    batch_dim = checks.integer("batch_dim", batch_dim, -64, 63)  # as many dimensions as a tensor can have
+    pac = checks.integer("pac", pac, 1, 1 << 31)
     index, count = (None, 0) if groups is None else _checked_groups(groups)
     if index is not None and pac > 1:
         raise ValueError("pac: has no effect beside groups, which tell the samples apart")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -269,30 +269,30 @@ def third_party_functions(outputs: Sequence[Tensor]) -> list[Any]:
 
 
 class _Watch:
-    """A hook on a Function's node: sees in a backward with a graph whether its gradient has one."""
+    """A hook on a Function's node: sees in a backward with a graph which of its gradients have one.
+
+    Attributes:
+        constant: the gradients without a graph, each with its position.
+        differentiable: whether any gradient has one.
+        pattern: the Function, and which of the gradients that came have a graph.
+    """
 
     def __init__(self, node: Any) -> None:
         self.node = node
-        self.opaque = False
-        self.unsure = False
+        self.constant: dict[int, Tensor] = {}
+        self.differentiable = False
+        self.pattern: Any = None
 
     def __call__(self, grads: Sequence[Tensor | None], upstream: Sequence[Tensor | None]) -> None:
-        """Compare what came with what goes: a gradient without a graph is a constant to autograd."""
-        constant = [g for g in grads if g is not None and _is_number(g) and not g.requires_grad]
-        if not constant:
-            return
-        if any(u is not None and u.requires_grad for u in upstream):
-            self.opaque = any(bool(g.detach().ne(0).any()) for g in constant)  # zeros have no derivative to lose
-        else:
-            self.unsure = True
+        """Note what goes, and what came."""
+        own = {k: g for k, g in enumerate(grads) if g is not None and (g.is_floating_point() or g.is_complex())}
+        self.constant = {k: g.detach() for k, g in own.items() if not g.requires_grad}
+        self.differentiable = len(self.constant) < len(own)
+        self.pattern = (python_function(self.node), *[None if u is None else u.requires_grad for u in upstream])
 
 
-def _is_number(t: Tensor) -> bool:
-    return t.is_floating_point() or t.is_complex()
-
-
-# Functions that were seen to compute differentiable gradients.
-_SOUND: WeakSet[type] = WeakSet()
+# Functions, and patterns, that were seen to compute differentiable gradients; a Function is kept weakly.
+_SOUND: WeakKeyDictionary[type, set[Any]] = WeakKeyDictionary()
 
 
 def _watched(
@@ -304,24 +304,34 @@ def _watched(
 ) -> tuple[Any, ...]:
     """Return the gradients by the inputs with a graph; raise where a Function computes its own without one.
 
-    One that is nearest to the output gets a constant, and may well return one. It is seen again with a cotangent
-    that requires grad, once for each kind of Function, in a backward that ends there.
+    A gradient without a graph may well be a constant: that of a constant, or of what does not depend on the result.
+    Such a Function is asked again, in a backward that ends there, with twice the cotangent, which requires grad. A
+    gradient that then changes, and has no graph, is a function that autograd does not see.
     """
     watches = [_Watch(n) for n in nodes]
     grads = _with_hooks(watches, outputs, inputs, ones)
-    unsure = [w for w in watches if w.unsure and python_function(w.node) not in _SOUND]
-    if unsure and not any(w.opaque for w in watches):
-        below = [GradientEdge(n, k) for w in unsure for n, k in w.node.next_functions if n is not None]
-        _with_hooks(unsure, outputs, below, [t.detach().requires_grad_() for t in ones])
-    opaque = [w.node for w in watches if w.opaque]
-    if opaque:
-        why = _OPAQUE.format(python_function(opaque[0]).__name__)
-        raise RuntimeError(
-            "discriminator: a gradient penalty needs its second derivative, which it does not have:"
-            f" {why}{_place(opaque, name_of)}{_WAYS_OUT}"
-        )
-    _SOUND.update(python_function(w.node) for w in unsure)
+    doubtful = [w for w in watches if w.constant and w.pattern[1:] not in _SOUND.get(w.pattern[0], ())]
+    if doubtful:
+        again = [_Watch(w.node) for w in doubtful]
+        below = [GradientEdge(n, k) for w in doubtful for n, k in w.node.next_functions if n is not None]
+        _with_hooks(again, outputs, below, [(2 * t.detach()).requires_grad_() for t in ones])
+        for before, after in zip(doubtful, again, strict=True):
+            changed = [
+                k for k, g in after.constant.items() if k in before.constant and _differ(g, before.constant[k])
+            ]
+            if changed:
+                why = _OPAQUE.format(before.pattern[0].__name__)
+                raise RuntimeError(
+                    "discriminator: a gradient penalty needs its second derivative, which it does not have:"
+                    f" {why}{_place([before.node], name_of)}{_WAYS_OUT}"
+                )
+            if after.differentiable and not after.constant:  # zeros prove nothing
+                _SOUND.setdefault(before.pattern[0], set()).add(before.pattern[1:])
     return grads
+
+
+def _differ(a: Tensor, b: Tensor) -> bool:
+    return a.shape != b.shape or not torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
 def _with_hooks(

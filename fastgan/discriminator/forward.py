@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .._callables import modules_in
 from .._torch_internals import (
     ATTENTION_KERNELS,
+    chooses_plain_attention,
     close_torchs_generators,
     compiler_is_loaded,
     function_mode_depth,
@@ -51,10 +52,24 @@ class _PlainArithmetic:
         """Return whether this thread is among those that have made the settings."""
         return threading.get_ident() in self.uses.values()
 
-    def was_plain(self) -> bool:
-        """Return whether attention ran in plain arithmetic before the settings were made."""
-        names = zip(ATTENTION_KERNELS, self.kernels or (), strict=False)
-        return all([enabled == (name == "math") for name, (_, enabled) in names])
+    def is_plain_elsewhere(self, args: Any, kwargs: Any) -> bool:
+        """Return whether a call of attention runs in plain arithmetic without these settings too.
+
+        Without arguments: whether any call on a CPU or on a device would.
+        """
+        with self.lock:
+            given = list(zip(ATTENTION_KERNELS, self.kernels or (), strict=False))
+            if not args and not kwargs:
+                return not any(
+                    [enabled for name, (_, enabled) in given if name in ("flash", "mem_efficient", "cudnn")]
+                )
+            try:
+                for _, (switch, enabled) in given:
+                    switch(enabled)
+                return chooses_plain_attention(*args, **kwargs)
+            finally:
+                for name, (switch, _) in given:
+                    switch(name == "math")
 
     def enter(self, use: int) -> None:
         """Make the settings for a use."""
@@ -286,7 +301,7 @@ class Forward:
         try:
             replaces = prune and _functions_are_torchs()
             if self.create_graph:
-                mode = (Prune if replaces else Watch)(plain_arithmetic.was_plain)
+                mode = (Prune if replaces else Watch)(plain_arithmetic.is_plain_elsewhere)
                 self._pruning = mode if replaces else None
                 mode.__enter__()
             return self.discriminator(self.x, *args, **kwargs)

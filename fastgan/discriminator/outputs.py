@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -22,9 +23,9 @@ def chosen(result: Any, output: Output | None) -> Any:
         if output in result:
             return result[output]
         has = f"the keys {', '.join(map(repr, result))}"
-    elif isinstance(result, (list, tuple)) and type(output) is int:
+    elif isinstance(result, (list, tuple)) and isinstance(output, numbers.Integral):
         if -len(result) <= output < len(result):
-            return result[output]
+            return result[int(output)]
         has = f"{len(result)} outputs"
     elif isinstance(output, str) and not isinstance(result, Tensor) and hasattr(result, output):
         return getattr(result, output)
@@ -84,8 +85,9 @@ def check_counts(outputs: Sequence[Tensor], x: Tensor, numbers: Sequence[int]) -
             raise ValueError(
                 f"discriminator: expected outputs for each of {numbers[0]} samples, got shape {tuple(o.shape)} for"
                 f" an input of {tuple(x.shape)}. Where samples do not lie along dimension 0, say where: batch_dim=1"
-                " for a recurrent network, pac= for several entries a sample, groups= for graphs. A discriminator"
-                " that returns a mean has to return its logits"
+                " for a recurrent network, pac= for several entries a sample, groups= for graphs. Where only one of"
+                " several outputs is the critic's, say which: output=. A discriminator that returns a mean has to"
+                " return its logits, and so has one that returns a sum, which looks the same"
             )
         if numbers[0] == x.shape[0] and x.dim() > 2 and o.dim() and o.shape[0] == x.shape[1] != numbers[0]:
             warn_once(
@@ -97,9 +99,16 @@ def check_counts(outputs: Sequence[Tensor], x: Tensor, numbers: Sequence[int]) -
     warn_of_mixed(outputs)
 
 
+def _kind(o: Tensor) -> tuple[int, int]:
+    """Return an output's dimensions and channels. Flattened maps of several scales, (N, L), are of one kind."""
+    if o.dim() > 2:
+        return o.dim(), o.shape[1]
+    return o.dim(), int(o.dim() == 2 and o.shape[1] == 1)
+
+
 def warn_of_mixed(outputs: Sequence[Tensor]) -> None:
     """Warn where outputs of different kinds count: a critic's and class logits or features, say."""
-    if len(outputs) > 1 and len({(o.dim(), o.shape[1:2]) for o in outputs}) > 1:
+    if len(outputs) > 1 and len(set(map(_kind, outputs))) > 1:
         warn_once(
             "output",
             f"discriminator: outputs of shapes {', '.join(str(tuple(o.shape)) for o in outputs)} all count as the"

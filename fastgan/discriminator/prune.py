@@ -197,21 +197,26 @@ class Watch(TorchFunctionMode):
     then finds that what it saves is something else.
     """
 
-    def __init__(self, was_plain: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, is_plain_elsewhere: Callable[[Any, Any], bool] = lambda args, kwargs: False) -> None:
         super().__init__()
-        self.was_plain = was_plain  # whether attention is plain outside of the penalty too
+        self.is_plain_elsewhere = is_plain_elsewhere  # of a call of attention: outside of the penalty too
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call a function."""
         kwargs = kwargs or {}
-        weighs = func is F.multi_head_attention_forward and kwargs.get("need_weights", True)  # plain, therefore
-        if func in _ATTENTION and not weighs and internals.in_checkpoint() and not self.was_plain():
+        if func in _ATTENTION and internals.in_checkpoint() and not self._is_plain(func, args, kwargs):
             raise RuntimeError(
                 "discriminator: attention inside of torch.utils.checkpoint would run again by another kernel in the"
                 " backward; run the whole step, forward and backward, under"
                 " torch.nn.attention.sdpa_kernel(SDPBackend.MATH), or do not checkpoint it"
             )
         return func(*args, **kwargs)
+
+    def _is_plain(self, func: Any, args: Any, kwargs: Any) -> bool:
+        """Return whether a call takes the same way in the caller's backward."""
+        if func is F.scaled_dot_product_attention:
+            return self.is_plain_elsewhere(args, kwargs)
+        return kwargs.get("need_weights", True) or self.is_plain_elsewhere((), {})
 
 
 _ATTENTION = (F.scaled_dot_product_attention, F.multi_head_attention_forward)
@@ -220,8 +225,8 @@ _ATTENTION = (F.scaled_dot_product_attention, F.multi_head_attention_forward)
 class Prune(Watch):
     """Replaces piecewise linear operations while it is active."""
 
-    def __init__(self, was_plain: Callable[[], bool] = lambda: False) -> None:
-        super().__init__(was_plain)
+    def __init__(self, is_plain_elsewhere: Callable[[Any, Any], bool] = lambda args, kwargs: False) -> None:
+        super().__init__(is_plain_elsewhere)
         self.replaced: list[tuple[list[bool], Any]] = []
 
     def inputs(self) -> list[Any]:

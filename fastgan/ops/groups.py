@@ -55,6 +55,6 @@ def evaluate(
 
 def _units(tensors: list[Tensor], index: Tensor, count: int) -> Tensor:
     """Return a power of two near each group's largest element, by which it is divided before it is squared."""
-    most = torch.stack([t.detach().abs().flatten(1).amax(1) for t in tensors]).amax(0)
+    most = torch.stack([t.detach().abs().reshape(len(t), -1).amax(1) for t in tensors]).amax(0)
     largest = most.new_zeros(count).scatter_reduce(0, index, most, "amax")
     return reference.power_of_two(largest[:, None])

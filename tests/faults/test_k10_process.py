@@ -218,6 +218,7 @@ FORMS = {
     "object": Callable(HOOKED),
     "its method": Callable(HOOKED).__call__,
     "object over a global": OfGlobals(),
+    "default of an argument": lambda x, d=HOOKED: d(x),
     "lambda in a lambda": lambda x: (lambda y: HOOKED(y))(x),
 }
 

@@ -62,6 +62,13 @@ def test_losses_that_are_no_cross_entropy_do_not(fresh):
     assert fresh.undecided
 
 
+def test_a_head_that_begins_at_zero_says_nothing(fresh):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fastgan.discriminator_loss(torch.zeros(600), torch.zeros(600))
+    assert fresh.undecided
+
+
 def test_what_is_no_number_is_no_probability(fresh):
     x = torch.rand(600)
     x[5] = torch.nan

@@ -1,5 +1,6 @@
 """K1: samples that do not lie along dimension 0."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -222,6 +223,30 @@ def test_it_warns_where_outputs_look_like_another_dimension(monkeypatch):
     monkeypatch.setattr("fastgan._checks._said", set())
     with pytest.warns(UserWarning, match="batch_dim=1"):
         fastgan.r1_penalty(Recurrent(), torch.randn(4, 8, WIDTH))
+
+
+def test_labels_are_cut_where_their_samples_lie():
+    """Also where a label has as many numbers as there are samples."""
+    torch.manual_seed(0)
+    rnn, real, label = nn.LSTM(WIDTH, 8), torch.randn(TIME, BATCH, WIDTH), torch.randn(BATCH, BATCH)
+    seen = []
+
+    def d(x, label):
+        seen.append(label.shape)
+        return rnn(x)[0][-1].sum(1) + label.sum(1)
+
+    GradientPenalty("r1", part=0.5, batch_dim=1)(d, real, None, label)
+    assert seen == [(2, BATCH)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_groups_of_numbers(dtype):
+    """A gradient with one number per entry; and NumPy's integers."""
+    g = torch.tensor([3.0, 4.0, 1.0], dtype=dtype)
+    assert fastgan.gradient_norm(g, groups=torch.tensor([0, 0, 1])).tolist() == [5.0, 1.0]
+    assert fastgan.gradient_norm(g[None], batch_dim=np.int64(1), pac=np.int64(3)).tolist() == pytest.approx(
+        [26**0.5]
+    )
 
 
 def test_several_tensors_share_their_samples():

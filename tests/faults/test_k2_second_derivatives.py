@@ -123,6 +123,67 @@ def test_a_backward_out_of_sight(place, call):
         CALLS[call](Net(Opaque.apply, place))
 
 
+def test_zeros_prove_nothing():
+    """A head that begins at zero hides what its Function computes: that is asked again at each call."""
+    d = Net(Opaque.apply, "end")
+    with torch.no_grad():
+        d.c.weight.zero_()
+    d.f = lambda x: Opaque.apply(x) * 0
+    fastgan.r1_penalty(d, X)
+    d = Net(Opaque.apply, "end")
+    with pytest.raises(RuntimeError, match="function Opaque"):
+        fastgan.r1_penalty(d, X)
+
+
+class Split(torch.autograd.Function):
+    """Two inputs, two results."""
+
+    @staticmethod
+    def forward(ctx, a, b):
+        return a.clone(), b.clone()
+
+    @staticmethod
+    def backward(ctx, ga, gb):
+        return ga, gb
+
+
+class AddAuxiliary(torch.autograd.Function):
+    """x, and a gradient of ones for another loss, whatever comes."""
+
+    @staticmethod
+    def forward(ctx, x, loss):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g, torch.ones(())
+
+
+@pytest.mark.parametrize("prune", [True, False])
+def test_gradients_that_are_constants_for_good_reason(prune):
+    """Of a result that goes straight to the output, and of what does not depend on the result."""
+    torch.manual_seed(0)
+    linear = nn.Linear(3, 3)
+
+    def split(x, apply):
+        a, b = apply(torch.tanh(linear(x)), x)
+        return torch.tanh(a).sum(1) + b.sum(1)
+
+    def auxiliary(x, apply):
+        h = linear(x)
+        return torch.tanh(apply(torch.tanh(h), h.square().mean())).sum(1)
+
+    got, want = (
+        fastgan.r1_penalty(lambda x, f=f: split(x, f), X, prune=prune) for f in (Split.apply, lambda a, b: (a, b))
+    )
+    assert torch.equal(got, want)
+    for a, b in zip(
+        plain.gradients(got, linear.parameters()), plain.gradients(want, linear.parameters()), strict=True
+    ):
+        assert torch.equal(a, b)
+    fastgan.r1_penalty(lambda x: auxiliary(x, AddAuxiliary.apply), X, prune=prune).backward()
+
+
 def test_a_part_of_a_backward_out_of_sight():
     d = Net(None)
     d.f = lambda x: Scale.apply(torch.tanh(x), d.scale)

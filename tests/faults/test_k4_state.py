@@ -1,6 +1,7 @@
 """K4: state that is shared, poisoned or ignored."""
 
 import copy
+import functools
 import math
 import pickle
 
@@ -109,6 +110,59 @@ def test_a_discriminator_is_one_in_whatever_form_it_comes():
     functions = [lambda x: (x * weight).sum(1) for weight in [torch.ones(3, requires_grad=True)] * 2]
     penalty = GradientPenalty("r1", interval=2, prune=False)
     assert [penalty(functions[k % 2], X) is not None for k in range(4)] == [True, False, True, False]
+
+
+class Trainer2:
+    def __init__(self):
+        self.D = nn.Linear(3, 1)
+
+    def d(self, x):
+        return self.D(x)
+
+
+class Weighs:
+    def __init__(self):
+        self.weight = torch.ones(3, requires_grad=True)
+
+    def __call__(self, x):
+        return (x * self.weight).sum(1)
+
+
+def weighed(weight, x):
+    return (x * weight).sum(1)
+
+
+def pairs():
+    trainers = Trainer2(), Trainer2()
+    weights = [torch.ones(3, requires_grad=True) for _ in range(2)]
+    yield [t.d for t in trainers]
+    yield [lambda x, t=t: t.D(x) for t in trainers]
+    yield [Weighs(), Weighs()]
+    yield [functools.partial(weighed, w) for w in weights]
+
+
+@pytest.mark.parametrize("k", range(4))
+def test_discriminators_of_all_kinds_are_told_apart(k):
+    """Methods of plain objects, callable objects, and functions of raw parameters."""
+    assert due(GradientPenalty("r1", interval=4, prune=False), list(pairs())[k]) == [4, 4]
+
+
+def test_wrapped_for_several_devices_it_is_the_same():
+    d = nn.Linear(3, 1)
+    penalty = GradientPenalty("r1", interval=2)
+    assert [penalty(form, X) is not None for form in (d, nn.DataParallel(d), d, d)] == [True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("interval", 0), ("interval", True), ("part", 2.0), ("part", 0.0), ("kind", "r9"), ("pac", 0)],
+)
+def test_attributes_are_checked_when_they_are_set(name, value):
+    penalty = GradientPenalty("r1")
+    with pytest.raises((TypeError, ValueError), match=name):
+        setattr(penalty, name, value)
+    with pytest.raises(ValueError, match="reduction"):
+        DiscriminatorLoss("hinge").reduction = "summ"
 
 
 def test_counts_are_kept_in_checkpoints():

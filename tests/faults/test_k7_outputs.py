@@ -122,7 +122,9 @@ def test_it_warns_once_of_outputs_of_several_kinds(call, monkeypatch):
 
 def test_scales_of_one_critic_do_not_warn(recwarn):
     conv = nn.Conv2d(3, 1, 3)
-    fastgan.r1_penalty(lambda x: [conv(x), conv(x[:, :, ::2, ::2])], torch.randn(2, 3, 8, 8))
+    images = torch.randn(2, 3, 8, 8)
+    fastgan.r1_penalty(lambda x: [conv(x), conv(x[:, :, ::2, ::2])], images)
+    fastgan.r1_penalty(lambda x: [conv(x).flatten(1), conv(x[:, :, ::2, ::2]).flatten(1)], images)  # as HiFi-GAN's
     assert not recwarn.list
 
 

@@ -74,6 +74,26 @@ def test_the_ways_that_the_refusal_names(kind):
             plain.agree(got, d, plain.penalty(twin, X, lambda g: list(g), "power"), twin, within=1e-5)
 
 
+@pytest.mark.parametrize("kernels", [[SDPBackend.MATH], [SDPBackend.MATH, SDPBackend.EFFICIENT_ATTENTION]])
+def test_kernels_that_the_backward_would_not_choose(kernels):
+    """Where attention is plain outside too, by switches or for a mask that wants a gradient, nothing is refused."""
+    torch.manual_seed(0)
+    with sdpa_kernel(kernels):
+        fastgan.r1_penalty(Net("function"), X).backward()
+    bias = torch.zeros(5, 5, requires_grad=True)
+
+    def masked(x):
+        return F.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None], attn_mask=bias).squeeze(1)
+
+    linear = nn.Linear(8, 1)
+    values = [
+        fastgan.r1_penalty(lambda x, c=c: linear(c(x)).sum((1, 2)), X)
+        for c in (masked, lambda x: checkpoint(masked, x, use_reentrant=False))
+    ]
+    assert torch.equal(*values)
+    assert torch.equal(*[torch.autograd.grad(v, bias)[0] for v in values])
+
+
 def test_attention_elsewhere_needs_no_setting():
     """Without a checkpoint, with weights that are asked for, and under no_grad."""
     fastgan.r1_penalty(Net("function", checkpointed=False), X).backward()
