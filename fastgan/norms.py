@@ -132,7 +132,7 @@ def gradient_norm(
     """Return the Euclidean norm of each sample's gradient, ||g_i||; differentiable, to any order.
 
     The square is summed in float64 over a fixed tree. No finite input whose norm can be represented overflows or
-    underflows, and the norm is within 1 ulp in float32 (and float64 accordingly). The derivative at a
+    underflows, and the norm is within 1 ulp in float32 (in float64 within 1.4, measured). The derivative at a
     gradient of zeros is 0.
 
     Args:

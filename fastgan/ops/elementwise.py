@@ -145,10 +145,20 @@ def split(given: tuple[Any, ...], masks: dict[str, Any]) -> tuple[tuple[Any, ...
             if _is_tensors(targets[k]):
                 labels[f"targets[{k}]"] = (targets[k], place)
         targets = tuple([p if _is_tensors(t) else t for t, p in zip(targets, _TARGETS, strict=True)])
+    if labels and not torch.compiler.is_compiling():
+        _check_places((*given[3], *given[4:]))
     there = {name: value for name, value in masks.items() if value is not None}
     if not labels and not there:
         return given, None
     return (loss, relativistic, margin, targets, *soft), PerElement(there, labels)
+
+
+def _check_places(numbers: Sequence[Any]) -> None:
+    """Raise where a number is by chance one that stands in for a tensor."""
+    if any([type(v) is float and v in (*_LABELS.values(), *_TARGETS) for v in numbers]):
+        raise ValueError(
+            "real_target, fake_target and targets: expected another number beside a tensor; change its last digit"
+        )
 
 
 def _is_tensors(value: Any) -> bool:

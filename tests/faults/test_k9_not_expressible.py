@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import fastgan
-from fastgan.ops import reference
+from fastgan.ops import elementwise, reference
 from fastgan.ops.losses import LossOptions
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -571,3 +571,12 @@ def test_truncated_relativistic_refuses():
     ):
         with pytest.raises(ValueError, match=message):
             fastgan.truncated_relativistic_loss(*arguments, **options)
+
+
+def test_a_number_that_stands_in_for_a_tensor_is_refused():
+    """The terms that a tensor belongs to are known by such a number in its place."""
+    x, label = torch.randn(4, 1), torch.rand(4, 1)
+    for number in elementwise._LABELS.values():
+        with pytest.raises(ValueError, match="expected another number beside a tensor"):
+            fastgan.discriminator_loss(x, x, real_target=label, fake_target=number)
+        fastgan.discriminator_loss(x, x, fake_target=number)
