@@ -56,8 +56,12 @@ def has_static_value(number: Any) -> bool:
 
 
 def in_checkpoint() -> bool:
-    """Return whether a non-reentrant torch.utils.checkpoint is at work, by the hooks that it sets."""
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    """Return whether a non-reentrant torch.utils.checkpoint is at work, by the hooks that it sets.
+
+    False with a torch that does not tell.
+    """
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    hooks = None if top is None else top(True)
     return hooks is not None and "checkpoint" in getattr(hooks[0], "__qualname__", "")
 
 
