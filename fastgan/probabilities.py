@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import _checks as checks
+from ._torch_internals import proxy_mode
 
-LOSSES = frozenset(("nonsaturating", "saturating", "logistic", "bce", "minimax"))
+LOSSES = ("nonsaturating", "saturating", "logistic", "bce", "minimax")  # no set, which a list as a name would break
 _ENOUGH = 512  # logits of which not one is outside of [0, 1]
 _TEXT = (
     "logits: all of the first {} lie in [0, 1], as probabilities do; this loss takes logits. If the discriminator"
@@ -43,7 +44,9 @@ class Watch:
 
 
 def _can_wait(t: Tensor) -> bool:
-    """Return whether numbers may be read here, where a device is worth one wait."""
+    """Return whether numbers may be read here, where a device is worth one wait: of a tensor that has them."""
+    if type(t) not in (Tensor, nn.Parameter) or proxy_mode() is not None:
+        return False
     if t.is_cuda:
         return not torch.cuda.is_current_stream_capturing() and not checks.is_transformed()
     return checks.is_readable(t)

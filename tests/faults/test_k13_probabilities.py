@@ -4,6 +4,8 @@ import warnings
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import fastgan
 from fastgan import probabilities
@@ -62,6 +64,15 @@ def test_losses_that_are_no_cross_entropy_do_not(fresh):
     assert fresh.undecided
 
 
+@pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
+def test_a_graph_traced_operation_by_operation_is_not_looked_at(mode, fresh):
+    """Also as the first call of a process; and fake tensors have no numbers."""
+    make_fx(lambda x: fastgan.discriminator_loss(x, x), tracing_mode=mode)(torch.randn(5))
+    with FakeTensorMode():
+        fastgan.discriminator_loss(torch.randn(5), torch.randn(5))
+    assert fresh.undecided
+
+
 def test_a_head_that_begins_at_zero_says_nothing(fresh):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -76,3 +87,11 @@ def test_what_is_no_number_is_no_probability(fresh):
         warnings.simplefilter("error")
         fastgan.discriminator_loss(x, x)
     assert not fresh.undecided
+
+
+def test_a_name_that_is_none_raises_its_own_error(fresh):
+    """Also before anything is decided."""
+    x = torch.rand(5)
+    for loss in (["hinge"], None, 3):
+        with pytest.raises(ValueError, match="loss: unknown name"):
+            fastgan.discriminator_loss(x, x, loss)
