@@ -51,6 +51,7 @@ bench: $(VENV)/ready  ## fused against eager PyTorch and torch.compile, with a p
 	$(BIN)/python -m bench penalties
 	$(BIN)/python -m bench steps
 	$(BIN)/python -m bench trainers
+	$(BIN)/python -m bench adversarial
 
 exhaustive: $(VENV)/ready  ## all 2^32 float32 patterns, some minutes
 	$(BUILD)

@@ -295,9 +295,9 @@ class Normed(nn.Module):
         return self.skip(x) + self.branch(x)
 
 
-def normed(width: int, out: int) -> list[nn.Module]:
+def normed(width: int, out: int) -> tuple[nn.GroupNorm, nn.SiLU, nn.Conv2d]:
     """A norm, an activation and a convolution."""
-    return [nn.GroupNorm(math.gcd(32, width), width), nn.SiLU(), nn.Conv2d(width, out, 3, padding=1)]
+    return nn.GroupNorm(math.gcd(32, width), width), nn.SiLU(), nn.Conv2d(width, out, 3, padding=1)
 
 
 class Quantized(nn.Module):
@@ -314,12 +314,13 @@ class Quantized(nn.Module):
             up += [nn.Upsample(scale_factor=2), nn.Conv2d(here, here, 3, padding=1), Normed(here, there)]
         self.encoder = nn.Sequential(*down, *normed(4 * width, depth))
         self.codebook = nn.Embedding(codes, depth)
-        self.decoder = nn.Sequential(*up, *normed(width, 3))
+        *before, self.last = normed(width, 3)
+        self.decoder = nn.Sequential(*up, *before)
 
     @property
-    def last_layer(self) -> nn.Parameter:
+    def last_layer(self) -> Tensor:
         """At which the adaptive weight looks."""
-        return self.decoder[-1].weight
+        return self.last.weight
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The images from codes, and the codebook's loss."""
@@ -328,7 +329,7 @@ class Quantized(nn.Module):
         codes = self.codebook(nearest).view(found.shape)
         loss = (codes.detach() - found).square().mean() + 0.25 * (codes - found.detach()).square().mean()
         through = found + (codes - found).detach()
-        return self.decoder(through.movedim(-1, 1)), loss
+        return self.last(self.decoder(through.movedim(-1, 1))), loss
 
 
 def patches(less: int) -> nn.Sequential:

@@ -30,7 +30,7 @@ from bench import report
 THREADS = 2
 DISTURBED = 1.3  # a round counts if its calibration took at most this times the shortest
 FEWEST = 3  # rounds that must be left, else all are used and the row is marked
-ROW_LIMIT = 6.0  # seconds, after which a row gets no further round; only a busy machine comes to it
+ROW_LIMIT = 6.0  # seconds, after which a row gets no further round; short steps come to it on a busy machine only
 RESULTS = Path(__file__).with_name("results")
 Row = dict[str, Any]
 Work = Callable[[], Any]
@@ -153,7 +153,7 @@ class Run:
         self.compiled = self.why_not_compiled is None
         self.calibrate = calibration()
 
-    def measure(self, works: dict[str, Work], base: str, rounds: int, steps: int) -> Row:
+    def measure(self, works: dict[str, Work], base: str, rounds: int, steps: int, limit: float = ROW_LIMIT) -> Row:
         """The contenders in turn, round by round; each round after the calibration workload."""
         for work in works.values():
             work()
@@ -163,7 +163,7 @@ class Run:
         calibrations: list[float] = []
         start = perf_counter()
         for done in range(rounds):
-            if done >= FEWEST and perf_counter() - start > ROW_LIMIT:
+            if done >= FEWEST and perf_counter() - start > limit:
                 break
             self.calibrate()  # wakes the threads up
             calibrations.append(seconds(self.calibrate, 1))

@@ -344,7 +344,7 @@ AIMS = {"pruned": 1.3, "compiled": 1.5}
 NOISE = 0.03  # slower by less than this is not told from level
 
 
-def peak(net: nn.Module, step: Work, device: str) -> float:
+def peak(net: nn.Module, step: Callable[[], Any], device: str) -> float:
     """MiB by which a step's allocations exceed at their peak what there was before it."""
     net.zero_grad(set_to_none=True)
     if device == "cuda":

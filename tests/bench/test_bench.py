@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from bench import gpu_carry, gpu_cases, gpu_ncu, gpu_stages, harness
-from bench.suites import losses, penalties, steps
+from bench.suites import adversarial, losses, penalties, steps
 from tests.helpers import ROOT
 
 BENCH = ROOT / "bench"
@@ -77,6 +78,28 @@ def test_the_report_of_trainers_is_made(tmp_path):
     trainers = ["pix2pix", "basicsr", "mmagic", "cyclegan", "taming", "monai", "magvit2", "wgan_gp", "biggan"]
     trainers += ["studiogan", "gigagan", "relativisticgan", "torchgan", "parallelwavegan"]
     assert "3 scales, 12 maps" in bench("trainers", tmp_path, "--only", *trainers)
+
+
+@pytest.mark.slow
+@draws
+def test_the_report_of_whole_training_steps_is_made(tmp_path):
+    """Tiny networks; before a case is timed all contenders' gradients are compared with the trainer's own."""
+    text = bench("adversarial", tmp_path)
+    for heading in ("Whole steps", "Their parts", "Operations", "Peak memory", "Whether gradients are the same"):
+        assert f"## {heading}" in text
+    for case in adversarial.TRAINERS:
+        assert f"\n| {case} " in text
+
+
+def test_operations_of_convolutions_in_groups():
+    """Each gradient counts as much as the forward, in groups too, and what is frozen does not count."""
+    for layer in (nn.Conv1d(8, 12, 5, 2, 2, groups=4), nn.ConvTranspose1d(8, 12, 4, 2, 1, groups=2)):
+        x = torch.randn(3, 8, 20, requires_grad=True)
+        with torch.no_grad():
+            forward = adversarial.operations(lambda layer=layer, x=x: layer(x))
+        assert adversarial.operations(lambda layer=layer, x=x: layer(x).sum().backward()) == 3 * forward > 0
+        layer.requires_grad_(False)
+        assert adversarial.operations(lambda layer=layer, x=x: layer(x).sum().backward()) == 2 * forward
 
 
 def row(name, seconds, calibration):
