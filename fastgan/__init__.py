@@ -16,7 +16,9 @@ from .backends import backend
 from .backends.specs import Term
 from .discriminator.compile import CompileInfo, compile_info
 from .discriminator.dynamo import compiling
+from .discriminator.frozen import frozen
 from .functional import LossStats, discriminator_loss, generator_loss, reduce_terms, term
+from .generator import GeneratorStep, generator_step
 from .ops.losses import losses, register_loss
 from .penalties import (
     PenaltyStats,
@@ -34,6 +36,7 @@ from .wgan import clip_weights_, curriculum_weights
 __all__ = [
     "CompileInfo",
     "DiscriminatorStep",
+    "GeneratorStep",
     "LossStats",
     "PenaltyStats",
     "Term",
@@ -48,8 +51,10 @@ __all__ = [
     "discriminator_loss",
     "discriminator_step",
     "feature_matching_loss",
+    "frozen",
     "functional",
     "generator_loss",
+    "generator_step",
     "gradient_norm",
     "gradient_penalty",
     "info",

@@ -17,6 +17,7 @@ from torch import Tensor, nn, overrides
 from torch.autograd import Function, Variable, forward_ad
 from torch.autograd.function import BackwardCFunction, once_differentiable
 from torch.nn.attention import SDPBackend
+from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils import _pytree
 from torch.utils._python_dispatch import _disable_current_modes
@@ -53,6 +54,11 @@ def has_static_value(number: Any) -> bool:
 
     known = getattr(symbolic_shapes, "has_static_value", None)  # from torch 2.8 on
     return True if known is None else known(number)
+
+
+def caches_parametrized(modules: Iterable[nn.Module]) -> bool:
+    """Return whether `torch.nn.utils.parametrize.cached` keeps the weights of one of these modules."""
+    return bool(getattr(parametrize, "_cache_enabled", 0)) and any(map(parametrize.is_parametrized, modules))
 
 
 def in_checkpoint() -> bool:

@@ -13,16 +13,25 @@ from . import _checks as checks
 from . import auxiliary, functional, penalties
 from ._options import WithOptions
 from .backends.specs import Term
+from .balance import AdaptiveWeight, LossBalancer
 from .functional import Logits
 from .norms import PenaltyStats, Tensors
 from .ops.losses import LossOptions
 from .samples import Groups
 
+__all__ = ["AdaptiveWeight", "DiscriminatorLoss", "GeneratorLoss", "GradientPenalty", "LeCam", "LossBalancer"]
+
 LossResult = Tensor | list[Tensor] | tuple[Tensor, functional.LossStats]
 
 
 class _Loss(WithOptions, nn.Module):
-    """A loss's options, checked when they are set and read at each call."""
+    """A loss's options, checked when they are set and read at each call.
+
+    Attributes:
+        role: whose loss it is, so that a step does not take the other's.
+    """
+
+    role: ClassVar[str]
 
     DEFAULTS: ClassVar[dict[str, Any]] = functional.discriminator_loss.__kwdefaults__  # type: ignore[assignment]
 
@@ -56,6 +65,8 @@ class DiscriminatorLoss(_Loss):
     Takes the function's options; unknown or unfit ones raise when the module is built.
     """
 
+    role = "discriminator"
+
     def forward(self, real_logits: Logits, fake_logits: Logits) -> LossResult:
         """Return the loss; see `fastgan.discriminator_loss` for shapes, dtypes and errors."""
         return functional.discriminator_loss(real_logits, fake_logits, self.loss, **self.options)
@@ -66,6 +77,8 @@ class GeneratorLoss(_Loss):
 
     Takes the function's options; unknown or unfit ones raise when the module is built.
     """
+
+    role = "generator"
 
     def forward(self, fake_logits: Logits, real_logits: Logits | None = None) -> LossResult:
         """Return the loss; see `fastgan.generator_loss` for shapes, dtypes and errors."""

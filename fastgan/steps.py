@@ -69,6 +69,7 @@ class StepOptions:
             raise TypeError(
                 f"loss: expected a name or a function of real and fake logits, got {type(self.loss).__name__}"
             )
+        check_role(self.loss, "discriminator")
         object.__setattr__(self, "penalties", _schedules(self.penalty))
         for p in self.penalties:
             for name, instead in _INSTEAD.items():
@@ -78,6 +79,13 @@ class StepOptions:
     def loss_function(self) -> Callable[[Any, Any], Any]:
         """Return the loss as a function of logits."""
         return partial(discriminator_loss, loss=self.loss) if isinstance(self.loss, str) else self.loss
+
+
+def check_role(loss: Any, role: str) -> None:
+    """Raise where a loss is a module of the other role, which takes real and fake the other way round."""
+    found = getattr(loss, "role", role)
+    if found != role and isinstance(loss, nn.Module):
+        raise ValueError(f"loss: expected a loss of the {role}, got a {type(loss).__name__}")
 
 
 _PLAIN: dict[str, Any] = {"batch_dim": 0, "pac": 1, "output": None}

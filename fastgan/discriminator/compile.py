@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
 from torch.autograd.graph import get_gradient_edge
 from torch.nn.parallel import DistributedDataParallel
 
@@ -29,6 +28,7 @@ from .. import requirements
 from .._callables import within
 from .._checks import depth_of_caller
 from .._torch_internals import has_backward_hooks, tree_map_only
+from ..ops.given import with_gradients
 from . import double_backward
 from .ddp import watch
 from .dynamo import settings
@@ -63,22 +63,7 @@ class CompileInfo(NamedTuple):
     refused: str | None = None
 
 
-class _Given(Function):
-    """A value whose gradients are known."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, grads: list[Tensor], *leaves: Tensor) -> Tensor:
-        ctx.save_for_backward(*grads)
-        return value.clone()  # no view, so that it may be changed in place
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> Any:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "engine='compiled' gives gradients that have no derivative; create_graph=True needs engine='eager'"
-            )
-        factors = {g.dtype: upstream.to(g.dtype) for g in ctx.saved_tensors}
-        return None, None, *[g * factors[g.dtype] for g in ctx.saved_tensors]
+_NO_SECOND = "engine='compiled' gives gradients that have no derivative; create_graph=True needs engine='eager'"
 
 
 class _Graphs:
@@ -256,7 +241,7 @@ def _run(graphs: _Graphs, discriminator: nn.Module, body: Body, inputs: Any, opt
     for leaf in fresh.leaves:  # only now, as the step's own gradients would call it too
         leaf.register_hook(_refuse_features)
     leaves = [t for t, g in zip(needed, grads, strict=True) if g is not None]
-    return _Given.apply(value, [g for g in grads if g is not None], *leaves), extras
+    return with_gradients(value, leaves, [g for g in grads if g is not None], _NO_SECOND), extras
 
 
 def _counted(graphs: _Graphs, body: Body, discriminator: nn.Module, *arguments: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from . import dynamo, forward, traced
+from . import dynamo, forward, frozen, traced
 
 _WHY = "a gradient penalty differentiates twice; fastgan.compiling() has it traced into the graph"
 TAKES_REASON = "reason" in inspect.signature(torch.compiler.disable).parameters  # from torch 2.7 on
@@ -26,6 +26,22 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
     if dynamo.switch.on:
         return function(traced, *arguments)
     return _between(function, forward, *arguments)
+
+
+def generator(run: Callable[..., Any], discriminator: Any, inputs: Any, options: Any) -> Any:
+    """Run a generator's step as a part of the graph where it can be traced, else between the graph's parts.
+
+    It is first order, and needs no switch. A module's parameters are replaced for the call, which a wrapper or a
+    function does not let through. Gradients taken within the step are not traced either.
+    """
+    if options.balance is None and traced.can_replace_parameters(discriminator):
+        return run(traced, discriminator, inputs, options)
+    return _frozen_between(run, discriminator, inputs, options)
+
+
+@torch.compiler.disable
+def _frozen_between(run: Callable[..., Any], *arguments: Any) -> Any:
+    return run(frozen, *arguments)
 
 
 @_disable

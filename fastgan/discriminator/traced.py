@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd.graph import get_gradient_edge
+from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -82,6 +83,26 @@ class Forward(forward.Forward):
         others = [a for a in tree_leaves((self.args, self.kwargs)) if isinstance(a, Tensor) and a.requires_grad]
         outputs = [o for o in outputs_of(chosen(self.result, output)) if o.requires_grad]
         return with_zeros(t, outputs, [*parameters, *inputs, *others], self.created)
+
+
+def can_replace_parameters(discriminator: Any) -> bool:
+    """Return whether a discriminator can be called with other parameters than its own."""
+    return isinstance(discriminator, nn.Module) and not forward.is_parallel(discriminator)
+
+
+def called_frozen(discriminator: nn.Module, real: Any, fake: Any) -> tuple[Any, Any]:
+    """Return what a discriminator returns on real and on fake, with constants in place of its parameters."""
+    constants = {name: p.detach() for name, p in discriminator.named_parameters()}
+
+    def call(given: Any) -> Any:
+        x, args, kwargs = given
+        return functional_call(discriminator, constants, (x, *args), kwargs)
+
+    on_real = None
+    if real is not None:
+        with torch.no_grad():
+            on_real = call(real)
+    return on_real, call(fake)
 
 
 class _Prune(TorchFunctionMode):

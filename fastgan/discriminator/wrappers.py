@@ -1,4 +1,4 @@
-"""Wrappers of a discriminator that a gradient penalty cannot go through: they are refused at the call."""
+"""Wrappers of a discriminator that a penalty cannot go through, or that may not be frozen: refused at the call."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ _FSDP1 = (
     "discriminator: FullyShardedDataParallel (FSDP1) has not been tried with gradient penalties; compare a step's"
     " gradients with those of the bare network, or use DistributedDataParallel"
 )
+_STATIC_FROZEN = (
+    "discriminator: DistributedDataParallel(static_graph=True) expects gradients of the same parameters in all"
+    " steps, so that freezing them in a generator's step leaves gradients out; freeze and call its .module there, or"
+    " build it without static_graph"
+)
 
 _WRAPPERS = ("DistributedDataParallel", "FSDPModule", "FullyShardedDataParallel", "GradSampleModule")
 
@@ -51,3 +56,14 @@ def refuse(modules: list[nn.Module]) -> None:
                 raise RuntimeError(_PER_SAMPLE)
             if name == "FullyShardedDataParallel":
                 warn_once("FSDP1", _FSDP1)
+
+
+def refuse_freezing(modules: list[nn.Module]) -> None:
+    """Raise where one of these modules is a wrapper whose parameters may not be frozen for a while.
+
+    Raises:
+        RuntimeError: it is one.
+    """
+    for module in modules:
+        if "DistributedDataParallel" in named(type(module)) and getattr(module, "static_graph", False):
+            raise RuntimeError(_STATIC_FROZEN)

@@ -1,0 +1,146 @@
+"""A discriminator whose parameters need no gradient, as in the generator's step."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .._torch_internals import caches_parametrized, tree_leaves
+from . import wrappers
+from .double_backward import walk
+from .forward import check_callable, modules_of
+
+__all__ = ["called_frozen", "check_callable", "frozen"]
+
+_lock = threading.RLock()
+# The parameters that blocks hold frozen, by id: each with a key for every block and place that hold it.
+_held: dict[int, tuple[nn.Parameter, set[tuple[int, int]]]] = {}
+
+
+class _Slot(NamedTuple):
+    """A parameter that a block holds frozen, and where it is registered.
+
+    Attributes:
+        module, name: where it is registered; FSDP registers another there while it has gathered the shards.
+        parameter: what was registered there when the block began.
+    """
+
+    module: nn.Module
+    name: str
+    parameter: nn.Parameter
+
+
+@contextmanager
+def frozen(*discriminators: Callable[..., Any]) -> Iterator[None]:
+    """Hold the parameters of discriminators frozen in a block: no gradient of theirs is computed in it.
+
+        with fastgan.frozen(D):
+            loss = fastgan.generator_loss(D(fake))
+        loss.backward()  # to the generator alone
+
+    A generator's step needs D's gradient by its input, and throws away those by D's weights, which are a third of
+    the step's work and more. The generator's gradients stay the same. What needs no gradient at all, as D(real),
+    makes no graph in the block. Operations inside of the block count, wherever their backward runs.
+
+    Afterwards each `requires_grad` is as it was, after an exception too. Blocks may be nested, and those of several
+    threads may overlap. Parameters that were frozen already stay so. DistributedDataParallel does not communicate
+    for what was computed in the block. FullyShardedDataParallel (FSDP1) needs the backward in the block too. A
+    compiled discriminator gets a second graph, for its frozen form.
+
+    Args:
+        *discriminators: modules, wrapped and parametrized ones too, or functions. Of a function the modules count
+            that it refers to.
+
+    Raises:
+        TypeError: an argument is not callable.
+        RuntimeError: the block lies within `torch.nn.utils.parametrize.cached()`, whose weights outlive it, or a
+            discriminator is wrapped by DistributedDataParallel(static_graph=True).
+    """
+    for d in discriminators:
+        if not callable(d):
+            raise TypeError(f"discriminators: expected modules or functions, got {type(d).__name__}")
+    with _frozen([m for d in discriminators for m in modules_of(d)]):
+        yield
+
+
+def called_frozen(discriminator: Callable[..., Any], real: Any, fake: Any) -> tuple[Any, Any]:
+    """Return what a discriminator returns on real, under no_grad, and on fake, while it is frozen.
+
+    Parameters that fake or its arguments depend on are the generator's, and stay as they are.
+
+    Args:
+        discriminator: a module or a function.
+        real: (input, arguments, keyword arguments), or None: it is not called.
+        fake: the same.
+    """
+    modules = list(modules_of(discriminator))
+    but: frozenset[int] = frozenset()
+    if any([p.requires_grad for m in modules for p in m.parameters(False)]):
+        roots = [t.grad_fn for t in tree_leaves(fake) if isinstance(t, Tensor)]
+        but = frozenset(map(id, walk(roots, set())[0]))
+    with _frozen(modules, but):
+        on_real = None
+        if real is not None:
+            with torch.no_grad():
+                on_real = _call(discriminator, real)
+        return on_real, _call(discriminator, fake)
+
+
+def _call(discriminator: Callable[..., Any], given: Any) -> Any:
+    x, args, kwargs = given
+    return discriminator(x, *args, **kwargs)
+
+
+@contextmanager
+def _frozen(modules: list[nn.Module], but: frozenset[int] = frozenset()) -> Iterator[None]:
+    """Hold the parameters of modules frozen in a block, but for those of these ids."""
+    mine: list[_Slot] = []
+    try:
+        try:
+            _hold(modules, mine, but)
+            yield
+        finally:
+            _release(mine)
+    finally:
+        _release(mine)  # Ctrl-C may have cut the first short; what is released already is not in the list
+
+
+def _hold(modules: list[nn.Module], mine: list[_Slot], but: frozenset[int]) -> None:
+    """Freeze the parameters of modules, and list them."""
+    wrappers.refuse_freezing(modules)
+    if caches_parametrized(modules):
+        raise RuntimeError(
+            "frozen: inside of torch.nn.utils.parametrize.cached() the discriminator's weights would be kept beyond"
+            " the block; leave cached() before it"
+        )
+    with _lock:
+        for module in dict.fromkeys(modules):
+            for name, p in module._parameters.items():
+                if p is not None and id(p) not in but and (id(p) in _held or p.requires_grad):
+                    mine.append(_Slot(module, name, p))
+                    _held.setdefault(id(p), (p, set()))[1].add((id(mine), len(mine)))
+                    p.requires_grad_(False)
+
+
+def _release(mine: list[_Slot]) -> None:
+    """Take parameters from the list, and let those need a gradient again that no other block holds.
+
+    Each step may be done twice, as Ctrl-C may come after any of them.
+    """
+    with _lock:
+        while mine:
+            module, name, p = mine[-1]
+            _, blocks = _held.get(id(p), (p, None))
+            if blocks is not None:
+                blocks.discard((id(mine), len(mine)))
+                if not blocks:
+                    now = module._parameters.get(name)
+                    for each in (p,) if now is None else (p, now):
+                        each.requires_grad_(True)
+                    del _held[id(p)]
+            mine.pop()

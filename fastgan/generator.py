@@ -1,0 +1,223 @@
+"""The generator's step: the loss that it gets from a discriminator which it does not train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import _checks as checks
+from ._torch_internals import tree_leaves, tree_map_only
+from .auxiliary import feature_matching_loss
+from .balance import ADVERSARIAL, FEATURES, Balanced
+from .discriminator import frozen as eagerly
+from .discriminator.outputs import Output, chosen, outputs_of, warn_of_mixed
+from .functional import generator_loss
+from .steps import check_role
+
+Loss = str | Callable[[Any, Any], Tensor]
+Features = float | Callable[[Any, Any], Tensor]
+Balance = Callable[[dict[str, Tensor], Tensor], Balanced]
+
+
+class GeneratorStep(NamedTuple):
+    """The result of a step of the generator.
+
+    Attributes:
+        total: the sum of all losses, to be differentiated: `step.total.backward()`.
+        loss: the adversarial loss, detached.
+        feature_matching: the feature matching loss, detached; None where none was wanted.
+        weights: the factor of each loss by its name, where they were balanced, else None.
+        fake_logits, real_logits: what the adversarial loss was taken of, detached; None for real where the
+            discriminator did not see it.
+    """
+
+    total: Tensor
+    loss: Tensor
+    feature_matching: Tensor | None
+    weights: dict[str, Tensor] | None
+    fake_logits: Any
+    real_logits: Any
+
+
+class _Options(NamedTuple):
+    """What `generator_step` takes beside the discriminator and its inputs."""
+
+    loss: Any
+    feature_matching: Any
+    output: Any
+    features: Any
+    reconstruction: Any
+    balance: Any
+
+    def check(self) -> None:
+        """Raise where options are unfit."""
+        if not isinstance(self.loss, str) and not callable(self.loss):
+            raise TypeError(
+                f"loss: expected a name or a function of fake and real logits, got {type(self.loss).__name__}"
+            )
+        check_role(self.loss, "generator")
+        if self.feature_matching is not None and not callable(self.feature_matching):
+            checks.number("feature_matching", self.feature_matching)
+        if self.feature_matching is not None and self.features is None:
+            raise ValueError("features: expected which part of the discriminator's result are the maps, got None")
+        if self.feature_matching is None and self.features is not None:
+            raise ValueError(f"features: has no effect without feature_matching, got {self.features!r}")
+        if self.balance is not None and not callable(self.balance):
+            raise TypeError(f"balance: expected a fastgan.nn.AdaptiveWeight or the like, got {self.balance!r}")
+
+    def needs_real(self) -> bool:
+        """Return whether anything is taken of real; a loss that names none does not look at it."""
+        if self.feature_matching is not None:
+            return True
+        if getattr(self.loss, "role", None) == "generator":  # a fastgan.nn.GeneratorLoss
+            return self.loss.relativistic is not None
+        return callable(self.loss)
+
+
+def generator_step(
+    discriminator: Callable[..., Any],
+    fake: Any,
+    real: Any = None,
+    *args: Any,
+    loss: Loss = "nonsaturating",
+    feature_matching: Features | None = None,
+    output: Output | None = None,
+    features: Output | None = None,
+    real_args: Sequence[Any] | None = None,
+    real_outputs: Any = None,
+    reconstruction: Tensor | Mapping[str, Tensor] | None = None,
+    balance: Balance | None = None,
+    **kwargs: Any,
+) -> GeneratorStep:
+    """Return the losses of a step of the generator, by a discriminator that gets no gradients.
+
+        step = fastgan.generator_step(D, G(z), loss="hinge")
+        step.total.backward()
+
+    The discriminator's parameters are frozen meanwhile, as in `fastgan.frozen`: their gradients, which this step
+    would throw away, are not computed. The generator's are the same without that. Parameters that `fake` depends on
+    are the generator's, and are not frozen. Real samples go through the discriminator under no_grad, once, and only
+    where a loss looks at them.
+
+    Args:
+        discriminator: a module, or a function; called as discriminator(real, *args, **kwargs), then on fake.
+        fake: generated samples with their graph: a tensor, or what else the discriminator takes.
+        real: real samples, for relativistic losses and for feature matching. They get no gradient.
+        *args: what the discriminator takes after its input: labels, embeddings.
+        loss: a name of `fastgan.losses()`, a `fastgan.nn.GeneratorLoss` with its options, or a function of fake and
+            real logits (None without real), which returns a scalar.
+        feature_matching: a factor on `feature_matching_loss`, or a function of real and fake maps, which returns a
+            scalar.
+        output: which part of the discriminator's result are the logits: a key, an index, or a function of it. By
+            default all of it.
+        features: which part are the feature maps, in the same way.
+        real_args: the further arguments for real, where they are others than those for fake.
+        real_outputs: what the discriminator returned on real, where that is known; it is not called on real then.
+            Outputs of before the discriminator's optimizer stepped are those of another discriminator.
+        reconstruction: a scalar computed of `fake`, or several by name, which are added to the total.
+        balance: weighs the losses by their gradients at `fake`: a `fastgan.nn.AdaptiveWeight` or a
+            `fastgan.nn.LossBalancer`. They are named "adversarial", "feature_matching", and "reconstruction" or as
+            given. The total then sends the gradients that were taken for that: each loss is differentiated once.
+            In float16 these miss a GradScaler's factor: use bfloat16.
+        **kwargs: more for the discriminator, on real and on fake.
+
+    Returns:
+        GeneratorStep(total, loss, feature_matching, weights, fake_logits, real_logits), of which the first three are
+        scalars.
+
+    Raises:
+        TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
+        RuntimeError: the discriminator cannot be frozen, see `fastgan.frozen`, or nothing can be balanced.
+    """
+    o = _Options(loss, feature_matching, output, features, reconstruction, balance)
+    o.check()
+    eagerly.check_callable("generator_step", discriminator)
+    inputs = fake, real, args, real_args, kwargs, real_outputs
+    if torch.compiler.is_compiling():
+        from .discriminator import in_graphs
+
+        return in_graphs.generator(_run, discriminator, inputs, o)
+    return _run(eagerly, discriminator, inputs, o)
+
+
+def _run(calls: Any, discriminator: Any, inputs: Any, o: _Options) -> GeneratorStep:
+    """Run `generator_step`; `calls` is the module that freezes discriminators, eagerly or in a graph."""
+    fake, real, args, real_args, kwargs, real_outputs = inputs
+    if real_args is not None and not isinstance(real_args, (list, tuple)):
+        raise TypeError(f"real_args: expected a tuple of arguments, got {type(real_args).__name__}")
+    call = None
+    if o.needs_real() and real is not None and real_outputs is None:
+        call = real, args if real_args is None else tuple(real_args), kwargs
+        _check_constant(*call)
+    elif o.feature_matching is not None and real_outputs is None:
+        raise ValueError("real: expected samples for feature_matching, got None")
+    on_real, on_fake = calls.called_frozen(discriminator, call, (fake, args, kwargs))
+    losses, logits = _losses(on_fake, on_real if real_outputs is None else real_outputs, o)
+    total, weights = _total(losses, logits, fake, o)
+    if torch.is_grad_enabled() and not total.requires_grad:
+        raise ValueError("fake: expected samples with a graph back to the generator, got some without (detached?)")
+    matched = losses.get(FEATURES)
+    loss, matched = losses[ADVERSARIAL].detach(), None if matched is None else matched.detach()
+    return GeneratorStep(total, loss, matched, weights, *tree_map_only(Tensor, Tensor.detach, logits))
+
+
+def _check_constant(real: Any, args: Any, kwargs: Any) -> None:
+    """Raise where what the discriminator gets with real wants a gradient, which it would not get."""
+    for name, given in (("real", real), ("real_args", args), ("kwargs", kwargs)):
+        if any([isinstance(t, Tensor) and t.grad_fn is not None for t in tree_leaves(given)]):
+            raise ValueError(
+                f"{name}: expected tensors that need no gradient, got one with a graph; detach it, or give"
+                " real_outputs, computed with the graph that you want"
+            )
+
+
+def _losses(on_fake: Any, on_real: Any, o: _Options) -> tuple[dict[str, Tensor], list[Any]]:
+    """Return the losses by name, and fake and real logits, of what the discriminator returned."""
+    logits = [chosen(on_fake, o.output), None if on_real is None else chosen(on_real, o.output)]
+    if isinstance(o.loss, str):
+        if not isinstance(logits[0], Tensor):
+            warn_of_mixed(outputs_of(logits[0]))
+        losses = {ADVERSARIAL: generator_loss(logits[0], loss=o.loss)}
+    else:
+        losses = {ADVERSARIAL: _scalar("loss", o.loss(*logits))}
+    if o.feature_matching is not None:
+        maps = chosen(on_real, o.features), chosen(on_fake, o.features)
+        if callable(o.feature_matching):
+            losses[FEATURES] = _scalar("feature_matching", o.feature_matching(*maps))
+        else:
+            losses[FEATURES] = feature_matching_loss(*maps, weights=float(o.feature_matching))
+    given = o.reconstruction if isinstance(o.reconstruction, Mapping) else {"reconstruction": o.reconstruction}
+    for name, value in given.items() if o.reconstruction is not None else ():
+        if name in (ADVERSARIAL, FEATURES):
+            raise ValueError(f"reconstruction: {name!r} is the name of the step's own loss; choose another")
+        losses[name] = _scalar("reconstruction", value)
+    return losses, logits
+
+
+def _scalar(name: str, value: Any) -> Tensor:
+    """Return a loss, checked to be a scalar."""
+    if not isinstance(value, Tensor) or value.dim():
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{name}: expected a scalar tensor, got {got}")
+    return value
+
+
+def _total(
+    losses: dict[str, Tensor], logits: Any, fake: Any, o: _Options
+) -> tuple[Tensor, dict[str, Tensor] | None]:
+    """Return the sum of losses, balanced where that is wanted, and their weights."""
+    if o.balance is None:
+        first, *others = losses.values()
+        return sum(others, start=first), None
+    if any([isinstance(t, Tensor) and t.dtype is torch.float16 for t in tree_leaves(logits)]):
+        checks.warn_once("float16", _HALF)
+    total, weights = o.balance(losses, fake)
+    return total, weights
+
+
+_HALF = (
+    "balance: takes gradients in float16 without a GradScaler's factor, so that small ones become 0; use bfloat16"
+)
