@@ -125,8 +125,8 @@ def generator_step(
         **kwargs: more for the discriminator, on real and on fake.
 
     Returns:
-        GeneratorStep(total, loss, feature_matching, weights, fake_logits, real_logits), of which the first three are
-        scalars.
+        GeneratorStep(total, loss, feature_matching, weights, fake_logits, real_logits). The first three and the
+        weights are scalars.
 
     Raises:
         TypeError, ValueError: bad input, with the argument's name, what came and what is needed.

@@ -110,9 +110,9 @@ class GradientPenalty(penalties.ScheduledPenalty, _Counting):
         part: the fraction of the batch on which it is evaluated, in (0, 1]: the first samples, at least one. Every
             tensor among the discriminator's further arguments that has a row for each sample is cut with
             them. The penalty remains a mean, over fewer samples.
-        **options: `weight`, `target`, `power`, `sigma`, `over`, `batch_dim`, `pac`, `output`, `engine`, `prune` and
-            `return_stats` of the function; `groups` is given at each call. They are attributes too, which may
-            be set later.
+        **options: `weight`, `target`, `power`, `sigma`, `normalize`, `directions`, `perturb`, `over`, `batch_dim`,
+            `pac`, `output`, `engine`, `prune` and `return_stats` of the function. They are attributes too, to be
+            set later. `groups` and `sample_weights` are given at each call.
 
     Raises:
         TypeError, ValueError: unknown, unfit or bad options, when the module is built.
@@ -129,6 +129,7 @@ class GradientPenalty(penalties.ScheduledPenalty, _Counting):
         fake: Tensors | None = None,
         *args: Any,
         groups: Groups | None = None,
+        sample_weights: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor | tuple[Tensor, PenaltyStats] | None:
         """Return the penalty, or None between: see `fastgan.gradient_penalty`."""
@@ -139,8 +140,9 @@ class GradientPenalty(penalties.ScheduledPenalty, _Counting):
             self.advance()
             return None
         due = self.arranged(due, groups)
-        real, fake, args, kwargs = self.cut(due, real, fake, args, kwargs)
-        options = {**self.options, "groups": due.groups, "weight": due.weight}
+        first = fake if due.inputs == "fake" else real
+        real, fake, args, kwargs, weights = self.cut(due, first, (real, fake, args, kwargs, sample_weights))
+        options = {**self.options, "groups": due.groups, "weight": due.weight, "sample_weights": weights}
         result = penalties.gradient_penalty(discriminator, real, fake, *args, kind=self.kind, **options, **kwargs)
         self.advance()  # not if it failed, so that a step that is tried again has its penalty
         return result

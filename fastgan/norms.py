@@ -99,12 +99,16 @@ def _checked_masks(mask: Any, grads: Sequence[Tensor]) -> tuple[tuple[Tensor, ..
     return tuple(expanded), mean
 
 
-def _checked_weights(weights: Any, grads: tuple[Tensor, ...], over: str, count: int) -> Tensor:
+def checked_weights(
+    name: str, weights: Any, grads: tuple[Tensor, ...], over: str, samples: Samples | None
+) -> Tensor:
+    """Return a factor per sample, checked, in the widest dtype."""
     if over == "batch":
-        raise ValueError("weights: has no effect over='batch', which has one norm")
-    checks.constant_vector("weights", weights, grads[0].device)
+        raise ValueError(f"{name}: has no effect over='batch', which has one norm")
+    checks.constant_vector(name, weights, grads[0].device)
+    count = samples.count if samples is not None and samples.index is not None else len(grads[0])
     if len(weights) != count:
-        raise ValueError(f"weights: expected shape ({count},), one per sample, got {tuple(weights.shape)}")
+        raise ValueError(f"{name}: expected shape ({count},), one per sample, got {tuple(weights.shape)}")
     return reference.double(weights).resolve_neg().contiguous()
 
 
@@ -234,8 +238,7 @@ def norm_penalty(
         if checks.is_readable(average):
             spec, average = spec._replace(scale=1.0 / average.item()), None
     if weights is not None:
-        count = samples.count if samples is not None and samples.index is not None else len(tensors[0])
-        weights = _checked_weights(weights, tensors, over, count)
+        weights = checked_weights("weights", weights, tensors, over, samples)
     result, stats = of_gradients(spec, tensors, samples, weights=weights, masks=masks, return_stats=return_stats)
     if average is not None:
         result = (result / average).to(result.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any, ClassVar, Literal, NamedTuple, overload
@@ -21,7 +21,15 @@ from .discriminator.forward import Forward, as_given, is_parallel, tensors_of
 from .discriminator.outputs import Output, check_counts, chosen, outputs_of
 from .functional import reduce_terms
 from .interpolation import around, between, checked_samples, interpolate, nearby
-from .norms import PenaltyStats, Tensors, checked_grads, gradient_norm, norm_penalty, of_gradients
+from .norms import (
+    PenaltyStats,
+    Tensors,
+    checked_grads,
+    checked_weights,
+    gradient_norm,
+    norm_penalty,
+    of_gradients,
+)
 from .samples import Groups, Samples, arranged
 
 __all__ = [
@@ -35,6 +43,8 @@ __all__ = [
 ]
 
 ENGINES = ("auto", "eager", "compiled")
+Perturbation = Callable[[Any], Any]  # of the inputs, to inputs of the same shapes
+SIGMA = 0.01  # of an approximation
 
 
 class PenaltyKind(NamedTuple):
@@ -80,6 +90,9 @@ class PenaltyOptions:
     target: float = 1.0
     power: int | None = None
     sigma: float | None = None
+    normalize: bool = False
+    directions: int = 1
+    perturb: Perturbation | None = None
     eps: Tensor | None = None
     generator: torch.Generator | None = None
     over: str = "sample"
@@ -100,8 +113,8 @@ class PenaltyOptions:
             kind = KINDS.get(self.kind) if isinstance(self.kind, str) else None
             object.__setattr__(self, "weight", kind.weight if kind else 10.0)
         numbers = self.weight, self.target, self.power, self.sigma
-        names = self.kind, self.over, self.engine, self.return_stats
-        given = type(self.eps), type(self.generator)
+        names = self.kind, self.over, self.engine, self.return_stats, self.normalize, self.directions
+        given = type(self.eps), type(self.generator), type(self.perturb)
         try:
             if torch.compiler.is_compiling():  # without the cache
                 _check.__wrapped__(numbers, names, given)
@@ -123,6 +136,8 @@ class PenaltyOptions:
             self._arrange()
         if self.output is not None:
             _check_output(self.output)
+        if self.perturb is not None and not callable(self.perturb):
+            raise TypeError(f"perturb: expected a function of the inputs, got {type(self.perturb).__name__}")
 
     def _arrange(self) -> None:
         """Find out how samples are arranged."""
@@ -166,17 +181,36 @@ class PenaltyOptions:
             points = checked_samples(inputs, given, self.samples)
         return points[0] if isinstance(given, Tensor) else as_given(given, points)
 
-    def nearby(self, x: Any) -> Any:
-        """Return inputs near x, for the approximations."""
-        return as_given(x, nearby(tensors_of(x), 0.01 if self.sigma is None else self.sigma, self.generator))
+    def nearby(self, x: Any) -> list[Any]:
+        """Return inputs near x, for the approximations: one for each direction."""
+        if self.perturb is not None:
+            return [_perturbed(self.perturb, x) for _ in range(self.directions)]
+        sigma = SIGMA if self.sigma is None else self.sigma
+        return [as_given(x, nearby(tensors_of(x), sigma, self.generator)) for _ in range(self.directions)]
+
+    def factor(self) -> float:
+        """Return the factor on an approximation's mean square, for each direction."""
+        assert self.weight is not None  # since the check
+        sigma = SIGMA if self.sigma is None else self.sigma
+        return self.weight / self.directions / (sigma**2 if self.normalize else 1.0)
+
+
+def _perturbed(perturb: Perturbation, x: Any) -> Any:
+    """Return what a perturbation makes of inputs, checked to have their shapes."""
+    there = perturb(x)
+    shapes = [tuple(t.shape) for t in tensors_of(x)]
+    got = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in tensors_of(there)]
+    if got != shapes:
+        raise ValueError(f"perturb: expected it to return inputs of shapes {shapes}, got {got}")
+    return there
 
 
 @lru_cache(maxsize=256)
-def _check(numbers: tuple[Any, ...], names: tuple[Any, ...], given: tuple[type, type], *types: type) -> None:
-    """Check the options of a penalty; `given` has the types of eps and of the generator."""
+def _check(numbers: tuple[Any, ...], names: tuple[Any, ...], given: tuple[type, ...], *types: type) -> None:
+    """Check the options of a penalty; `given` has the types of eps, of the generator and of the perturbation."""
     weight, target, power, sigma = numbers
-    kind, over, engine, return_stats = names
-    eps, generator = given
+    kind, over, engine, return_stats, normalize, directions = names
+    eps, generator, perturb = given
     nothing = type(None)
     checks.choice("kind", kind, KINDS)
     checks.choice("engine", engine, ENGINES)
@@ -187,6 +221,9 @@ def _check(numbers: tuple[Any, ...], names: tuple[Any, ...], given: tuple[type, 
         "target": (target, checks.number("target", target) != 1.0 and psi in ("power", "")),
         "power": (power, power is not None and kind != "wgan-div"),
         "sigma": (sigma, sigma is not None and psi != ""),
+        "normalize": (normalize, bool(normalize) and psi != ""),
+        "directions": (directions, directions != 1 and psi != ""),
+        "perturb": (perturb, perturb is not nothing and psi != ""),
         "eps": (eps, eps is not nothing and inputs not in ("between", "around")),
         "generator": (generator, generator is not nothing and inputs in ("real", "fake") and psi != ""),
         "over": (over, over != "sample" and not psi),
@@ -201,6 +238,16 @@ def _check(numbers: tuple[Any, ...], names: tuple[Any, ...], given: tuple[type, 
         checks.integer("power", power, 1, MAX_POWER)
     if sigma is not None and checks.number("sigma", sigma) <= 0:
         raise ValueError(f"sigma: expected a positive number, got {sigma}")
+    checks.integer("directions", directions, 1, 1024)
+    if not isinstance(normalize, bool):
+        raise TypeError(f"normalize: expected True or False, got {type(normalize).__name__}")
+    if perturb is not nothing:
+        if normalize and sigma is None:
+            raise ValueError("sigma: expected how far perturb goes, by whose square to divide, got None")
+        if sigma is not None and not normalize:
+            raise ValueError("sigma: has no effect beside perturb without normalize=True")
+        if generator is not nothing:
+            raise ValueError("generator: has no effect beside perturb, which draws by itself")
 
 
 def _check_output(output: Any) -> None:
@@ -216,44 +263,80 @@ class PenaltyResult(NamedTuple):
     stats: PenaltyStats | None
 
 
-def penalty_of(call: Forward, grads: tuple[Tensor, ...], o: PenaltyOptions, engine: str = "eager") -> PenaltyResult:
-    """Return the penalty on the gradients of one call of a discriminator."""
+def penalty_of(
+    call: Forward,
+    grads: tuple[Tensor, ...],
+    o: PenaltyOptions,
+    engine: str = "eager",
+    weights: Tensor | None = None,
+) -> PenaltyResult:
+    """Return the penalty on the gradients of one call of a discriminator; `weights` has a factor per sample."""
     spec = o.spec()
     found = checked_grads(grads, o.over, o.samples)
-    value, stats = of_gradients(spec, found, o.samples, return_stats=o.return_stats, engine=engine)
+    if weights is not None:
+        weights = checked_weights("sample_weights", weights, found, o.over, o.samples)
+    value, stats = of_gradients(spec, found, o.samples, weights=weights, return_stats=o.return_stats, engine=engine)
     return PenaltyResult(call.with_zeros(value, o.output) if call.create_graph else value, stats)
 
 
-def difference_of(here: Any, nearby: Any, o: PenaltyOptions, x: Any) -> Tensor:
-    """Return weight * mean (D(x) - D(x + sigma * noise))^2, summed over the outputs that count."""
+def difference_of(
+    here: Any, nearby: Sequence[Any], o: PenaltyOptions, x: Any, weights: Tensor | None = None
+) -> Tensor:
+    """Return weight * mean (D(x) - D(x + sigma * noise))^2, summed over the outputs that count.
+
+    Args:
+        here: what the discriminator returned on x.
+        nearby: the same near x, for each direction.
+        o: the penalty's options.
+        x: the inputs.
+        weights: a factor per sample, or None.
+    """
     outputs = outputs_of(chosen(here, o.output))
     check_counts(outputs, tensors_of(x)[0], o.numbers_of(x))
-    pairs = list(zip(outputs, outputs_of(chosen(nearby, o.output)), strict=True))
-    assert o.weight is not None
-    return reduce_terms([Term("square", weight=o.weight)] * len(pairs), pairs)
+    pairs = [p for there in nearby for p in zip(outputs, outputs_of(chosen(there, o.output)), strict=True)]
+    if weights is None:
+        return reduce_terms([Term("square", weight=o.factor())] * len(pairs), pairs)
+    terms = [Term("square", weight=o.factor() / a.numel()) for a, _ in pairs]
+    masks = [_per_output(weights, a, o, x) for a, _ in pairs]
+    return reduce_terms(terms, pairs, masks=masks, reduction="sum")
+
+
+def _per_output(weights: Any, output: Tensor, o: PenaltyOptions, x: Any) -> Tensor:
+    """Return factors per sample in a shape that broadcasts to an output."""
+    first = tensors_of(x)[0]
+    checks.constant_vector("sample_weights", weights, first.device)
+    if o.samples is not None and o.samples.index is not None:
+        raise ValueError("sample_weights: has no place beside groups in an approximation")
+    n = o.numbers_of(x)[0]
+    if len(weights) != n:
+        raise ValueError(f"sample_weights: expected shape ({n},), one per sample, got {tuple(weights.shape)}")
+    d = o.batch_dim if output.dim() == first.dim() else 0
+    entries = weights.repeat_interleave(output.shape[d] // n)
+    return entries.reshape([-1 if k == d % output.dim() else 1 for k in range(output.dim())])
 
 
 def _evaluate(
     calls: Any, discriminator: Callable[..., Any], inputs: Any, o: PenaltyOptions, create_graph: bool = True
 ) -> tuple[Tensor, Any, list[Tensor]]:
     """Return a penalty at inputs that are drawn, its statistics, and the leaves that were made."""
-    x, args, kwargs = inputs
+    x, args, kwargs, weights = inputs
     numbers = o.numbers_of(x)
     options = {"create_graph": create_graph, "prune": o.prune}
     arguments = (discriminator, x, args, kwargs)
     call, grads = calls.differentiably(
         partial(calls.differentiated, calls.Forward, arguments, options, o.output, numbers)
     )
-    value, stats = penalty_of(call, grads, o, "eager, pruned" if o.prune else "eager")
+    value, stats = penalty_of(call, grads, o, "eager, pruned" if o.prune else "eager", weights)
     if create_graph and calls is eagerly and is_parallel(discriminator):  # no graph holds such a one
         watch(discriminator, value, *call.parameters(o.output)[:2])
     return value, stats, call.created
 
 
 def _run(
-    calls: Any, discriminator: Callable[..., Any], real: Any, fake: Any, args: Any, kwargs: Any, options: Any
+    calls: Any, discriminator: Callable[..., Any], real: Any, fake: Any, args: Any, kwargs: Any, given: Any
 ) -> Any:
     """Run `gradient_penalty`; `calls` is the module that calls discriminators, eagerly or in a graph."""
+    options, weights = given
     o = PenaltyOptions(**options)
     calls.check_callable("gradient_penalty", discriminator)
     create_graph = torch.is_grad_enabled()
@@ -261,8 +344,9 @@ def _run(
     x = o.evaluated_at(real, fake)
     if o.is_approximate:
         moved = o.nearby(x)  # drawn before the discriminator draws, of dropout say
-        return difference_of(discriminator(x, *args, **kwargs), discriminator(moved, *args, **kwargs), o, x)
-    o, inputs = o.without_draws(prune), (x, args, kwargs)
+        here, *there = [discriminator(at, *args, **kwargs) for at in (x, *moved)]
+        return difference_of(here, there, o, x, weights)
+    o, inputs = o.without_draws(prune), (x, args, kwargs, weights)
 
     def evaluate() -> tuple[Tensor, Any]:
         return _evaluate(calls, discriminator, inputs, o, create_graph)[:2]
@@ -288,8 +372,8 @@ class ScheduledPenalty(WithOptions):
     DEFAULTS: ClassVar[dict[str, Any]] = {
         name: getattr(PenaltyOptions, name)
         for name in (
-            "weight", "target", "power", "sigma", "over", "batch_dim", "pac", "output", "engine", "prune",
-            "return_stats",
+            "weight", "target", "power", "sigma", "normalize", "directions", "perturb", "over", "batch_dim", "pac",
+            "output", "engine", "prune", "return_stats",
         )
     }  # fmt: skip
 
@@ -358,18 +442,20 @@ class ScheduledPenalty(WithOptions):
         if self.interval > 1 or not torch.compiler.is_compiling():
             self.counts.current += 1
 
-    def cut(self, o: PenaltyOptions, real: Any, fake: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any, Any]:
-        """Return the inputs of a penalty, cut to its fraction of the batch."""
-        first = fake if o.inputs == "fake" else real
+    def cut(self, o: PenaltyOptions, first: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the inputs of a penalty and what goes with them, cut to its fraction of the batch.
+
+        `first` is the batch whose fraction it is.
+        """
         if self.part == 1 or first is None:
-            return real, fake, args, kwargs
+            return given
         samples = o.samples or Samples()
         if samples.index is not None:
             raise ValueError("part: expected 1 beside groups, which cannot be cut, got a fraction")
         tensors = checked_samples("fake" if o.inputs == "fake" else "real", first, o.samples)
         count = samples.number(tensors[0])
         saved = max(1, round(self.part * count))
-        return _cut((real, fake, args, kwargs), samples, (count, tensors[0].dim()), saved)
+        return tuple(_cut(list(given), samples, (count, tensors[0].dim()), saved))
 
 
 def _cut(value: Any, samples: Samples, of: tuple[int, int], saved: int) -> Any:
@@ -420,6 +506,10 @@ def gradient_penalty(
     target: float = 1.0,
     power: int | None = None,
     sigma: float | None = None,
+    normalize: bool = False,
+    directions: int = 1,
+    perturb: Perturbation | None = None,
+    sample_weights: Tensor | None = None,
     eps: Tensor | None = None,
     generator: torch.Generator | None = None,
     over: str = "sample",
@@ -471,6 +561,12 @@ def gradient_penalty(
         target: the norm aimed at, for "wgan-gp", "wgan-lp" and "dragan".
         power: for "wgan-div", an integer from 1 to 16.
         sigma: the approximations' step, 0.01 by default.
+        normalize: divide an approximation by sigma^2, so that its weight is that of a mean of (g . noise)^2, which
+            is about that of ||g||^2 whatever sigma is: twice R1's weight.
+        directions: how many neighbours of each input an approximation draws, and averages over.
+        perturb: a function of x that returns its neighbour, in the place of x + sigma * noise. A discriminator of
+            diffusion models sees samples with noise of a timestep: perturb the sample, and add the same noise.
+        sample_weights: (N,), a constant factor for each sample. Means still divide by N.
         eps: (N,) in [0, 1], for points between and "dragan"; by default uniform.
         generator: for random draws: eps, then noise.
         over: "sample", "channel" (one norm per pixel) or "batch".
@@ -499,15 +595,16 @@ def gradient_penalty(
         RuntimeError: the discriminator's gradient cannot be differentiated.
     """
     options = {
-        "kind": kind, "weight": weight, "target": target, "power": power, "sigma": sigma, "eps": eps,
-        "generator": generator, "over": over, "batch_dim": batch_dim, "pac": pac, "groups": groups,
-        "output": output, "engine": engine, "prune": prune, "return_stats": return_stats,
+        "kind": kind, "weight": weight, "target": target, "power": power, "sigma": sigma, "normalize": normalize,
+        "directions": directions, "perturb": perturb, "eps": eps, "generator": generator, "over": over,
+        "batch_dim": batch_dim, "pac": pac, "groups": groups, "output": output, "engine": engine, "prune": prune,
+        "return_stats": return_stats,
     }  # fmt: skip
     if torch.compiler.is_compiling():
         from .discriminator import in_graphs
 
-        return in_graphs.call(_run, discriminator, real, fake, args, kwargs, options)
-    return _run(eagerly, discriminator, real, fake, args, kwargs, options)
+        return in_graphs.call(_run, discriminator, real, fake, args, kwargs, (options, sample_weights))
+    return _run(eagerly, discriminator, real, fake, args, kwargs, (options, sample_weights))
 
 
 def r1_penalty(

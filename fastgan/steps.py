@@ -14,8 +14,9 @@ from . import _checks as checks
 from ._torch_internals import tree_map_only
 from .discriminator import compile as compiled
 from .discriminator import forward as eagerly
-from .discriminator.forward import Forward
-from .discriminator.outputs import Output, chosen, outputs_of, warn_of_mixed
+from .discriminator.forward import Forward, as_given, tensors_of
+from .discriminator.joined import Call, Joined, check_norms, is_known
+from .discriminator.outputs import Output, check_counts, chosen, outputs_of, warn_of_mixed
 from .functional import discriminator_loss
 from .interpolation import checked_samples
 from .norms import Tensors
@@ -36,6 +37,7 @@ class DiscriminatorStep(NamedTuple):
         real_logits, fake_logits: what the loss was taken of, detached: what the discriminator returned, or the
             chosen output.
         engine: how it was computed: "eager", "eager, pruned" or "compiled".
+        real_outputs: all that the discriminator returned on real, detached; None unless they were to be kept.
     """
 
     total: Tensor
@@ -44,6 +46,7 @@ class DiscriminatorStep(NamedTuple):
     real_logits: Any
     fake_logits: Any
     engine: str
+    real_outputs: Any = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class StepOptions:
     Loss and penalties are checked when it is made, the engine before anything else.
 
     Attributes:
-        loss, penalty, engine, prune: as `discriminator_step` takes them.
+        loss, penalty, engine, prune, concat, keep_outputs: as `discriminator_step` takes them.
         penalties: the penalties with their schedules.
     """
 
@@ -61,6 +64,8 @@ class StepOptions:
     penalty: Penalty | Sequence[Penalty] | None
     engine: str
     prune: bool
+    concat: bool = False
+    keep_outputs: bool = False
     penalties: tuple[ScheduledPenalty, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -123,18 +128,21 @@ class _DuePenalty(NamedTuple):
     Attributes:
         options: the penalty's.
         shared: "real" or "fake": it is evaluated at that batch, on the loss's own forward; None: at x.
-        x, args, kwargs: a call of the discriminator of its own.
-        nearby: the other inputs of an approximation.
+        x: its inputs.
+        args, kwargs: what the discriminator takes beside them.
+        nearby: the other inputs of an approximation, for each direction.
         numbers: how many samples its inputs have, for `check_counts`.
+        weights: a factor for each of them, or None.
     """
 
     options: PenaltyOptions
     shared: str | None
-    x: Any = None
-    nearby: Any = None
-    args: Any = ()
-    kwargs: Any = None
-    numbers: tuple[int, ...] = ()
+    x: Any
+    args: Any
+    kwargs: Any
+    nearby: list[Any]
+    numbers: tuple[int, ...]
+    weights: Any
 
 
 class _Batch(NamedTuple):
@@ -148,39 +156,73 @@ class _Batch(NamedTuple):
     arrangement: dict[str, Any]
     groups: Any
     fake_groups: Any
+    weights: Any
 
 
 def _due(p: ScheduledPenalty, batch: _Batch) -> _DuePenalty | None:
     """Return a penalty if it is due at this step; draw its inputs."""
-    real, fake, args, fake_args, kwargs, arrangement, groups, fake_groups = batch
+    real, fake, args, fake_args, kwargs, arrangement, groups, fake_groups, weights = batch
     on_fake = KINDS[p.kind].inputs == "fake"
     o = p.due()
     if o is None:
         return None
     o = p.arranged(o, fake_groups if on_fake else groups, **arrangement)
-    if o.inputs in ("real", "fake") and p.part == 1:
-        x = fake if on_fake else real
-        return _DuePenalty(o, o.inputs, nearby=o.nearby(x) if o.is_approximate else None, numbers=o.numbers_of(x))
     args = fake_args if on_fake else args
-    real, fake, args, kwargs = p.cut(o, real, fake, args, kwargs)
-    x = o.evaluated_at(real, fake)
-    return _DuePenalty(o, None, x, o.nearby(x) if o.is_approximate else None, args, kwargs, o.numbers_of(x))
+    shared = o.inputs if o.inputs in ("real", "fake") and p.part == 1 else None
+    if shared:
+        x = fake if on_fake else real
+    else:
+        first = fake if on_fake else real
+        real, fake, args, kwargs, weights = p.cut(o, first, (real, fake, args, kwargs, weights))
+        x = o.evaluated_at(real, fake)
+    nearby = o.nearby(x) if o.is_approximate else []
+    return _DuePenalty(o, shared, x, args, kwargs, nearby, o.numbers_of(x), weights)
 
 
 class _Plain(NamedTuple):
     """A call of the discriminator of which no gradient by the input is asked."""
 
     result: Any
-    args: Any
-    kwargs: Any
+
+
+class _Part(NamedTuple):
+    """One call among those that were joined, with its gradient by its own input.
+
+    Attributes:
+        whole: the joined call.
+        joined: how it was joined.
+        k: the call's place.
+        result: what the discriminator returned for it.
+    """
+
+    whole: Any
+    joined: Joined
+    k: int
+    result: Any
+
+    @property
+    def create_graph(self) -> bool:
+        """Whether the gradient is to be differentiated in turn."""
+        return self.whole.create_graph
+
+    def gradients(self, output: Any = None, numbers: Sequence[int] = ()) -> tuple[Tensor, ...]:
+        """Return the gradient by this call's input: as samples do not mix, its part of that of all outputs."""
+        outputs = outputs_of(self.result if output is None else chosen(self.result, output))
+        check_counts(outputs, self.joined.of_input(self.k, tensors_of(self.whole.x)[0]), numbers)
+        return tuple([self.joined.of_input(self.k, g) for g in self.whole.gradients(output)])
+
+    def with_zeros(self, t: Tensor, output: Any = None) -> Tensor:
+        """Return `t` so that its backward sends zeros where PyTorch does."""
+        return self.whole.with_zeros(t, output)
 
 
 class _Step:
-    """A step under way: the two forwards, then the penalties.
+    """A step under way: the forwards of the loss, then the penalties.
 
     Attributes:
         calls: the module that calls discriminators.
         sides: the calls on "real" and on "fake".
+        near: what the discriminator returned near a penalty's inputs, where that was joined with the loss's calls.
         created: the leaves that were made for gradients.
     """
 
@@ -189,7 +231,8 @@ class _Step:
         self.discriminator = discriminator
         self.create_graph = create_graph
         self.prune = prune
-        self.sides: dict[str, Forward | _Plain] = {}
+        self.sides: dict[str, Any] = {}
+        self.near: dict[int, list[Any]] = {}
         self.created: list[Tensor] = []
 
     def forward(self, x: Any, args: Any, kwargs: Any) -> Forward:
@@ -199,37 +242,67 @@ class _Step:
         self.created += found.created
         return found
 
-    def side(self, name: str, x: Any, args: Any, kwargs: Any, due: Sequence[_DuePenalty]) -> None:
-        """Call the discriminator on a batch of the loss."""
-        twice = any([d.shared == name and not d.options.is_approximate for d in due])
+    def side(self, call: Call, twice: bool) -> Forward | _Plain:
+        """Call the discriminator; `twice`: so that its gradient can be differentiated."""
         if twice:
-            self.sides[name] = self.calls.differentiably(lambda: self.forward(x, args, kwargs))
-        else:
-            self.sides[name] = _Plain(self.discriminator(x, *args, **kwargs), args, kwargs)
+            return self.calls.differentiably(lambda: self.forward(*call))
+        return _Plain(self.discriminator(call.x, *call.args, **call.kwargs))
 
-    def penalty(self, d: _DuePenalty) -> Tensor:
-        """Return one penalty."""
+    def apart(self, real: Call, fake: Call, due: Sequence[_DuePenalty]) -> None:
+        """Call the discriminator on real, then on fake."""
+        exact = [d.shared for d in due if not d.options.is_approximate]
+        self.sides = {"real": self.side(real, "real" in exact), "fake": self.side(fake, "fake" in exact)}
+
+    def join(self, real: Call, fake: Call, due: Sequence[_DuePenalty], batch_dim: int, pac: int) -> None:
+        """Call the discriminator once, on real, fake and what lies near them."""
+        near = [(k, Call(x, d.args, d.kwargs)) for k, d in enumerate(due) for x in d.nearby]
+        joined = Joined([real, fake, *[call for _, call in near]], batch_dim, pac)
+        exact = [d.shared for d in due if d.shared and not d.options.is_approximate]
+        call, twice = joined.call, bool(exact)
+        looks = self.calls is eagerly and self.create_graph and not is_known(self.discriminator)
+        if looks and not twice:
+            call = call._replace(x=_requiring_grad(call.x))
+        whole = self.side(call, twice)
+        if looks:
+            joined.check(self.discriminator, whole.x if isinstance(whole, Forward) else call.x, whole.result)
+        results = joined.split(whole.result)
+        self.sides = {name: _Part(whole, joined, k, results[k]) for k, name in enumerate(("real", "fake"))}
+        for place, (k, _) in enumerate(near):
+            self.near.setdefault(k, []).append(results[2 + place])
+
+    def penalty(self, k: int, d: _DuePenalty) -> Tensor:
+        """Return one penalty, the k-th."""
         if not d.options.is_approximate:
             side, grads = self.calls.differentiably(lambda: self._gradients(d))
-            value = penalty_of(side, grads, d.options.without_draws(self.prune)).value
+            value = penalty_of(side, grads, d.options.without_draws(self.prune), weights=d.weights).value
         else:
-            value = self._difference(d)
+            value = difference_of(self._here(k, d), self._near(k, d), d.options, d.x, d.weights)
         return value if self.create_graph else value.detach()
 
-    def _gradients(self, d: _DuePenalty) -> tuple[Forward, tuple[Tensor, ...]]:
+    def _gradients(self, d: _DuePenalty) -> tuple[Any, tuple[Tensor, ...]]:
         """Return a penalty's call of the discriminator, and its gradients by the input."""
         side = self.sides[d.shared] if d.shared else self.forward(d.x, d.args, d.kwargs)
-        assert isinstance(side, Forward)
         return side, side.gradients(d.options.output, d.numbers)
 
-    def _difference(self, d: _DuePenalty) -> Tensor:
-        discriminator = self.discriminator
+    def _here(self, k: int, d: _DuePenalty) -> Any:
+        """Return what the discriminator returned on an approximation's inputs."""
         if d.shared:
-            side = self.sides[d.shared]
-            there = discriminator(d.nearby, *side.args, **side.kwargs)
-            return difference_of(side.result, there, d.options, d.nearby)
-        here = discriminator(d.x, *d.args, **d.kwargs)
-        return difference_of(here, discriminator(d.nearby, *d.args, **d.kwargs), d.options, d.x)
+            return self.sides[d.shared].result
+        if k in self.near:  # the first samples of a batch that it has seen
+            part = self.sides[d.options.inputs]
+            return tree_map_only(Tensor, lambda t: part.joined.first(t, part.k, d.x), part.result)
+        return self.discriminator(d.x, *d.args, **d.kwargs)
+
+    def _near(self, k: int, d: _DuePenalty) -> list[Any]:
+        """Return what it returned near them."""
+        if k in self.near:
+            return self.near[k]
+        return [self.discriminator(x, *d.args, **d.kwargs) for x in d.nearby]
+
+
+def _requiring_grad(x: Any) -> Any:
+    """Return inputs that require grad, so that it can be seen what depends on them."""
+    return as_given(x, [t if t.requires_grad else t.detach().requires_grad_() for t in tensors_of(x)])
 
 
 def _step(
@@ -239,26 +312,43 @@ def _step(
     loss: Callable[[Any, Any], Any],
     output: Any,
     prune: bool,
+    together: tuple[int, int] | None = None,
+    keep: bool = False,
     create_graph: bool = True,
 ) -> tuple[Tensor, Any, list[Tensor]]:
-    """Return total, (loss, penalty, logits), and the leaves that were made."""
+    """Return total, (loss, penalty, logits, outputs on real), and the leaves that were made.
+
+    Args:
+        calls: the module that calls discriminators.
+        discriminator: the user's.
+        inputs: (real, fake, args, fake_args, kwargs, penalties that are due).
+        loss: of real and fake logits.
+        output: which part of the result they are.
+        prune: whether zero second derivatives are skipped.
+        together: the batch dimension and pac, where the loss's calls are joined.
+        keep: whether what the discriminator returned on real is wanted.
+        create_graph: whether gradients are.
+    """
     step = _Step(calls, discriminator, create_graph, prune)
     real, fake, args, fake_args, kwargs, due = inputs
-    step.side("real", real, args, kwargs, due)
-    step.side("fake", fake, fake_args, kwargs, due)
-    logits = [step.sides["real"].result, step.sides["fake"].result]
-    if output is not None:
-        logits = [chosen(result, output) for result in logits]
+    of = Call(real, args, kwargs), Call(fake, fake_args, kwargs)
+    if together:
+        step.join(*of, due, *together)
+    else:
+        step.apart(*of, due)
+    outputs = [step.sides["real"].result, step.sides["fake"].result]
+    logits = outputs if output is None else [chosen(result, output) for result in outputs]
     value = loss(*logits)
     if isinstance(loss, partial) and not isinstance(logits[0], Tensor):  # the loss of a name
         warn_of_mixed(outputs_of(logits[0]))
     if not isinstance(value, Tensor) or value.dim():
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"loss: expected it to return a scalar tensor, got {got}")
-    penalties = [step.penalty(d) for d in due]
+    penalties = [step.penalty(k, d) for k, d in enumerate(due)]
     total = sum(penalties, start=value)
     penalty = sum([p.detach() for p in penalties[1:]], start=penalties[0].detach()) if penalties else None
-    return total, (value.detach(), penalty, *tree_map_only(Tensor, Tensor.detach, logits)), step.created
+    kept = [*logits, outputs[0] if keep else None]
+    return total, (value.detach(), penalty, *tree_map_only(Tensor, Tensor.detach, kept)), step.created
 
 
 def discriminator_step(
@@ -274,6 +364,9 @@ def discriminator_step(
     groups: Groups | None = None,
     fake_groups: Groups | None = None,
     output: Output | None = None,
+    sample_weights: Tensor | None = None,
+    concat: bool = False,
+    keep_outputs: bool = False,
     engine: str = "auto",
     prune: bool = True,
     **kwargs: Any,
@@ -287,7 +380,7 @@ def discriminator_step(
     ("r1", "r2" and their approximations) shares that forward. Batch statistics therefore move once for both, and
     dropout draws one mask for both. Other penalties, and those on a fraction of the batch, call the discriminator
     at their own inputs. No gradient flows further than to `real` and `fake` as they are given: give
-    `fake.detach()` unless the generator is to be trained by it.
+    `fake.detach()` unless the generator is to be trained by it. Fakes with a graph warn once.
 
     Args:
         discriminator: as for `gradient_penalty`; called as discriminator(real, *args, **kwargs).
@@ -306,22 +399,30 @@ def discriminator_step(
         fake_groups: the same for fake, where it is another.
         output: which of the discriminator's outputs the loss and the penalties are about: a key, an index, or a
             function of its result. A `fastgan.nn.GradientPenalty` may have another.
+        sample_weights: (N,), a constant factor on each sample's part of the penalties.
+        concat: call the discriminator once, on real and fake one after the other, and on the neighbours of
+            approximations. Arguments with an entry per sample are joined as well. Not for discriminators that mix
+            samples: batch norm in training mode raises, and so does, at the first call, one whose first output
+            depends on the other samples. Engine "compiled" runs that call eagerly. Spectral norm moves once, and
+            exact penalties on real or fake go through the whole batch.
+        keep_outputs: keep what the discriminator returned on real, for `generator_step(real_outputs=)`.
         engine: "auto", "eager" or "compiled", as for `gradient_penalty`; compiled, the whole step is one graph.
         prune: as for `gradient_penalty`.
         **kwargs: more for the discriminator, on real and on fake.
 
     Returns:
-        DiscriminatorStep(total, loss, penalty, real_logits, fake_logits, engine); the first three are scalars
-        (float32 for 16-bit logits and gradients, else of their dtype), the logits are as the discriminator returned
-        them.
+        DiscriminatorStep(total, loss, penalty, real_logits, fake_logits, engine, real_outputs). The first three are
+        scalars (float32 for 16-bit logits and gradients, else of their dtype). The logits are as the discriminator
+        returned them.
 
     Raises:
         TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
         RuntimeError: the discriminator's gradient cannot be differentiated.
     """
-    options = {"loss": loss, "penalty": penalty, "engine": engine, "prune": prune}
+    options = {"loss": loss, "penalty": penalty, "engine": engine, "prune": prune, "concat": concat}
+    options["keep_outputs"] = keep_outputs
     arrangement = {"batch_dim": batch_dim, "pac": pac, "output": output}
-    where = {k: v for k, v in arrangement.items() if v is not _PLAIN[k]}, groups, fake_groups
+    where = {k: v for k, v in arrangement.items() if v is not _PLAIN[k]}, groups, fake_groups, sample_weights
     if torch.compiler.is_compiling():
         from .discriminator import in_graphs
 
@@ -345,39 +446,60 @@ def _run(
         checks.choice("engine", options["engine"], ENGINES)
     calls.check_callable("discriminator_step", discriminator)
     create_graph = torch.is_grad_enabled()
-    arrangement, groups, fake_groups = where
+    arrangement, groups, fake_groups, weights = where
     fake_groups = groups if fake_groups is None else fake_groups
     for name, x, of in (("real", real, groups), ("fake", fake, fake_groups)):
         samples = None
         if arrangement or of is not None:
             samples = arranged(arrangement.get("batch_dim", 0), arrangement.get("pac", 1), of)
         checked_samples(name, x, samples)
+    _warn_of_graph(fake)
     o = StepOptions(**options)
     twice = any([not p.is_approximate for p in o.penalties])
     prune = create_graph and calls.prunable(discriminator, twice) and o.prune
     if not isinstance(fake_args, (list, tuple, type(None))):
         raise TypeError(f"fake_args: expected a tuple of arguments, got {type(fake_args).__name__}")
     fake_args = args if fake_args is None else tuple(fake_args)
-    batch = _Batch(real, fake, args, fake_args, kwargs, arrangement, groups, fake_groups)
+    batch = _Batch(real, fake, args, fake_args, kwargs, arrangement, groups, fake_groups, weights)
     for p in o.penalties:
         if p.interval > 1:
             p.counts.follow(discriminator)
     found = [_due(p, batch) for p in o.penalties]
     due = [d for d in found if d is not None]
     inputs = (real, fake, args, fake_args, kwargs, due)
-    loss, output = o.loss_function(), arrangement.get("output")
+    together = _together(discriminator, batch) if o.concat else None
+    given = o.loss_function(), arrangement.get("output"), prune, together, o.keep_outputs
 
     def evaluate() -> tuple[Tensor, Any]:
-        return _step(calls, discriminator, inputs, loss, output, prune, create_graph)[:2]
+        return _step(calls, discriminator, inputs, *given, create_graph=create_graph)[:2]
 
     engine = "eager"
-    if o.engine == "compiled" and create_graph and calls is eagerly:
-        (total, results), engine = compiled.run(discriminator, _step, inputs, (loss, output, prune), evaluate)
+    seen = together is None or is_known(discriminator)  # else the eager step looks whether samples are mixed
+    if o.engine == "compiled" and create_graph and calls is eagerly and seen:
+        (total, results), engine = compiled.run(discriminator, _step, inputs, given, evaluate)
     else:
         total, results = evaluate()
     for p in o.penalties:
         p.advance()  # not if it failed, so that a step that is tried again has its penalties
     if engine == "eager" and prune and not all([d.options.is_approximate for d in due]):
         engine = "eager, pruned"
-    on_logits, penalty, real_logits, fake_logits = results
-    return DiscriminatorStep(total, on_logits, penalty, real_logits, fake_logits, engine)
+    on_logits, penalty, real_logits, fake_logits, real_outputs = results
+    return DiscriminatorStep(total, on_logits, penalty, real_logits, fake_logits, engine, real_outputs)
+
+
+def _together(discriminator: Any, batch: _Batch) -> tuple[int, int]:
+    """Return the batch dimension and pac of calls that are joined; raise where they may not be."""
+    if batch.groups is not None or batch.fake_groups is not None:
+        raise ValueError("concat: has no place beside groups, whose numbers are of one batch")
+    check_norms(discriminator)
+    return batch.arrangement.get("batch_dim", 0), batch.arrangement.get("pac", 1)
+
+
+def _warn_of_graph(fake: Any) -> None:
+    """Warn where the discriminator's backward would walk the generator."""
+    if torch.is_grad_enabled() and any([t.grad_fn is not None for t in tensors_of(fake)]):
+        checks.warn_once(
+            "fake",
+            "fake: has a graph, so that the discriminator's backward walks the generator and leaves gradients there"
+            "; give fake.detach() unless the generator is to be trained by this loss",
+        )

@@ -28,8 +28,8 @@ _FSDP1 = (
 )
 _STATIC_FROZEN = (
     "discriminator: DistributedDataParallel(static_graph=True) expects gradients of the same parameters in all"
-    " steps, so that freezing them in a generator's step leaves gradients out; freeze and call its .module there, or"
-    " build it without static_graph"
+    " steps, so that freezing them in a generator's step leaves gradients out; freeze and call its .module there,"
+    " or build it without static_graph"
 )
 
 _WRAPPERS = ("DistributedDataParallel", "FSDPModule", "FullyShardedDataParallel", "GradSampleModule")

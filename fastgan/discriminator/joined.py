@@ -1,0 +1,168 @@
+"""Several calls of a discriminator in one forward, where it does not mix samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from .._torch_internals import tree_leaves, tree_map_only
+from .forward import as_given, modules_of, tensors_of
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+# By module: in which states it was seen not to mix samples.
+_seen: WeakKeyDictionary[nn.Module, set[Any]] = WeakKeyDictionary()
+_INSTEAD = "call it for real and fake apart: concat=False"
+
+
+class Call(NamedTuple):
+    """A call of a discriminator: its input, and its further arguments."""
+
+    x: Any
+    args: Any
+    kwargs: Any
+
+
+class Joined:
+    """Calls of a discriminator as one.
+
+    Attributes:
+        call: that one.
+        counts: how many entries along the batch dimension each call has.
+        pac: how many of them make a sample.
+    """
+
+    def __init__(self, calls: Sequence[Call], batch_dim: int, pac: int) -> None:
+        first = tensors_of(calls[0].x)[0]
+        self.batch_dim, self.pac, self.dims = batch_dim, pac, first.dim()
+        self.counts = [tensors_of(call.x)[0].shape[batch_dim] for call in calls]
+        self.call = Call(
+            self._joined("real and fake", [c.x for c in calls]),
+            self._joined("args", [tuple(c.args) for c in calls]),
+            self._joined("kwargs", [dict(c.kwargs) for c in calls]),
+        )
+
+    def _joined(self, name: str, values: Sequence[Any]) -> Any:
+        """Return the values of all calls as one: tensors along the samples, what has none as it is."""
+        first = values[0]
+        if all([isinstance(v, Tensor) for v in values]):
+            return self._joined_tensors(name, values)
+        if isinstance(first, (list, tuple, dict)):
+            if any([type(v) is not type(first) or len(v) != len(first) for v in values]):
+                raise ValueError(f"concat: expected {name} of one form in all calls, got others; {_INSTEAD}")
+            if isinstance(first, dict):
+                return {k: self._joined(f"{name}[{k!r}]", [v[k] for v in values]) for k in first}
+            return as_given(
+                first, [self._joined(f"{name}[{k}]", each) for k, each in enumerate(zip(*values, strict=True))]
+            )
+        same = [v is first or (not isinstance(v, Tensor) and v == first) for v in values]
+        if not all(same):
+            raise ValueError(f"concat: expected one value of {name} for real and fake, got several; {_INSTEAD}")
+        return first
+
+    def _joined_tensors(self, name: str, tensors: Sequence[Tensor]) -> Tensor:
+        """Return tensors one after the other along their samples, or the one tensor that all calls have."""
+        shapes = ", ".join([str(tuple(t.shape)) for t in tensors])
+        for dim in self._dims_of(tensors[0]):
+            if [t.shape[dim] if t.dim() == tensors[0].dim() else None for t in tensors] == self.counts:
+                if len({(*t.shape[:dim], *t.shape[dim + 1 :]) for t in tensors}) > 1:
+                    raise ValueError(f"concat: expected {name} of one shape per sample, got {shapes}; {_INSTEAD}")
+                return torch.cat(list(tensors), dim)
+        if all([t is tensors[0] for t in tensors]):
+            return tensors[0]
+        raise ValueError(f"concat: expected {name} with an entry per sample in all calls, got {shapes}; {_INSTEAD}")
+
+    def _dims_of(self, t: Tensor) -> list[int]:
+        """Return the dimensions along which a tensor may have samples, the likelier first."""
+        d = self.batch_dim % self.dims
+        return [k for k in ((d, 0) if t.dim() == self.dims else (0, d)) if k < t.dim()]
+
+    def split(self, result: Any) -> list[Any]:
+        """Return what the discriminator returned, for each call."""
+        return [tree_map_only(Tensor, partial(self.part, k), result) for k in range(len(self.counts))]
+
+    def part(self, k: int, t: Tensor) -> Tensor:
+        """Return the entries of one call in a result."""
+        d, each = self._place(t)
+        entries = [count // self.pac * each for count in self.counts]
+        return t.narrow(d, sum(entries[:k]), entries[k])
+
+    def _place(self, t: Tensor) -> tuple[int, int]:
+        """Return the dimension along which a result has samples, and how many entries each has."""
+        total = sum(self.counts) // self.pac
+        for d in self._dims_of(t):
+            if t.shape[d] and t.shape[d] % total == 0:
+                return d, t.shape[d] // total
+        raise ValueError(
+            f"concat: expected outputs with entries for each of {total} samples, got shape {tuple(t.shape)};"
+            f" {_INSTEAD}"
+        )
+
+    def first(self, t: Tensor, k: int, x: Any) -> Tensor:
+        """Return the entries of as many samples as x has, of one call's part of a result."""
+        total = self.counts[k] // self.pac
+        saved = tensors_of(x)[0].shape[self.batch_dim] // self.pac
+        for d in self._dims_of(t):
+            if t.shape[d] and t.shape[d] % total == 0:
+                return t.narrow(d, 0, t.shape[d] // total * saved)
+        return t
+
+    def of_input(self, k: int, t: Tensor) -> Tensor:
+        """Return the entries of one call in the input."""
+        return t.narrow(self.batch_dim, sum(self.counts[:k]), self.counts[k])
+
+    def check(self, discriminator: Any, x: Any, result: Any) -> None:
+        """Raise where the first sample's outputs depend on other samples.
+
+        Args:
+            discriminator: what was called; it is remembered that it passed.
+            x: the input that it was called with, which requires grad.
+            result: what it returned.
+        """
+        outputs = [t for t in tree_leaves(result) if isinstance(t, Tensor) and t.requires_grad]
+        inputs = [t for t in tensors_of(x) if t.requires_grad]
+        if not outputs or not inputs:
+            return
+        firsts = [t.narrow(d, 0, each) for t in outputs for d, each in (self._place(t),)]
+        ones = [torch.ones_like(t) for t in firsts]
+        for g in torch.autograd.grad(firsts, inputs, ones, retain_graph=True, allow_unused=True):
+            if g is not None and g.isfinite().all():
+                others = g.narrow(self.batch_dim, self.pac, g.shape[self.batch_dim] - self.pac)
+                if others.any():
+                    raise ValueError(
+                        f"concat: the discriminator mixes samples, as statistics of a batch do; {_INSTEAD}"
+                    )
+        _remember(discriminator)
+
+
+def check_norms(discriminator: Any) -> None:
+    """Raise where a discriminator has layers that use statistics of the batch."""
+    for m in modules_of(discriminator):
+        if isinstance(m, _BATCH_NORMS) and (m.training or m.running_mean is None):
+            raise ValueError(
+                f"concat: the discriminator has a {type(m).__name__}, whose statistics would be of real and fake"
+                f" together; {_INSTEAD}"
+            )
+
+
+def is_known(discriminator: Any) -> bool:
+    """Return whether a discriminator, in the mode that it is in, was seen not to mix samples."""
+    module, state = _state(discriminator)
+    return module is not None and state in _seen.get(module, ())
+
+
+def _remember(discriminator: Any) -> None:
+    module, state = _state(discriminator)
+    if module is not None:
+        _seen.setdefault(module, set()).add(state)
+
+
+def _state(discriminator: Any) -> tuple[nn.Module | None, Any]:
+    """Return the module by which a discriminator is known, and what else tells it from others."""
+    modules = list(modules_of(discriminator))
+    code = getattr(getattr(discriminator, "__func__", discriminator), "__code__", None)
+    return (modules[0] if modules else None), (code, tuple([m.training for m in modules]))
