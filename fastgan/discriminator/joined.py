@@ -59,7 +59,8 @@ class Joined:
             return as_given(
                 first, [self._joined(f"{name}[{k}]", each) for k, each in enumerate(zip(*values, strict=True))]
             )
-        same = [v is first or (not isinstance(v, Tensor) and v == first) for v in values]
+        plain = isinstance(first, (str, int, float, bool))  # what can be compared without further ado
+        same = [v is first or (plain and type(v) is type(first) and v == first) for v in values]
         if not all(same):
             raise ValueError(f"concat: expected one value of {name} for real and fake, got several; {_INSTEAD}")
         return first
