@@ -11,7 +11,13 @@ else:
 
 from . import compat, functional, nn, penalties
 from ._info import info
-from .auxiliary import adaptive_weight, feature_matching_loss, lecam_penalty, truncated_relativistic_loss
+from .auxiliary import (
+    adaptive_weight,
+    centering_penalty,
+    feature_matching_loss,
+    lecam_penalty,
+    truncated_relativistic_loss,
+)
 from .backends import backend
 from .backends.specs import Term
 from .discriminator.compile import CompileInfo, compile_info
@@ -43,6 +49,7 @@ __all__ = [
     "__version__",
     "adaptive_weight",
     "backend",
+    "centering_penalty",
     "clip_weights_",
     "compat",
     "compile_info",

@@ -191,6 +191,37 @@ def _averages(name: str, average: Any, logits: tuple[Any, ...]) -> list[Tensor]:
     return list(vector.split(1))
 
 
+def centering_penalty(
+    real_logits: Logits, fake_logits: Logits, *, form: str = "sum", weight: float = 1.0
+) -> Tensor:
+    """Return a penalty that keeps logits near 0, which relativistic losses leave free to drift.
+
+    "sum": weight * mean (r + f)^2, as in adversarial flow models. "each": weight * (mean r^2 + mean f^2), the drift
+    penalty of Karras et al. 2018 (arXiv:1710.10196) on both.
+
+    Args:
+        real_logits: a tensor of any shape (float32, float64, float16 or bfloat16), or a sequence of them.
+        fake_logits: the same for fake; for "sum" of the same shapes.
+        form: "sum" or "each".
+        weight: the factor in front.
+
+    Returns:
+        A scalar (float32 for 16-bit logits, else of their dtype), summed over members.
+
+    Raises:
+        TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
+    """
+    choice("form", form, ("sum", "each"))
+    real, fake = operands("real_logits", real_logits), operands("fake_logits", fake_logits)
+    if len(real) != len(fake):
+        raise ValueError(f"real_logits and fake_logits: expected as many members, got {len(real)} and {len(fake)}")
+    square = Term("square", weight=number("weight", weight))
+    if form == "each":
+        return reduce_terms([square] * (2 * len(real)), [*real, *fake])
+    pairs = [pair("real_logits", r, "fake_logits", f, True) for r, f in zip(real, fake, strict=True)]
+    return reduce_terms([square] * len(pairs), [(r, -f) for r, f in pairs])
+
+
 def truncated_relativistic_loss(real_logits: Logits, fake_logits: Logits, *, tau: float = 0.04) -> Tensor:
     """Return the truncated pointwise relativistic least-squares loss, of the discriminator.
 
