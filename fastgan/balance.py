@@ -238,10 +238,10 @@ class LossBalancer(nn.Module):
         (step.total + commitment).backward()
 
     Defossez et al. 2022 (arXiv:2210.13438), section 3.4. Let g_k be the gradient of loss k, and n_k the moving
-    average of its norm. What is sent back is the sum of total_norm * weight_k / (sum of weights) * g_k / n_k. The sum
-    of weights is over the losses that are given. An average is a decaying sum over a decaying count. Averages are
-    buffers on the device, in the state_dict; nothing waits. A norm that is not finite, as after a
-    GradScaler's overflow, leaves its average as it was.
+    average of its norm. What is sent back is the sum of total_norm * weight_k / (sum of weights) * g_k / n_k. The
+    sum of weights is over the losses that are given. An average is a decaying sum over a decaying count. Averages
+    are buffers on the device, in the state_dict; nothing waits. A norm that is not finite, as after a GradScaler's
+    overflow, leaves its average as it was.
 
     Args:
         weights: of each loss, by name, positive; a call may leave losses out.
