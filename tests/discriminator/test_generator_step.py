@@ -161,6 +161,9 @@ def test_outputs_on_real_that_are_known(case):
     step = STEP(net, generator(z), real_outputs=kept, **options)
     assert len(net.seen) == 1
     assert same(gradients(step.total, generator), gradients(own.total, generator))
+    step = STEP(net, generator(z), real_outputs=net(real), **options)  # with a graph, which is not gone through
+    step.total.backward()
+    generator.zero_grad()
 
 
 def test_conditional_arguments(case):
@@ -391,6 +394,7 @@ def test_errors(case):
         (ValueError, "loss: expected a loss of the generator, got a DiscriminatorLoss", (net, fake), {"loss": DiscriminatorLoss()}),
         (TypeError, "loss: expected a scalar", (net, fake), {"loss": lambda f, r: f, "output": 0}),
         (ValueError, "fake: expected samples with a graph", (net, fake.detach()), {"output": 0}),
+        (ValueError, "fake: expected samples with a graph", (net, fake.detach()), {"output": 0, "reconstruction": l1}),
         (ValueError, "features: expected which part", (net, fake, real), {"feature_matching": 1.0}),
         (ValueError, "features: has no effect without", (net, fake, real), {"features": 1}),
         (ValueError, "real: expected samples for feature_matching", (net, fake), {"features": 1, "feature_matching": 1.0, "output": 0}),
