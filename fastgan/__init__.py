@@ -15,6 +15,7 @@ from .auxiliary import adaptive_weight, feature_matching_loss, lecam_penalty, tr
 from .backends import backend
 from .backends.specs import Term
 from .discriminator.compile import CompileInfo, compile_info
+from .discriminator.declared import declare_piecewise_linear
 from .discriminator.dynamo import compiling
 from .functional import LossStats, discriminator_loss, generator_loss, reduce_terms, term
 from .ops.losses import losses, register_loss
@@ -45,6 +46,7 @@ __all__ = [
     "compile_info",
     "compiling",
     "curriculum_weights",
+    "declare_piecewise_linear",
     "discriminator_loss",
     "discriminator_step",
     "feature_matching_loss",

@@ -22,6 +22,7 @@ from torch.utils import _pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
 tree_leaves, tree_map_only = _pytree.tree_leaves, _pytree.tree_map_only
+tree_flatten, tree_unflatten = _pytree.tree_flatten, _pytree.tree_unflatten
 
 # ---------------------------------------------------------------------------- transforms and modes
 
@@ -158,6 +159,16 @@ def lacks_formula(function: type[Function]) -> bool:
 def current_backward() -> int:
     """Return the number of the backward pass that runs in this thread, or -1."""
     return torch._C._current_graph_task_id()
+
+
+def keeps_graph() -> bool:
+    """Return whether the backward pass that runs in this thread keeps its graph."""
+    return torch._C._autograd._get_current_graph_task_keep_graph()
+
+
+def is_older(node: Any, other: Any) -> bool:
+    """Return whether a node of the graph was made before another one, in this thread."""
+    return node._sequence_nr() < other._sequence_nr()
 
 
 def after_backward(callback: Callable[[], None]) -> None:
