@@ -101,7 +101,8 @@ def leaves_below(t: Tensor) -> list[Tensor]:
 
 _OPAQUE = (
     "its function {} computes its gradient out of autograd's sight, so that the parameters would silently get wrong"
-    " gradients; write its backward in differentiable operations, or mark it once_differentiable"
+    " gradients; write its backward in differentiable operations, mark it once_differentiable, or, if it is"
+    " piecewise linear, declare it by fastgan.declare_piecewise_linear"
 )
 
 
@@ -124,7 +125,8 @@ def _refusal(suspects: Sequence[Any], names: Sequence[str]) -> str:
                 )
             return (
                 f"its function {python_function(node).__name__} is marked once_differentiable; write its backward"
-                " in differentiable operations"
+                " in differentiable operations, or, if it is piecewise linear, declare it by"
+                " fastgan.declare_piecewise_linear"
             )
     known = [way for start, way in _ONCE_ONLY.items() if any(n.startswith(start) for n in names)]
     operators = ", ".join(dict.fromkeys(map(_operator, suspects)))

@@ -71,7 +71,8 @@ class Run:
 
     def leads_to(self, nodes: Sequence[Any]) -> bool:
         """Return whether the graph leads to one of these nodes; that of what autograd does not see would."""
-        walk(self.starts(), seen := set())
+        seen: set[Any] = set()
+        walk(self.starts(), seen)
         return self.symmetric or not seen.isdisjoint(nodes)
 
     def starts(self) -> list[Any]:

@@ -532,6 +532,15 @@ def test_checkpoints_and_hooks_for_saved_tensors(function):
         same(gradients(own.apply), gradients(own.apply, prune=False))
 
 
+def test_results_may_be_changed_in_place():
+    own = declare(fresh(Mask))
+    same(*(gradients(lambda x, b: own.apply(x, b).add_(x.detach()), prune=p) for p in (True, False)))
+    saved = declare(fresh(activations.BiasAct))  # where PyTorch refuses it too
+    for prune in (True, False):
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            gradients(lambda x, b: saved.apply(x, b).add_(1), prune=prune)
+
+
 def test_autocast():
     own = fresh(activations.FusedLeakyReLU)
 
