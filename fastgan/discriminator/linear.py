@@ -82,7 +82,7 @@ class Run:
 
 def run(function: Callable[..., Sequence[Tensor | None]], tensors: Sequence[Tensor]) -> Run:
     """Run a function on tensors with a graph of their own."""
-    ends = Ends.apply(_ANCHOR, *tensors)
+    ends = Ends.apply(_ANCHOR, *[t.detach() for t in tensors])  # or the caller's graph would go on below
     returned = function(*ends)
     outs = [get_gradient_edge(r) if r is not None and r.requires_grad else None for r in returned]
     return Run(_detached(returned), outs, [get_gradient_edge(e) for e in ends])

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import threading
+import weakref
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 import fastgan
+from fastgan.discriminator import linear
+from fastgan.discriminator.double_backward import walk
 from tests.helpers import activations
 from tests.helpers.activations import GAIN, SLOPE
 
@@ -48,6 +51,12 @@ def gradients(f, dtype=torch.float64, penalty=fastgan.r1_penalty, make=Net, **op
     net = make(f).to(dtype)
     value = penalty(net, X.to(dtype), **options)
     return [value.detach(), *torch.autograd.grad(value, list(net.parameters()), allow_unused=True)]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind():
+    yield
+    assert linear._ANCHOR.grad is None
 
 
 def same(some, others):
@@ -403,7 +412,7 @@ def test_functions_that_are_not_piecewise_linear(function, dtype):
 
 def test_options_are_looked_at_one_by_one():
     own = declare(bias_act)
-    gradients(own)
+    gradients(lambda x, b: own(x, b, act="leaky"))
     wrong(lambda x, b: own(x, b, act="silu"))
 
 
@@ -593,9 +602,26 @@ def test_the_third_derivative():
 
 def test_a_graph_is_let_go():
     """After a backward what the function has saved is gone, as PyTorch's own is; a second one raises."""
-    own = declare(fresh(activations.BiasAct))
-    torch.manual_seed(3)
-    net = Net(own.apply)
+    kept = []
+
+    @declare
+    class Own(Mask):
+        @staticmethod
+        def forward(ctx, x, b):
+            mask = x + b.view(-1, 1, 1) > 0
+            kept.append(weakref.ref(mask))
+            ctx.save_for_backward(mask)
+            return torch.where(mask, x, SLOPE * x)
+
+    def held():
+        return sum([mask() is not None for mask in kept])
+
+    net = Net(Own.apply)
+    step = fastgan.discriminator_step(net, X, -X, loss="hinge", penalty="r1")
+    assert held() == 6
+    step.total.backward()
+    assert held() == 0
+    net = Net(declare(fresh(activations.BiasAct)).apply)
     step = fastgan.discriminator_step(net, X, -X, loss="hinge", penalty="r1")
     step.total.backward(retain_graph=True)
     step.total.backward()
@@ -629,3 +655,12 @@ def test_inside_of_a_graph():
     ):
         compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
         same(*(torch.autograd.grad(g().sum(), (x, b)) for g in (compiled, plain or f)))
+
+
+def test_a_run_does_not_lead_to_the_callers_graph():
+    """Else each look into the graph of a run would go through all of the discriminator's."""
+    leaf = torch.randn(3, requires_grad=True)
+    run = linear.run(lambda x: [x.relu()], [leaf * 2])
+    leaves, _ = walk(run.starts(), set())
+    assert len(leaves) == 1
+    assert leaves[0] is linear._ANCHOR
