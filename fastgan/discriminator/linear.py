@@ -44,6 +44,7 @@ class Run:
         results: without a graph.
         outs: where the graph begins, for each result; None for a constant.
         ins: where it ends, for each tensor.
+        owners: what keeps these nodes alive.
         symmetric: the Jacobian is, and autograd does not see how the gradient depends on the upstream.
         used: holds whether PyTorch would have sent zeros to the tensors.
     """
@@ -51,6 +52,7 @@ class Run:
     results: tuple[Tensor | None, ...]
     outs: list[GradientEdge | None]
     ins: list[GradientEdge]
+    owners: list[Any]
     symmetric: bool = False
     used: list[bool] = field(default_factory=lambda: [False])
 
@@ -66,7 +68,7 @@ class Run:
         """Return the run that computes the gradients, of the upstreams that there are."""
         if self.symmetric:
             grads = self.gradients(upstream, retain_graph=True)
-            return Run(_detached(grads), self.outs, self.ins, True)
+            return Run(_detached(grads), self.outs, self.ins, self.owners, True)
         return run(lambda *gs: self.gradients(spread(upstream, gs), create_graph=True), given(upstream))
 
     def leads_to(self, nodes: Sequence[Any]) -> bool:
@@ -85,7 +87,8 @@ def run(function: Callable[..., Sequence[Tensor | None]], tensors: Sequence[Tens
     ends = Ends.apply(_ANCHOR, *[t.detach() for t in tensors])  # or the caller's graph would go on below
     returned = function(*ends)
     outs = [get_gradient_edge(r) if r is not None and r.requires_grad else None for r in returned]
-    return Run(_detached(returned), outs, [get_gradient_edge(e) for e in ends])
+    owners = [internals.owner(t) for t in (*ends, *given(returned))]
+    return Run(_detached(returned), outs, [get_gradient_edge(e) for e in ends], owners)
 
 
 def _detached(tensors: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
