@@ -71,9 +71,14 @@ def in_checkpoint() -> bool:
     """
     top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
     if top is None:
-        return any(frame.f_code.co_filename == checkpoint.__file__ for frame, _ in traceback.walk_stack(None))
+        return runs_in_checkpoint()
     hooks = top(True)
     return hooks is not None and "checkpoint" in getattr(hooks[0], "__qualname__", "")
+
+
+def runs_in_checkpoint() -> bool:
+    """Return whether any torch.utils.checkpoint is at work, by the functions that are running."""
+    return any(frame.f_code.co_filename == checkpoint.__file__ for frame, _ in traceback.walk_stack(None))
 
 
 def stance_as_it_is() -> Callable[[], Any]:

@@ -13,7 +13,7 @@ from ._torch_internals import tree_leaves, tree_map_only
 from .auxiliary import feature_matching_loss
 from .balance import ADVERSARIAL, FEATURES, Balanced
 from .discriminator import frozen as eagerly
-from .discriminator.outputs import Output, chosen, outputs_of, warn_of_mixed
+from .discriminator.outputs import Output, check_tree, chosen, outputs_of, warn_of_mixed
 from .functional import generator_loss
 from .steps import check_role
 
@@ -99,8 +99,10 @@ def generator_step(
 
     The discriminator's parameters are frozen meanwhile, as in `fastgan.frozen`: their gradients, which this step
     would throw away, are not computed. The generator's are the same without that. Parameters that `fake` depends on
-    are the generator's, and are not frozen. Real samples go through the discriminator under no_grad, once, and only
-    where a loss looks at them.
+    are the generator's, and are not frozen. Other networks that a function calls are a part of the discriminator.
+    Real samples go through it under no_grad, once, and only where a loss looks at them. Inside a function for
+    torch.compile the step runs between the parts of the graph. Under `fastgan.compiling()` it is traced, and
+    parameters that the generator shares are constants there.
 
     Args:
         discriminator: a module, or a function; called as discriminator(real, *args, **kwargs), then on fake.
@@ -156,6 +158,7 @@ def _run(calls: Any, discriminator: Any, inputs: Any, o: _Options) -> GeneratorS
         raise ValueError("real: expected samples for feature_matching, got None")
     on_real, on_fake = calls.called_frozen(discriminator, call, (fake, args, kwargs))
     if real_outputs is not None:
+        check_tree("real_outputs", real_outputs)
         on_real = tree_map_only(Tensor, Tensor.detach, real_outputs)
     losses, logits = _losses(on_fake, on_real, o)
     if torch.is_grad_enabled() and not losses[ADVERSARIAL].requires_grad:
@@ -214,7 +217,7 @@ def _total(
     if o.balance is None:
         first, *others = losses.values()
         return sum(others, start=first), None
-    if any([isinstance(t, Tensor) and t.dtype is torch.float16 for t in tree_leaves(logits)]):
+    if any([isinstance(t, Tensor) and t.dtype is torch.float16 for t in tree_leaves([logits, fake])]):
         checks.warn_once("float16", _HALF)
     total, weights = o.balance(losses, fake)
     return total, weights
