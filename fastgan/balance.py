@@ -71,8 +71,8 @@ def _leaves_beside(loss: Tensor, at: Tensor) -> list[Tensor]:
                 stack.append(below)
             elif output != number:
                 raise ValueError(
-                    "losses: one of them depends on another output of the operation that gave fake; give a clone of"
-                    " fake, of which the losses are computed"
+                    "losses: one of them depends on another output of the operation that gave fake; compute the"
+                    " losses of a clone of fake, and give that"
                 )
     return leaves
 
@@ -94,16 +94,31 @@ def _differentiated(losses: Mapping[str, Tensor], at: Tensor) -> dict[str, _Grad
         if not isinstance(loss, Tensor) or loss.dim() or not loss.requires_grad:
             got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) and loss.dim() else _kind(loss)
             raise ValueError(f"losses: expected scalars with a graph back to fake, got {got} as {name!r}")
-    found: dict[str, _Gradients] = {}
-    for name, loss in losses.items():
-        leaves = _leaves_beside(loss, at)
+    return {name: _gradients(name, loss, at) for name, loss in losses.items()}
+
+
+def _gradients(name: str, loss: Tensor, at: Tensor) -> _Gradients:
+    """Return the gradients of a loss, by `at` and by the leaves beside it, each by that way alone."""
+    leaves, sent = _leaves_beside(loss, at), []
+
+    def stop(g: Tensor) -> Tensor:
+        sent.append(g)
+        return torch.zeros_like(g)  # what goes through `at` to the leaves is sent from there by the total
+
+    handle = at.register_hook(stop) if leaves else None
+    try:
         # Kept: losses may share a part of their graph, and one that goes beside `at` that of the generator.
         g, *others = torch.autograd.grad(loss, [at, *leaves], retain_graph=True, allow_unused=True)
-        if g is None:
-            raise ValueError(f"losses: expected {name!r} to depend on fake, got one that does not")
-        beside = [(p, o) for p, o in zip(leaves, others, strict=True) if o is not None]
-        found[name] = _Gradients(loss.detach(), g, beside)
-    return found
+    finally:
+        if handle is not None:
+            handle.remove()
+    if g is None:
+        raise ValueError(
+            f"losses: expected {name!r} to depend on fake, got one that does not. What a compiled function returns"
+            " comes out of one graph: compute losses outside"
+        )
+    beside = [(p, o) for p, o in zip(leaves, others, strict=True) if o is not None]
+    return _Gradients(loss.detach(), sent[0] if sent else g, beside)
 
 
 def _kind(loss: Any) -> str:
@@ -222,8 +237,8 @@ class LossBalancer(nn.Module):
         )
         (step.total + commitment).backward()
 
-    Defossez et al. 2022 (arXiv:2210.13438), section 3.4: with n_k the moving average of the norm of loss k's
-    gradient g_k, the gradient sent back is the sum of total_norm * weight_k / (sum of weights) * g_k / n_k. The sum
+    Defossez et al. 2022 (arXiv:2210.13438), section 3.4. Let g_k be the gradient of loss k, and n_k the moving
+    average of its norm. What is sent back is the sum of total_norm * weight_k / (sum of weights) * g_k / n_k. The sum
     of weights is over the losses that are given. An average is a decaying sum over a decaying count. Averages are
     buffers on the device, in the state_dict; nothing waits. A norm that is not finite, as after a
     GradScaler's overflow, leaves its average as it was.

@@ -542,6 +542,13 @@ def gradient_penalty(
     same x differ (dropout, batch statistics); 16-bit outputs round the difference away; one sample has several
     outputs, whose squares are then averaged and not summed.
 
+    Trainers differ from that paper (Seaweed-APT: weight 100, sigma 0.01 for images and 0.1 for video). Self-Forcing
+    and adversarial flow models divide by sigma^2: `normalize`. The latter weigh samples by their distance in time, on
+    a quarter of the batch: `sample_weights`, and `part` of `fastgan.nn.GradientPenalty`. Stable Audio's ARC sums
+    over logits: multiply the weight by their number. FastGen compares logits of a noised sample with those of the clean
+    one plus 0.1 noise. That is not noised to its timestep, and so measures no smoothness. `perturb` says what a
+    neighbour is, where that is not x + sigma * noise.
+
     Nothing is detached: where real or fake require grad, the penalty sends them one. Nothing of the
     caller's is changed beyond what a forward of the discriminator changes (batch statistics). A compiled
     discriminator runs uncompiled, attention in plain arithmetic; what has no second derivative is refused
@@ -561,8 +568,8 @@ def gradient_penalty(
         target: the norm aimed at, for "wgan-gp", "wgan-lp" and "dragan".
         power: for "wgan-div", an integer from 1 to 16.
         sigma: the approximations' step, 0.01 by default.
-        normalize: divide an approximation by sigma^2, so that its weight is that of a mean of (g . noise)^2, which
-            is about that of ||g||^2 whatever sigma is: twice R1's weight.
+        normalize: divide an approximation by sigma^2. A weight of gamma / 2 then is about R1 of weight gamma, whatever
+            sigma is.
         directions: how many neighbours of each input an approximation draws, and averages over.
         perturb: a function of x that returns its neighbour, in the place of x + sigma * noise. A discriminator of
             diffusion models sees samples with noise of a timestep: perturb the sample, and add the same noise.

@@ -452,8 +452,9 @@ def _run(
         samples = None
         if arrangement or of is not None:
             samples = arranged(arrangement.get("batch_dim", 0), arrangement.get("pac", 1), of)
-        checked_samples(name, x, samples)
-    _warn_of_graph(fake)
+        tensors = checked_samples(name, x, samples)
+    if create_graph and any([t.grad_fn is not None for t in tensors]):
+        checks.warn_once("fake", _HAS_GRAPH)
     o = StepOptions(**options)
     twice = any([not p.is_approximate for p in o.penalties])
     prune = create_graph and calls.prunable(discriminator, twice) and o.prune
@@ -495,11 +496,7 @@ def _together(discriminator: Any, batch: _Batch) -> tuple[int, int]:
     return batch.arrangement.get("batch_dim", 0), batch.arrangement.get("pac", 1)
 
 
-def _warn_of_graph(fake: Any) -> None:
-    """Warn where the discriminator's backward would walk the generator."""
-    if torch.is_grad_enabled() and any([t.grad_fn is not None for t in tensors_of(fake)]):
-        checks.warn_once(
-            "fake",
-            "fake: has a graph, so that the discriminator's backward walks the generator and leaves gradients there"
-            "; give fake.detach() unless the generator is to be trained by this loss",
-        )
+_HAS_GRAPH = (
+    "fake: has a graph, so that the discriminator's backward walks the generator and leaves gradients there; give"
+    " fake.detach() unless the generator is to be trained by this loss"
+)

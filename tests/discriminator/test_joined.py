@@ -1,0 +1,337 @@
+"""A step in one forward, and approximate R1 as trainers run it."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import fastgan
+from fastgan.nn import GradientPenalty
+
+
+class Net(nn.Module):
+    """A conditional discriminator, which may mix samples."""
+
+    def __init__(self, mix=lambda h: h):
+        super().__init__()
+        torch.manual_seed(3)
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.Identity()
+        self.by_class = nn.Embedding(5, 8)
+        self.score = nn.Linear(8, 2)
+        self.mix = mix
+        self.calls = 0
+
+    def forward(self, x, labels=None, scale=1.0):
+        self.calls += 1
+        h = self.mix(F.leaky_relu(self.norm(self.first(x)), 0.2).mean((2, 3)))
+        h = h if labels is None else h * self.by_class(labels)
+        return scale * self.score(h)
+
+
+REAL, FAKE = torch.randn(2, 6, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).unbind()
+LABELS, OTHERS = torch.arange(6) % 5, (torch.arange(6) + 2) % 5
+WEIGHTS = torch.rand(6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def approximate(kind, **options):
+    return GradientPenalty(kind, sigma=0.05, normalize=True, **options)
+
+
+PENALTIES = {
+    "none": (None, 1),
+    "r1": ("r1", 1),
+    "r1 and r2": (["r1", "r2"], 1),
+    "between": (["wgan-gp", "r1"], 2),
+    "approximate": ([approximate("r1-approx"), approximate("r2-approx")], 1),
+    "a part": ([approximate("r1-approx", part=0.5), approximate("r2-approx", part=0.34)], 1),
+    "directions": ([approximate("r1-approx", directions=3)], 1),
+    "exact on a part": ([GradientPenalty("r1", part=0.5), approximate("r1-approx")], 2),
+}
+
+
+def gradients(net, total):
+    return torch.autograd.grad(total, list(net.parameters()), allow_unused=True)
+
+
+def both(net, *args, real=REAL, fake=FAKE, **options):
+    """The step with two forwards and with one, and their gradients."""
+    found = []
+    for concat in (False, True):
+        torch.manual_seed(1)
+        net.calls = 0
+        step = fastgan.discriminator_step(net, real, fake, *args, concat=concat, **options)
+        found.append((step, gradients(net, step.total), net.calls))
+    return found
+
+
+def close(a, b, tolerance=1e-11):
+    for x, y in zip(a, b, strict=True):
+        if x is None or y is None:
+            assert x is y
+        else:
+            torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["", "weights"])
+@pytest.mark.parametrize("name", PENALTIES)
+def test_one_forward_is_as_good_as_several(name, weights):
+    penalty, forwards = PENALTIES[name]
+    options = {"penalty": penalty, "fake_args": (OTHERS,), "scale": 2.0, "sample_weights": weights}
+    (apart, wanted, _), (joined, got, calls) = both(Net().double(), LABELS, **options)
+    assert calls == forwards
+    close(
+        [joined.total, joined.real_logits, joined.fake_logits], [apart.total, apart.real_logits, apart.fake_logits]
+    )
+    close(got, wanted)
+    assert joined.engine == apart.engine
+
+
+def test_batches_of_two_sizes():
+    (_, wanted, _), (_, got, _) = both(Net().double(), fake=FAKE[:4], penalty=["r1", "r2"])
+    close(got, wanted)
+
+
+def test_inputs_in_tuples_and_outputs_in_dicts():
+    net = Net().double()
+
+    def double(x):
+        return {"critic": net(x[0]) + x[1], "other": net(x[0]).flatten()}
+
+    net.parameters()
+    found = []
+    for concat in (False, True):
+        step = fastgan.discriminator_step(
+            double,
+            (REAL, REAL[:, 0, 0, :2]),
+            (FAKE, FAKE[:, 0, 0, :2]),
+            output="critic",
+            penalty="r1",
+            concat=concat,
+        )
+        found.append(gradients(net, step.total))
+    close(*found)
+
+
+def test_samples_along_another_dimension():
+    class Rows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.rows, self.score = nn.GRU(5, 8), nn.Linear(8, 1)
+
+        def forward(self, x):
+            return self.score(self.rows(x)[0])
+
+    net = Rows().double()
+    real, fake = torch.randn(2, 7, 4, 5, dtype=torch.float64)
+    for penalty in (None, [approximate("r1-approx", part=0.5)]):
+        (_, wanted, _), (_, got, _) = both(net, real=real, fake=fake, batch_dim=1, penalty=penalty)
+        close(got, wanted)
+
+
+def test_pac():
+    class Packed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.score = nn.Sequential(nn.Linear(10, 8), nn.LeakyReLU(), nn.Linear(8, 1))
+
+        def forward(self, x):
+            return self.score(x.reshape(-1, 10))
+
+    real, fake = torch.randn(2, 8, 5, dtype=torch.float64)
+    for penalty in ("r1", [approximate("r1-approx", part=0.5)]):
+        (_, wanted, _), (_, got, _) = both(Packed().double(), real=real, fake=fake, pac=2, penalty=penalty)
+        close(got, wanted)
+
+
+# ---------------------------------------------------------------------------------- who mixes samples
+
+
+MIXERS = {
+    "deviation": lambda h: h + h.std(0, keepdim=True),
+    "attention": lambda h: torch.softmax(h @ h.T, 1) @ h,
+    "flip": lambda h: h.flip(0),
+}
+
+
+@pytest.mark.parametrize("penalty", [None, "r1"])
+@pytest.mark.parametrize("name", MIXERS)
+def test_who_mixes_samples_is_refused_at_the_first_call(name, penalty):
+    net = Net(MIXERS[name]).double()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="concat: the discriminator mixes samples"):
+            fastgan.discriminator_step(net, REAL, FAKE, concat=True, penalty=penalty)
+        with pytest.raises(ValueError, match="mixes samples"):
+            fastgan.discriminator_step(lambda x: net(x), REAL, FAKE, concat=True, penalty=penalty)
+
+
+def test_batch_norm_is_refused_in_training():
+    net = Net().double()
+    net.norm = nn.BatchNorm2d(8).double()
+    with pytest.raises(ValueError, match="concat: the discriminator has a BatchNorm2d"):
+        fastgan.discriminator_step(net, REAL, FAKE, concat=True)
+    net.eval()
+    (_, wanted, _), (_, got, _) = both(net)
+    close(got, wanted)
+
+
+def test_a_mode_is_looked_at_by_itself():
+    net = Net().double()
+    net.mix = lambda h: h + h.mean(0) if net.training else h
+    net.eval()
+    fastgan.discriminator_step(net, REAL, FAKE, concat=True)
+    net.train()
+    with pytest.raises(ValueError, match="mixes samples"):
+        fastgan.discriminator_step(net, REAL, FAKE, concat=True)
+
+
+def test_nan_logits_are_no_mixing():
+    net = Net().double()
+    fastgan.discriminator_step(net, REAL * float("nan"), FAKE, concat=True)
+
+
+def test_errors():
+    net = Net().double()
+    for message, real, args, options in (
+        ("concat: expected real and fake of one shape per sample", REAL[:, :, 1:], (), {}),
+        ("concat: expected one value of args", REAL, (LABELS,), {"fake_args": (None,)}),
+        ("concat: expected args of one form", REAL, (LABELS,), {"fake_args": ()}),
+        ("concat: expected one value of args", REAL, (1.0,), {"fake_args": (2.0,)}),
+        ("concat: has no place beside groups", REAL, (), {"groups": torch.tensor([0, 0, 1, 1, 2, 2])}),
+        ("sample_weights: expected shape", REAL, (), {"penalty": "r1-approx", "sample_weights": WEIGHTS[:3]}),
+        ("sample_weights: expected shape", REAL, (), {"penalty": "r1", "sample_weights": WEIGHTS[:3]}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fastgan.discriminator_step(net, real, FAKE, *args, concat=True, **options)
+    with pytest.raises(ValueError, match="concat: expected outputs with entries for each of 12 samples"):
+        fastgan.discriminator_step(lambda x: net(x).mean(), REAL, FAKE, concat=True)
+
+
+def test_fakes_with_a_graph_are_warned_of():
+    fake = FAKE.clone().requires_grad_() * 1
+    with pytest.warns(UserWarning, match=r"fake: has a graph.*fake\.detach"):
+        fastgan.discriminator_step(Net().double(), REAL, fake)
+
+
+@pytest.mark.slow
+def test_compiled():
+    """The first call runs eagerly, to see whether samples are mixed; the next as one graph."""
+    net = Net().double()
+    options = {"penalty": ["r1", approximate("r1-approx")], "concat": True, "sample_weights": WEIGHTS}
+    engines = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        step = fastgan.discriminator_step(net, REAL, FAKE, engine="compiled", **options)
+        got, _ = gradients(net, step.total), engines.append(step.engine)
+    torch.manual_seed(1)
+    close(got, gradients(net, fastgan.discriminator_step(net, REAL, FAKE, **options).total), 1e-9)
+    assert engines == ["eager, pruned", "compiled"]
+
+    def step(real, fake):
+        return fastgan.discriminator_step(net, real, fake, penalty="r1", concat=True).total
+
+    with fastgan.compiling():
+        total = torch.compile(step, backend="aot_eager", fullgraph=True)(REAL, FAKE)
+    close(gradients(net, total), gradients(net, step(REAL, FAKE)), 1e-9)
+
+
+# ---------------------------------------------------------------------------------- approximate R1
+
+
+def formula(net, x, sigma, directions, weights=None, normalize=True):
+    """The mean over samples, outputs and directions of the squared difference."""
+    total = 0.0
+    for _ in range(directions):
+        d = (net(x) - net(x + sigma * torch.randn(x.shape, dtype=x.dtype))) ** 2
+        d = d if weights is None else d * weights[:, None]
+        total = total + d.mean() / directions
+    return total / sigma**2 if normalize else total
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["", "weights"])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("directions", [1, 3])
+def test_the_formula(directions, normalize, weights):
+    net = Net().double()
+    options = {"sigma": 0.1, "directions": directions, "normalize": normalize}
+    torch.manual_seed(0)
+    got = fastgan.gradient_penalty(net, REAL, None, kind="r1-approx", weight=3.0, sample_weights=weights, **options)
+    torch.manual_seed(0)
+    wanted = 3.0 * formula(net, REAL, 0.1, directions, weights, normalize)
+    close([got, *gradients(net, got)], [wanted, *gradients(net, wanted)])
+    torch.manual_seed(0)
+    close([GradientPenalty("r1-approx", weight=3.0, **options)(net, REAL, sample_weights=weights)], [got])
+
+
+def test_it_is_about_r1():
+    """Normalised, a weight of gamma / 2 stands for R1 of weight gamma: over many directions, of a linear network."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 1)).double()
+    torch.manual_seed(0)
+    got = fastgan.gradient_penalty(
+        net, REAL, None, kind="r1-approx", sigma=0.1, normalize=True, weight=0.5, directions=1000
+    )
+    assert abs(got / fastgan.r1_penalty(net, REAL, weight=1.0) - 1) < 0.05
+
+
+def test_a_perturbation_of_the_users():
+    """Of a diffusion model's samples: neighbours get the noise of the same timestep."""
+    net, noise, moved = Net().double(), torch.randn(REAL.shape, dtype=torch.float64), []
+
+    def at_same_timestep(x):
+        moved.append(x + 0.1)
+        return moved[-1]
+
+    got = fastgan.gradient_penalty(
+        net, REAL + noise, None, kind="r1-approx", perturb=at_same_timestep, sigma=0.1, normalize=True, weight=1.0
+    )
+    close([got], [((net(REAL + noise) - net(moved[0])) ** 2).mean() / 0.01])
+    step = fastgan.discriminator_step(
+        net, REAL, FAKE, penalty=GradientPenalty("r2-approx", perturb=at_same_timestep, part=0.5), concat=True
+    )
+    close([moved[1]], [FAKE[:3] + 0.1])
+    close([step.penalty], [10 * ((net(FAKE[:3]) - net(moved[1])) ** 2).mean()])
+
+
+def test_weights_of_an_exact_penalty():
+    net = Net().double()
+    x = REAL.clone().requires_grad_()
+    (g,) = torch.autograd.grad(net(x).sum(), x)
+    got = fastgan.r1_penalty(net, REAL, sample_weights=WEIGHTS)
+    close([got], [0.5 * (WEIGHTS * g.flatten(1).square().sum(1)).mean()])
+    step = fastgan.discriminator_step(
+        net, REAL, FAKE, penalty=GradientPenalty("r1", part=0.5), sample_weights=WEIGHTS
+    )
+    close([step.penalty], [0.5 * (WEIGHTS * g.flatten(1).square().sum(1))[:3].mean()])
+
+
+def test_unfit_options():
+    net = Net().double()
+    for error, message, options in (
+        (ValueError, "normalize: has no effect on kind 'r1'", {"kind": "r1", "normalize": True}),
+        (ValueError, "directions: has no effect", {"kind": "r1", "directions": 2}),
+        (ValueError, "perturb: has no effect", {"kind": "r1", "perturb": lambda x: x}),
+        (ValueError, "directions: expected", {"kind": "r1-approx", "directions": 0}),
+        (TypeError, "normalize: expected True or False", {"kind": "r1-approx", "normalize": 1}),
+        (TypeError, "perturb: expected a function", {"kind": "r1-approx", "perturb": 0.1}),
+        (ValueError, "sigma: expected how far", {"kind": "r1-approx", "perturb": lambda x: x, "normalize": True}),
+        (ValueError, "sigma: has no effect beside perturb", {"kind": "r1-approx", "perturb": lambda x: x, "sigma": 0.1}),
+        (ValueError, "perturb: expected it to return inputs of shapes", {"kind": "r1-approx", "perturb": lambda x: x[:2]}),
+        (TypeError, "sample_weights: expected a floating-point tensor", {"kind": "r1-approx", "sample_weights": 1.0}),
+        (ValueError, "sample_weights: has no effect over='batch'", {"kind": "r1", "over": "batch", "sample_weights": WEIGHTS}),
+    ):  # fmt: skip
+        with pytest.raises(error, match=message):
+            fastgan.gradient_penalty(net, REAL, None, **options)
+
+
+@pytest.mark.parametrize("form", ["sum", "each"])
+def test_centring(form):
+    r, f = torch.randn(2, 5, 2, dtype=torch.float64).requires_grad_().unbind()
+    got = fastgan.centering_penalty([r, r], [f, f], form=form, weight=0.3)
+    wanted = 0.6 * ((r + f).square().mean() if form == "sum" else r.square().mean() + f.square().mean())
+    close(
+        [got, *torch.autograd.grad(got, [r, f], retain_graph=True)], [wanted, *torch.autograd.grad(wanted, [r, f])]
+    )
+    with pytest.raises(ValueError, match="form"):
+        fastgan.centering_penalty(r, f, form="both")
