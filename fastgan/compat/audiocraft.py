@@ -308,8 +308,8 @@ class Balancer:
     With avg the moving average of a norm, the gradient is the sum of total_norm * w / (sum of w) * g / avg(||g||).
     Parameters on which a loss depends otherwise than through `input` get no gradient. Options are read at each
     call, but for `ema_decay` and the names of weights. The averages are those of `fastgan.nn.LossBalancer`: nothing
-    waits for the device, as AudioCraft's does for each norm. A norm that is not finite leaves its average as it was,
-    where AudioCraft's stays NaN.
+    waits for the device, as AudioCraft's does for each norm. A norm that is not finite leaves its average as it
+    was, where AudioCraft's stays NaN.
 
     Args:
         weights: of each loss by its name, not negative.
