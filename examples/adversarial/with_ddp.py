@@ -59,9 +59,10 @@ def train(rank: int, port: int, args: argparse.Namespace) -> None:
         optimizer_g.step()
         progress.set_postfix(losses(step_d, step_g), refresh=False)
     check(D, G)
+    dist.barrier()
+    dist.destroy_process_group()  # by all ranks together, before the first one draws
     if rank == 0:
         conclude(G.module, args)
-    dist.destroy_process_group()
 
 
 def check(*networks: torch.nn.Module) -> None:
