@@ -164,3 +164,66 @@ class AdversarialLoss(nn.Module):
             adv /= len(fakes)
             feat /= len(fakes)
         return adv, feat
+
+
+def _averager(beta):
+    """Moving averages of numbers by name: decaying sums over decaying counts."""
+    sums, counts = {}, {}
+
+    def update(numbers):
+        for name, number in numbers.items():
+            sums[name] = sums.get(name, 0.0) * beta + float(number)
+            counts[name] = counts.get(name, 0.0) * beta + 1
+        return {name: sums[name] / counts[name] for name in sums}
+
+    return update
+
+
+class Balancer:
+    """Scales the gradients of losses at the model's output, and sends their sum on; on one rank."""
+
+    def __init__(
+        self,
+        weights,
+        balance_grads=True,
+        total_norm=1.0,
+        ema_decay=0.999,
+        per_batch_item=True,
+        epsilon=1e-12,
+        monitor=False,
+    ):
+        self.weights = weights
+        self.balance_grads = balance_grads
+        self.total_norm = total_norm or 1.0
+        self.averager = _averager(ema_decay or 1.0)
+        self.per_batch_item = per_batch_item
+        self.epsilon = epsilon
+        self.monitor = monitor
+        self._metrics = {}
+
+    @property
+    def metrics(self):
+        """Each loss's part of the sum of norms."""
+        return self._metrics
+
+    def backward(self, losses, input):
+        """Send the gradient on; the loss with the same factors."""
+        grads = {k: torch.autograd.grad(loss, [input], retain_graph=True)[0] for k, loss in losses.items()}
+        each = self.per_batch_item
+        norms = {k: (g.norm(dim=tuple(range(1, g.dim()))).mean() if each else g.norm()) for k, g in grads.items()}
+        averages = self.averager(norms)
+        self._metrics = {}
+        if self.monitor:
+            self._metrics = {f"ratio_{k}": a / sum(averages.values()) for k, a in averages.items()}
+        total = sum(self.weights[k] for k in averages)
+        assert total > 0
+        gradient = torch.zeros_like(input)
+        loss = torch.tensor(0.0, device=input.device, dtype=input.dtype)
+        for k, average in averages.items():
+            scale = self.weights[k]
+            if self.balance_grads:
+                scale = scale / total * self.total_norm / (self.epsilon + average)
+            gradient.add_(grads[k], alpha=scale)
+            loss += scale * losses[k].detach()
+        input.backward(gradient)
+        return loss

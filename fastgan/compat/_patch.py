@@ -38,7 +38,7 @@ _NETWORKS = Origin(("models.networks",))
 _SCRIPT = ("train", "__main__", "__mp_main__")  # the last while a spawned process imports it
 # No modules: the losses are inline in the trainer's steps, or functions that read globals of their script.
 ORIGINS: dict[str, Origin] = {
-    "audiocraft": Origin(("audiocraft.adversarial.losses",)),
+    "audiocraft": Origin(("audiocraft.adversarial.losses", "audiocraft.losses.balancer")),
     "basicsr": Origin(
         ("basicsr.losses.gan_loss", "basicsr.losses"), (("basicsr.utils.registry", "LOSS_REGISTRY"),)
     ),

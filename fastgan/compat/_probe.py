@@ -106,6 +106,10 @@ def _samples(trainer: str, dtype: torch.dtype) -> dict[str, Any]:
     found["ema"] = SimpleNamespace(D_real=0.4, D_fake=-0.2)
     if trainer == "studiogan":
         found["discriminator"] = lambda *a, **k: {"adv_output": _critic(*a, **k)}
+    if trainer == "audiocraft":
+        sounds = leaf(2, 3, 4, seed=17)
+        found |= {"input": sounds, "losses": {"a": sounds.square().mean(), "b": sounds.sin().sum()}}
+        found["weights"] = {"a": 0.5, "b": 2.0}
     if trainer == "parallelwavegan":
         found["outputs"] = found["disc_generated_outputs"]
     return found
@@ -153,6 +157,7 @@ def _run(thing: Any, call: _Call, samples: dict[str, Any], chosen: dict[str, Any
     results = thing(*[value for name, value in arguments.items() if name not in options], **options)
     found = [(f"result {i}", x) for i, x in enumerate(_flat(results))]
     wanted = [(name, x) for name, value in arguments.items() for x in _flat(value) if _needs_grad(x)]
+    found += [(f"gradient left in {name}", x.grad) for name, x in wanted if x.is_leaf and x.grad is not None]
     total = [(x * _weights(x)).sum() for _, x in found if _needs_grad(x)]
     if total and wanted:
         grads = torch.autograd.grad(sum(total), [x for _, x in wanted], allow_unused=True)

@@ -1,10 +1,14 @@
-"""AudioCraft: EnCodec, MusicGen (facebookresearch/audiocraft, audiocraft/adversarial/losses.py).
+"""AudioCraft: EnCodec, MusicGen (facebookresearch/audiocraft: adversarial/losses.py, losses/balancer.py).
 
-    from audiocraft.adversarial import AdversarialLoss, FeatureMatchingLoss        # before
-    from fastgan.compat.audiocraft import AdversarialLoss, FeatureMatchingLoss     # after
+    from audiocraft.adversarial import AdversarialLoss, FeatureMatchingLoss                  # before
+    from audiocraft.losses import Balancer
+    from fastgan.compat.audiocraft import AdversarialLoss, Balancer, FeatureMatchingLoss     # after
 
 AudioCraft's own solvers/builders.py takes them as `adversarial.AdversarialLoss` and so on: call
 `fastgan.compat.patch("audiocraft")` for it.
+
+`AdversarialLoss` freezes its adversary in the generator's step, as AudioCraft does: there is nothing to wrap. In a
+loop that calls the criteria itself, wrap the adversary's calls of that step in `fastgan.frozen(adversary)`.
 
 With this module's criteria, all of an adversary's logits go through one call, and all feature maps through another.
 Fake comes first. At the kink of "hinge" the derivative is 1/2 of the slope, as that of AudioCraft's minimum.
@@ -12,8 +16,7 @@ Fake comes first. At the kink of "hinge" the derivative is 1/2 of the slope, as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,10 +24,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..backends.specs import Term
+from ..balance import LossBalancer
+from ..discriminator.frozen import frozen
 from ._shared import MINUS, feature_distance, mean_of, min_hinge, square
 
 __all__ = [
-    "ADVERSARIAL_LOSSES", "AdvLossType", "AdversarialLoss", "FeatLossType", "FeatureMatchingLoss",
+    "ADVERSARIAL_LOSSES", "AdvLossType", "AdversarialLoss", "Balancer", "FeatLossType", "FeatureMatchingLoss",
     "get_adv_criterion", "get_fake_criterion", "get_real_criterion", "hinge2_loss", "hinge_fake_loss", "hinge_loss",
     "hinge_real_loss", "mse_fake_loss", "mse_loss", "mse_real_loss",
 ]  # fmt: skip
@@ -239,7 +244,7 @@ class AdversarialLoss(nn.Module):
 
         The adversary's parameters get no gradient.
         """
-        with _frozen(self.adversary):
+        with frozen(self.adversary):
             fake_logits, fake_maps = self.get_adversary_pred(fake)
             _, real_maps = self.get_adversary_pred(real)
         n = len(fake_logits) if self.normalize else 1
@@ -287,14 +292,78 @@ def _average(module: nn.Module) -> None:
         t.div_(ranks)
 
 
-@contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    """Switch requires_grad off for the module's parameters in a `with` block."""
-    state = [(p, p.requires_grad) for p in module.parameters()]
-    try:
-        for p, _ in state:
-            p.requires_grad_(False)
-        yield
-    finally:
-        for p, before in state:
-            p.requires_grad_(before)
+class _Norms(LossBalancer):
+    """A balancer that keeps the averages of its last call, for `Balancer.metrics`."""
+
+    averages: Tensor
+
+    def _averages(self, grads: Sequence[Tensor], places: list[int]) -> Tensor:
+        self.averages = super()._averages(grads, places)
+        return self.averages
+
+
+class Balancer:
+    """`Balancer(weights).backward(losses, input)`: scale the losses' gradients at `input`, and send them on.
+
+    With avg the moving average of a norm, the gradient is the sum of total_norm * w / (sum of w) * g / avg(||g||).
+    Parameters on which a loss depends otherwise than through `input` get no gradient. Options are read at each
+    call, but for `ema_decay` and the names of weights. The averages are those of `fastgan.nn.LossBalancer`: nothing
+    waits for the device, as AudioCraft's does for each norm. A norm that is not finite leaves its average as it
+    was, where AudioCraft's stays NaN.
+
+    Args:
+        weights: of each loss by its name, not negative.
+        balance_grads: False: weights are used as they are.
+        total_norm: the norm aimed at; 0 counts as 1.
+        ema_decay: of the averages; 0 counts as 1, a plain mean.
+        per_batch_item: a norm is the mean over samples of theirs; else it is that of the whole batch.
+        epsilon: what is added to an average.
+        monitor: keep each average's part of their sum in `metrics`, as floats, which waits for the device.
+    """
+
+    def __init__(
+        self,
+        weights: dict[str, float],
+        balance_grads: bool = True,
+        total_norm: float = 1.0,
+        ema_decay: float = 0.999,
+        per_batch_item: bool = True,
+        epsilon: float = 1e-12,
+        monitor: bool = False,
+    ) -> None:
+        self.weights = weights
+        self.balance_grads = balance_grads
+        self.total_norm = total_norm or 1.0
+        self.per_batch_item = per_batch_item
+        self.epsilon = epsilon
+        self.monitor = monitor
+        self._balance = _Norms(weights, total_norm=self.total_norm, eps=epsilon)
+        self._balance.decay = float(ema_decay or 1.0)
+        self._metrics: dict[str, float] = {}
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The ratio_<name> of each loss in the last call, if `monitor`."""
+        return self._metrics
+
+    def backward(self, losses: dict[str, Tensor], input: Tensor) -> Tensor:
+        """Send the scaled gradients from `input` on.
+
+        Returns:
+            The sum of the losses with the same factors, detached and in the dtype of `input`.
+        """
+        if not sum(self.weights[name] for name in losses) > 0.0:
+            raise AssertionError(f"weights: expected a positive sum over the losses, got {self.weights}")
+        wide = torch.float32 if input.device.type == "mps" else torch.float64  # there the averages are floats
+        balance = self._balance.to(input.device, wide)
+        balance.weights, balance.total_norm, balance.eps = self.weights, self.total_norm, self.epsilon
+        balance.per_sample, balance.rescale = self.per_batch_item, self.balance_grads
+        balance.process_group = dist.group.WORLD if _ranks() > 1 else None
+        total, _ = balance(losses, input)
+        (g,) = torch.autograd.grad(total, input)
+        self._metrics = {}
+        if self.monitor:
+            ratios = (balance.averages / balance.averages.sum()).tolist()
+            self._metrics = {f"ratio_{name}": ratio for name, ratio in zip(losses, ratios, strict=True)}
+        input.backward(g)
+        return total.detach().to(input.dtype)

@@ -4,7 +4,8 @@
     from loss import MultiScaleMelSpectrogramLoss                                      # after
     from fastgan.compat.bigvgan import discriminator_loss, feature_loss, generator_loss
 
-The spectrogram loss is imported in the same statement, and stays.
+The spectrogram loss is imported in the same statement, and stays. As in `hifigan`, wrap the generator's calls of
+both discriminators in `with fastgan.frozen(mpd, mrd):`.
 """
 
 from .hifigan import discriminator_loss, feature_loss, generator_loss

@@ -7,6 +7,10 @@
 train.py imports its networks in the same statement, and they stay. VITS has functions of these names in losses.py,
 which compute in float32 and detach the real maps: they are others, and `patch` refuses them.
 
+train.py leaves its discriminators trainable in the generator's step, whose backward then computes weight gradients
+that the next zero_grad throws away. Wrap that step's calls, `mpd(y, y_g_hat)` and `msd(y, y_g_hat)`, in
+`with fastgan.frozen(mpd, msd):`, and leave the backward outside.
+
 All discriminators go through one call forward and one backward, and so do all feature maps. The floats that
 `discriminator_loss` returns come over in one transfer.
 

@@ -6,6 +6,10 @@
 
 bin/train.py imports them with its spectrogram losses in one statement, and those stay.
 
+The trainer's `_train_step` calls the discriminator on real samples without a graph, but leaves it trainable in
+the generator's step. Wrap `p_ = self.model["discriminator"](y_)` there in
+`with fastgan.frozen(self.model["discriminator"]):`.
+
 All real logits go through one call, and so do all fake logits and all feature maps. Fake comes first in every
 class; the loss on real comes first in the result.
 """

@@ -7,6 +7,10 @@ VQGAN itself uses these in that module alone, so that no import line can be chan
 `fastgan.compat.patch("taming")`. It also replaces `calculate_adaptive_weight`, a method of
 VQLPIPSWithDiscriminator, whose norms here do not overflow; nothing waits for the device.
 
+taming freezes the discriminator in the generator's step by Lightning; LlamaGen's loop does not: call it there in
+`with fastgan.frozen(self.discriminator):`. The adaptive weight needs two backwards, and the sum's backward repeats
+both. With `fastgan.generator_step(balance=fastgan.nn.AdaptiveWeight(last_layer))` each loss is differentiated once.
+
 The same call patches LlamaGen (tokenizer/tokenizer_image/vq_loss.py), whose VQLoss has that method without the
 factor. Its `non_saturating_*` pass logits and targets to the cross-entropy in swapped order, and are left alone.
 """

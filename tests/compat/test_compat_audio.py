@@ -454,3 +454,80 @@ def test_audiocraft_checks_the_adversary(output):
     it.adversary = adversary
     with pytest.raises(AssertionError):
         it.get_adversary_pred(torch.zeros(1, 1))
+
+
+# ---------------------------------------------------------------------------------- AudioCraft's balancer
+
+WEIGHTS = {"l1": 0.1, "msspec": 2.0, "adv": 4.0}
+
+
+def balanced(module, dtype, options, calls=4):
+    """Effective losses, gradients of the layer before and metrics of several calls, of different sizes."""
+    torch.manual_seed(5)
+    layer = nn.Conv1d(1, 2, 3).to(dtype)
+    beside = torch.ones((), dtype=dtype, requires_grad=True)
+    balancer, found = module.Balancer(dict(WEIGHTS), **options), []
+    for k in range(calls):
+        x = layer(torch.randn(3 + k, 1, 9).to(dtype))
+        losses = {
+            "l1": x.abs().mean(),
+            "msspec": 30 * (k + 1) * x.square().mean(),
+            "adv": -(beside * x).sin().sum(),
+        }
+        layer.zero_grad()
+        loss = balancer.backward(losses, x)
+        assert (loss.dtype, loss.shape, loss.requires_grad) == (dtype, (), False)
+        found.append((loss, layer.weight.grad, layer.bias.grad, balancer.metrics))
+    assert beside.grad is None  # only what lies before the balancer's input is trained
+    return found
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"monitor": True},
+        {"balance_grads": False, "monitor": True},
+        {"per_batch_item": False, "monitor": True},
+        {"total_norm": 3.0, "ema_decay": 0.5},
+        {"total_norm": 0.0, "ema_decay": 0.0, "epsilon": 0.1, "monitor": True},
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_audiocraft_balancer(options, dtype):
+    ours, peers = (balanced(m, dtype, options) for m in (audiocraft, peer_audiocraft))
+    rtol = 1e-5 if dtype is torch.float32 else 1e-12
+    for (loss, *grads, metrics), (loss_peer, *grads_peer, metrics_peer) in zip(ours, peers, strict=True):
+        torch.testing.assert_close(loss, loss_peer, rtol=rtol, atol=0)
+        for g, peer in zip(grads, grads_peer, strict=True):
+            torch.testing.assert_close(g, peer, rtol=rtol, atol=rtol * peer.abs().max().item())
+        assert metrics == pytest.approx(metrics_peer, rel=rtol)
+        assert list(metrics) == ([f"ratio_{name}" for name in WEIGHTS] if options.get("monitor") else [])
+        assert all(type(v) is float for v in metrics.values())
+
+
+def test_audiocraft_balancer_reads_its_options_at_each_call():
+    found = []
+    for module in (audiocraft, peer_audiocraft):
+        balancer = module.Balancer({"a": 1.0, "b": 1.0})
+        grads = []
+        for k in range(3):
+            x = torch.tensor([[1.0, 2.0], [3.0, 5.0]], requires_grad=True)
+            balancer.backward({"a": x.square().sum(), "b": x.sin().sum()}, x)
+            grads.append(x.grad)
+            balancer.weights["b"] = 7.0
+            balancer.total_norm, balancer.balance_grads = 2.0, k == 0
+        found.append(torch.stack(grads))
+    torch.testing.assert_close(*found)
+    assert not found[0][1].equal(found[0][0])
+
+
+def test_audiocraft_balancer_without_weights_and_after_an_overflow():
+    x = torch.ones(2, 3, requires_grad=True)
+    with pytest.raises(AssertionError, match="weights: expected a positive sum"):
+        audiocraft.Balancer({"a": 0.0}).backward({"a": x.sum()}, x)
+    balancer = audiocraft.Balancer({"a": 1.0})
+    for factor in (1.0, float("inf"), 2.0):
+        x.grad = None
+        balancer.backward({"a": factor * x.sum()}, x)
+    assert x.grad.isfinite().all()

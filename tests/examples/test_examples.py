@@ -78,6 +78,17 @@ def test_a_trainer_in_float64(tmp_path):
     assert difference(done, 4) < 1e-13
 
 
+@pytest.mark.parametrize(
+    ("name", "needs"),
+    [("plain", "tqdm"), ("with_ddp", "tqdm"), ("with_lightning", "lightning"), ("with_accelerate", "accelerate")],
+)
+def test_an_adversarial_step(name, needs, tmp_path):
+    pytest.importorskip(needs)
+    done = run(EXAMPLES / "adversarial" / f"{name}.py", "--steps", "6", "--out", str(tmp_path))
+    assert (tmp_path / "samples.png").read_bytes().startswith(b"\x89PNG")
+    assert done.stdout.splitlines()[-1] == f"wrote {tmp_path / 'samples.png'}"
+
+
 def test_the_engines_of_a_penalty(tmp_path):
     """Uncompiled: tests/discriminator/test_compiled.py has what is compiled."""
     pytest.importorskip("tqdm")

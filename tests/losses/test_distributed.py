@@ -258,3 +258,28 @@ def test_an_adversary_is_the_same_on_all_ranks():
     for a, b in zip(one[0] + one[1], other[0] + other[1], strict=True):
         assert torch.equal(a, b)
     assert not all(torch.equal(a, b) for a, b in zip(*one, strict=True))
+
+
+def balancer_worker(rank, port, folder):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=RANKS)
+    balancer = fastgan.compat.audiocraft.Balancer({"a": 1.0, "b": 3.0}, monitor=True)
+    x = torch.full((2 + 4 * rank, 1, 4), 1.0 + rank, requires_grad=True)
+    balancer.backward({"a": x.square().sum() / 2, "b": x.sum()}, x)
+    torch.save((balancer.metrics, x.grad), f"{folder}/{rank}")
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch has no gloo")
+def test_a_balancer_averages_norms_over_ranks_by_their_samples():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(balancer_worker, (port, folder), nprocs=RANKS)
+        found = [torch.load(f"{folder}/{rank}") for rank in range(RANKS)]
+    a, b = (2 * 2.0 + 6 * 4.0) / 8, 2.0  # a sample's norms are 2 and 4 on the ranks; 2 on both
+    for rank, (metrics, grad) in enumerate(found):
+        assert metrics == pytest.approx({"ratio_a": a / (a + b), "ratio_b": b / (a + b)}, rel=1e-6)
+        want = torch.full_like(grad, 0.25 * (1.0 + rank) / a + 0.75 / b)
+        torch.testing.assert_close(grad, want)
