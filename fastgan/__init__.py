@@ -21,6 +21,7 @@ from .auxiliary import (
 from .backends import backend
 from .backends.specs import Term
 from .discriminator.compile import CompileInfo, compile_info
+from .discriminator.declared import declare_piecewise_linear
 from .discriminator.dynamo import compiling
 from .discriminator.frozen import frozen
 from .functional import LossStats, discriminator_loss, generator_loss, reduce_terms, term
@@ -55,6 +56,7 @@ __all__ = [
     "compile_info",
     "compiling",
     "curriculum_weights",
+    "declare_piecewise_linear",
     "discriminator_loss",
     "discriminator_step",
     "feature_matching_loss",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dis
 from collections.abc import Iterator
 from functools import lru_cache
+from inspect import getattr_static
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -63,12 +64,35 @@ def _held_by(function: Any) -> list[Any]:
         return held
     code = getattr(function, "__code__", None)
     if code is not None:
-        known = function.__globals__
+        known = getattr(function, "__globals__", {})
         held += [known[name] for name in _names(code) if name in known and not _is_data(known[name])]
+        held += [value for owner in held if _is_object(owner) for value in _attributes(owner, code)]
     elif not hasattr(function, "__self__") and hasattr(function, "__dict__"):
         held += [value for value in vars(function).values() if not _is_data(value)]
         held.append(vars(type(function)).get("__call__"))
     return held
+
+
+def _is_object(value: Any) -> bool:
+    """Return whether a value is an object such as a trainer, whose attributes may be modules."""
+    return hasattr(value, "__dict__") and not callable(value) and not isinstance(value, (ModuleType, torch.Tensor))
+
+
+def _attributes(owner: Any, code: CodeType) -> Iterator[Any]:
+    """Yield the attributes and methods of an object that code names."""
+    for name in _attribute_names(code):
+        if name in vars(owner):
+            if not _is_data(vars(owner)[name]):
+                yield vars(owner)[name]
+        elif isinstance(getattr_static(type(owner), name, None), FunctionType):
+            yield getattr(owner, name)
+
+
+@lru_cache(maxsize=256)
+def _attribute_names(code: CodeType) -> tuple[str, ...]:
+    """Return the names that code looks up anywhere, also in functions inside of it."""
+    inner = [name for c in code.co_consts if isinstance(c, CodeType) for name in _attribute_names(c)]
+    return tuple(dict.fromkeys([*code.co_names, *inner]))
 
 
 @lru_cache(maxsize=256)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -16,13 +17,15 @@ import torch
 from torch import Tensor, nn, overrides
 from torch.autograd import Function, Variable, forward_ad
 from torch.autograd.function import BackwardCFunction, once_differentiable
+from torch.autograd.graph import GradientEdge
 from torch.nn.attention import SDPBackend
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
-from torch.utils import _pytree
+from torch.utils import _pytree, checkpoint
 from torch.utils._python_dispatch import _disable_current_modes
 
 tree_leaves, tree_map_only = _pytree.tree_leaves, _pytree.tree_map_only
+tree_flatten, tree_unflatten = _pytree.tree_flatten, _pytree.tree_unflatten
 
 # ---------------------------------------------------------------------------- transforms and modes
 
@@ -64,11 +67,18 @@ def caches_parametrized(modules: Iterable[nn.Module]) -> bool:
 def in_checkpoint() -> bool:
     """Return whether a non-reentrant torch.utils.checkpoint is at work, by the hooks that it sets.
 
-    False with a torch that does not tell.
+    With a torch that does not tell: by the functions that are running.
     """
     top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-    hooks = None if top is None else top(True)
+    if top is None:
+        return runs_in_checkpoint()
+    hooks = top(True)
     return hooks is not None and "checkpoint" in getattr(hooks[0], "__qualname__", "")
+
+
+def runs_in_checkpoint() -> bool:
+    """Return whether any torch.utils.checkpoint is at work, by the functions that are running."""
+    return any(frame.f_code.co_filename == checkpoint.__file__ for frame, _ in traceback.walk_stack(None))
 
 
 def stance_as_it_is() -> Callable[[], Any]:
@@ -164,6 +174,21 @@ def lacks_formula(function: type[Function]) -> bool:
 def current_backward() -> int:
     """Return the number of the backward pass that runs in this thread, or -1."""
     return torch._C._current_graph_task_id()
+
+
+def owner(t: Tensor) -> Any:
+    """Return what keeps the node of a tensor alive, which a GradientEdge does only in newer releases of torch."""
+    return None if "ownership_token" in GradientEdge._fields or t.grad_fn is None else t.view_as(t).grad_fn
+
+
+def keeps_graph() -> bool:
+    """Return whether the backward pass that runs in this thread keeps its graph."""
+    return torch._C._autograd._get_current_graph_task_keep_graph()
+
+
+def is_older(node: Any, other: Any) -> bool:
+    """Return whether a node of the graph was made before another one, in this thread."""
+    return node._sequence_nr() < other._sequence_nr()
 
 
 def after_backward(callback: Callable[[], None]) -> None:

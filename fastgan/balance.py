@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -133,10 +134,12 @@ def _total(found: Mapping[str, _Gradients], weights: Mapping[str, Tensor], at: T
         w = weights[name]
         value = value + w.to(loss.dtype) * loss
         for t, part in ((at, g), *beside):
-            weighed = part * w.to(part.dtype)
+            wide = torch.promote_types(part.dtype, torch.float32)  # in which a large factor is finite
+            weighed = part.to(wide) * w.to(wide)
             entry = sums.setdefault(id(t), [t, None])
             entry[1] = weighed if entry[1] is None else entry[1] + weighed
-    tensors, grads = zip(*sums.values(), strict=True)
+    tensors = [t for t, _ in sums.values()]
+    grads = [g.to(t.dtype) for t, g in sums.values()]
     return Balanced(with_gradients(value, tensors, grads, _NO_SECOND), dict(weights))
 
 
@@ -238,13 +241,13 @@ class LossBalancer(nn.Module):
         (step.total + commitment).backward()
 
     Defossez et al. 2022 (arXiv:2210.13438), section 3.4. Let g_k be the gradient of loss k, and n_k the moving
-    average of its norm. What is sent back is the sum of total_norm * weight_k / (sum of weights) * g_k / n_k. The sum
-    of weights is over the losses that are given. An average is a decaying sum over a decaying count. Averages are
-    buffers on the device, in the state_dict; nothing waits. A norm that is not finite, as after a
-    GradScaler's overflow, leaves its average as it was.
+    average of its norm. What is sent back is the sum of total_norm * weight_k / (sum of weights) * g_k / n_k. The
+    sum of weights is over the losses that are given. An average is a decaying sum over a decaying count. Averages
+    are buffers on the device, in the state_dict; nothing waits. A norm that is not finite, as after a GradScaler's
+    overflow, leaves its average as it was.
 
     Args:
-        weights: of each loss, by name, positive; a call may leave losses out.
+        weights: of each loss, by name, above 0; a call may leave losses out.
         total_norm: the norm aimed at.
         decay: of the averages, in [0, 1).
         per_sample: a norm is the mean over samples of theirs; else it is that of the whole batch.
@@ -274,6 +277,8 @@ class LossBalancer(nn.Module):
         if not isinstance(weights, Mapping) or not weights:
             raise TypeError(f"weights: expected numbers by the names of losses, got {weights!r}")
         self.weights = {name: checks.number(f"weights[{name!r}]", w, 0.0) for name, w in weights.items()}
+        if not all(self.weights.values()):
+            raise ValueError(f"weights: expected numbers above 0, got {self.weights}")
         if checks.number("decay", decay, 0.0, 1.0) == 1.0:
             raise ValueError("decay: expected a number in [0, 1), got 1")
         self.total_norm = checks.number("total_norm", total_norm, 0.0)
@@ -323,6 +328,38 @@ class LossBalancer(nn.Module):
             dist.all_reduce(sums, group=self.process_group)
             averages = sums[:-1] / sums[-1]
         return averages
+
+    def get_extra_state(self) -> list[str]:
+        """Return the names of the losses, in the order of the averages, for the state_dict."""
+        return list(self.weights)
+
+    def set_extra_state(self, state: list[str]) -> None:
+        """Put averages that come from a state_dict in the order of this module's losses.
+
+        Raises:
+            ValueError: they are of other losses.
+        """
+        if set(state) != set(self.weights):
+            raise ValueError(f"state_dict: expected averages of {list(self.weights)}, got those of {state}")
+        for buffer in (self.sums, self.counts):
+            buffer.copy_(torch.stack([buffer[state.index(name)] for name in self.weights]))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LossBalancer:
+        """Move the averages with the module, in float32 at least: a count in bfloat16 stops at 256."""
+        kept = self.sums, self.counts
+        super()._apply(fn, recurse)
+        if self.sums.dtype in checks.SIXTEEN_BITS:
+            moved = zip(kept, (self.sums, self.counts), strict=True)
+            self.sums, self.counts = (old.to(new.device) for old, new in moved)
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LossBalancer:
+        """Return a copy, with the same process group."""
+        memo[id(self.process_group)] = self.process_group
+        copied = self.__class__.__new__(self.__class__)
+        memo[id(self)] = copied
+        vars(copied).update(copy.deepcopy(vars(self), memo))
+        return copied
 
     def extra_repr(self) -> str:
         """Return the options, as the module prints them."""

@@ -13,7 +13,7 @@ from ._torch_internals import tree_leaves, tree_map_only
 from .auxiliary import feature_matching_loss
 from .balance import ADVERSARIAL, FEATURES, Balanced
 from .discriminator import frozen as eagerly
-from .discriminator.outputs import Output, chosen, outputs_of, warn_of_mixed
+from .discriminator.outputs import Output, check_tree, chosen, outputs_of, warn_of_mixed
 from .functional import generator_loss
 from .steps import check_role
 
@@ -99,8 +99,10 @@ def generator_step(
 
     The discriminator's parameters are frozen meanwhile, as in `fastgan.frozen`: their gradients, which this step
     would throw away, are not computed. The generator's are the same without that. Parameters that `fake` depends on
-    are the generator's, and are not frozen. Real samples go through the discriminator under no_grad, once, and only
-    where a loss looks at them.
+    are the generator's, and are not frozen. Other networks that a function calls are a part of the discriminator.
+    Real samples go through it under no_grad, once, and only where a loss looks at them. Inside a function for
+    torch.compile the step runs between the parts of the graph. Under `fastgan.compiling()` it is traced, and
+    parameters that the generator shares are constants there.
 
     Args:
         discriminator: a module, or a function; called as discriminator(real, *args, **kwargs), then on fake.
@@ -115,8 +117,8 @@ def generator_step(
             default all of it.
         features: which part are the feature maps, in the same way.
         real_args: the further arguments for real, where they are others than those for fake.
-        real_outputs: what the discriminator returned on real, where that is known; it is not called on real then.
-            Outputs of before the discriminator's optimizer stepped are those of another discriminator.
+        real_outputs: what the discriminator returned on real, where that is known; it is not called on real then,
+            and they get no gradient. Outputs of before its optimizer stepped are those of another discriminator.
         reconstruction: a scalar computed of `fake`, or several by name, which are added to the total.
         balance: weighs the losses by their gradients at `fake`: a `fastgan.nn.AdaptiveWeight` or a
             `fastgan.nn.LossBalancer`. They are named "adversarial", "feature_matching", and "reconstruction" or as
@@ -155,10 +157,13 @@ def _run(calls: Any, discriminator: Any, inputs: Any, o: _Options) -> GeneratorS
     elif o.feature_matching is not None and real_outputs is None:
         raise ValueError("real: expected samples for feature_matching, got None")
     on_real, on_fake = calls.called_frozen(discriminator, call, (fake, args, kwargs))
-    losses, logits = _losses(on_fake, on_real if real_outputs is None else real_outputs, o)
-    total, weights = _total(losses, logits, fake, o)
-    if torch.is_grad_enabled() and not total.requires_grad:
+    if real_outputs is not None:
+        check_tree("real_outputs", real_outputs)
+        on_real = tree_map_only(Tensor, Tensor.detach, real_outputs)
+    losses, logits = _losses(on_fake, on_real, o)
+    if torch.is_grad_enabled() and not losses[ADVERSARIAL].requires_grad:
         raise ValueError("fake: expected samples with a graph back to the generator, got some without (detached?)")
+    total, weights = _total(losses, logits, fake, o)
     matched = losses.get(FEATURES)
     loss, matched = losses[ADVERSARIAL].detach(), None if matched is None else matched.detach()
     return GeneratorStep(total, loss, matched, weights, *tree_map_only(Tensor, Tensor.detach, logits))
@@ -169,8 +174,8 @@ def _check_constant(real: Any, args: Any, kwargs: Any) -> None:
     for name, given in (("real", real), ("real_args", args), ("kwargs", kwargs)):
         if any([isinstance(t, Tensor) and t.grad_fn is not None for t in tree_leaves(given)]):
             raise ValueError(
-                f"{name}: expected tensors that need no gradient, got one with a graph; detach it, or give"
-                " real_outputs, computed with the graph that you want"
+                f"{name}: expected tensors that need no gradient, got one with a graph; detach it, as none flows"
+                " through real"
             )
 
 
@@ -212,7 +217,7 @@ def _total(
     if o.balance is None:
         first, *others = losses.values()
         return sum(others, start=first), None
-    if any([isinstance(t, Tensor) and t.dtype is torch.float16 for t in tree_leaves(logits)]):
+    if any([isinstance(t, Tensor) and t.dtype is torch.float16 for t in tree_leaves([logits, fake])]):
         checks.warn_once("float16", _HALF)
     total, weights = o.balance(losses, fake)
     return total, weights

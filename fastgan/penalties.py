@@ -310,7 +310,14 @@ def _per_output(weights: Any, output: Tensor, o: PenaltyOptions, x: Any) -> Tens
     n = o.numbers_of(x)[0]
     if len(weights) != n:
         raise ValueError(f"sample_weights: expected shape ({n},), one per sample, got {tuple(weights.shape)}")
-    d = o.batch_dim if output.dim() == first.dim() else 0
+    d, same = o.batch_dim % first.dim(), output.dim() == first.dim()
+    places = [k for k in ((d, 0) if same else (0, d)) if k < output.dim() and output.shape[k] % n == 0]
+    if not places or (len(set(places)) > 1 and not same):
+        raise ValueError(
+            f"sample_weights: expected outputs of which one dimension has entries for each of {n} samples, got"
+            f" shape {tuple(output.shape)}"
+        )
+    d = places[0]
     entries = weights.repeat_interleave(output.shape[d] // n)
     return entries.reshape([-1 if k == d % output.dim() else 1 for k in range(output.dim())])
 
@@ -543,11 +550,11 @@ def gradient_penalty(
     outputs, whose squares are then averaged and not summed.
 
     Trainers differ from that paper (Seaweed-APT: weight 100, sigma 0.01 for images and 0.1 for video). Self-Forcing
-    and adversarial flow models divide by sigma^2: `normalize`. The latter weigh samples by their distance in time, on
-    a quarter of the batch: `sample_weights`, and `part` of `fastgan.nn.GradientPenalty`. Stable Audio's ARC sums
-    over logits: multiply the weight by their number. FastGen compares logits of a noised sample with those of the clean
-    one plus 0.1 noise. That is not noised to its timestep, and so measures no smoothness. `perturb` says what a
-    neighbour is, where that is not x + sigma * noise.
+    and adversarial flow models divide by sigma^2: `normalize`. The latter weigh samples by their distance in time,
+    on a quarter of the batch: `sample_weights`, and `part` of `fastgan.nn.GradientPenalty`. Stable Audio's ARC sums
+    over logits: multiply the weight by their number. FastGen compares logits of a noised sample with those of the
+    clean one plus 0.1 noise. That is not noised to its timestep, and so measures no smoothness. `perturb` says what
+    a neighbour is, where that is not x + sigma * noise.
 
     Nothing is detached: where real or fake require grad, the penalty sends them one. Nothing of the
     caller's is changed beyond what a forward of the discriminator changes (batch statistics). A compiled
@@ -568,12 +575,13 @@ def gradient_penalty(
         target: the norm aimed at, for "wgan-gp", "wgan-lp" and "dragan".
         power: for "wgan-div", an integer from 1 to 16.
         sigma: the approximations' step, 0.01 by default.
-        normalize: divide an approximation by sigma^2. A weight of gamma / 2 then is about R1 of weight gamma, whatever
-            sigma is.
+        normalize: divide an approximation by sigma^2. A weight of gamma / 2 then is about R1 of weight gamma,
+            whatever sigma is.
         directions: how many neighbours of each input an approximation draws, and averages over.
         perturb: a function of x that returns its neighbour, in the place of x + sigma * noise. A discriminator of
             diffusion models sees samples with noise of a timestep: perturb the sample, and add the same noise.
-        sample_weights: (N,), a constant factor for each sample. Means still divide by N.
+        sample_weights: (N,), a constant factor for each sample. Means still divide by N. An approximation's outputs
+            that are more than one per sample lie sample by sample.
         eps: (N,) in [0, 1], for points between and "dragan"; by default uniform.
         generator: for random draws: eps, then noise.
         over: "sample", "channel" (one norm per pixel) or "batch".

@@ -16,7 +16,7 @@ from .discriminator import compile as compiled
 from .discriminator import forward as eagerly
 from .discriminator.forward import Forward, as_given, tensors_of
 from .discriminator.joined import Call, Joined, check_norms, is_known
-from .discriminator.outputs import Output, check_counts, chosen, outputs_of, warn_of_mixed
+from .discriminator.outputs import Output, check_counts, check_tree, chosen, outputs_of, warn_of_mixed
 from .functional import discriminator_loss
 from .interpolation import checked_samples
 from .norms import Tensors
@@ -255,11 +255,10 @@ class _Step:
 
     def join(self, real: Call, fake: Call, due: Sequence[_DuePenalty], batch_dim: int, pac: int) -> None:
         """Call the discriminator once, on real, fake and what lies near them."""
-        near = [(k, Call(x, d.args, d.kwargs)) for k, d in enumerate(due) for x in d.nearby]
-        joined = Joined([real, fake, *[call for _, call in near]], batch_dim, pac)
+        joined = Joined(_calls(real, fake, due), batch_dim, pac)
         exact = [d.shared for d in due if d.shared and not d.options.is_approximate]
         call, twice = joined.call, bool(exact)
-        looks = self.calls is eagerly and self.create_graph and not is_known(self.discriminator)
+        looks = self.calls is eagerly and not is_known(self.discriminator, joined.calls)
         if looks and not twice:
             call = call._replace(x=_requiring_grad(call.x))
         whole = self.side(call, twice)
@@ -267,8 +266,9 @@ class _Step:
             joined.check(self.discriminator, whole.x if isinstance(whole, Forward) else call.x, whole.result)
         results = joined.split(whole.result)
         self.sides = {name: _Part(whole, joined, k, results[k]) for k, name in enumerate(("real", "fake"))}
-        for place, (k, _) in enumerate(near):
-            self.near.setdefault(k, []).append(results[2 + place])
+        for k, d in enumerate(due):
+            if d.nearby:
+                self.near[k] = [results.pop(2) for _ in d.nearby]
 
     def penalty(self, k: int, d: _DuePenalty) -> Tensor:
         """Return one penalty, the k-th."""
@@ -298,6 +298,11 @@ class _Step:
         if k in self.near:
             return self.near[k]
         return [self.discriminator(x, *d.args, **d.kwargs) for x in d.nearby]
+
+
+def _calls(real: Call, fake: Call, due: Sequence[_DuePenalty]) -> list[Call]:
+    """Return the calls that are joined: on real, on fake, and near the inputs of approximations."""
+    return [real, fake, *[Call(x, d.args, d.kwargs) for d in due for x in d.nearby]]
 
 
 def _requiring_grad(x: Any) -> Any:
@@ -347,6 +352,8 @@ def _step(
     penalties = [step.penalty(k, d) for k, d in enumerate(due)]
     total = sum(penalties, start=value)
     penalty = sum([p.detach() for p in penalties[1:]], start=penalties[0].detach()) if penalties else None
+    if keep:
+        check_tree("keep_outputs", outputs[0])
     kept = [*logits, outputs[0] if keep else None]
     return total, (value.detach(), penalty, *tree_map_only(Tensor, Tensor.detach, kept)), step.created
 
@@ -401,9 +408,11 @@ def discriminator_step(
             function of its result. A `fastgan.nn.GradientPenalty` may have another.
         sample_weights: (N,), a constant factor on each sample's part of the penalties.
         concat: call the discriminator once, on real and fake one after the other, and on the neighbours of
-            approximations. Arguments with an entry per sample are joined as well. Not for discriminators that mix
-            samples: batch norm in training mode raises, and so does, at the first call, one whose first output
-            depends on the other samples. Engine "compiled" runs that call eagerly. Spectral norm moves once, and
+            approximations. Arguments whose length is the number of samples are joined as well; bind one of another
+            meaning by functools.partial. Not for discriminators that mix samples. Batch norm in training mode
+            raises, and so does one whose output for a sample depends on others, by the gradient. That is looked at
+            where modes, switches, options or shapes are new; engine "compiled" runs such a call eagerly. It cannot
+            be seen under `fastgan.compiling()`, nor of statistics that are detached. Spectral norm moves once, and
             exact penalties on real or fake go through the whole batch.
         keep_outputs: keep what the discriminator returned on real, for `generator_step(real_outputs=)`.
         engine: "auto", "eager" or "compiled", as for `gradient_penalty`; compiled, the whole step is one graph.
@@ -468,15 +477,19 @@ def _run(
     found = [_due(p, batch) for p in o.penalties]
     due = [d for d in found if d is not None]
     inputs = (real, fake, args, fake_args, kwargs, due)
-    together = _together(discriminator, batch) if o.concat else None
+    # A value alone is not joined: without gradients it cannot be seen whether samples are mixed.
+    together = _together(discriminator, batch) if o.concat and create_graph else None
     given = o.loss_function(), arrangement.get("output"), prune, together, o.keep_outputs
 
     def evaluate() -> tuple[Tensor, Any]:
         return _step(calls, discriminator, inputs, *given, create_graph=create_graph)[:2]
 
     engine = "eager"
-    seen = together is None or is_known(discriminator)  # else the eager step looks whether samples are mixed
-    if o.engine == "compiled" and create_graph and calls is eagerly and seen:
+    compiles = o.engine == "compiled" and create_graph and calls is eagerly
+    if compiles and together:  # else the eager step looks whether samples are mixed
+        of = Call(real, args, kwargs), Call(fake, fake_args, kwargs)
+        compiles = is_known(discriminator, _calls(*of, due))
+    if compiles:
         (total, results), engine = compiled.run(discriminator, _step, inputs, given, evaluate)
     else:
         total, results = evaluate()

@@ -25,6 +25,7 @@ __all__ = [
     "alike",
     "bce",
     "between",
+    "differentiable",
     "distance",
     "elements",
     "feature_distance",
@@ -36,6 +37,7 @@ __all__ = [
     "mean_with_values",
     "min_hinge",
     "path_lengths",
+    "pruned_forward",
     "quiet_input",
     "result_dtype",
     "softplus",
@@ -193,15 +195,26 @@ def quiet_input(
 
     Points without a graph are made a leaf. `pick` selects the part of the discriminator's result that counts.
     """
-
-    def run(x: Tensor, *a: Any, **k: Any) -> Any:
-        result = discriminator(x, *a, **k)
-        return pick(result) if pick else result
-
     with differentiable():
-        forward = Forward(run, points, args, kwargs, create_graph=True, prune=prunable(discriminator))
+        forward = pruned_forward(discriminator, points, *args, after=pick, **kwargs)
         (g,) = forward.gradients()
     return forward.with_zeros(g)
+
+
+def pruned_forward(
+    discriminator: Callable[..., Any], points: Tensor, *args: Any, before: Callable[[Any], Any] | None = None,
+    after: Callable[[Any], Any] | None = None, **kwargs: Any,
+) -> Forward:  # fmt: skip
+    """Return a call of a discriminator, pruned where that can be, with functions before and after it.
+
+    To be made, and asked for gradients, under `differentiable`.
+    """
+
+    def run(x: Tensor, *a: Any, **k: Any) -> Any:
+        result = discriminator(before(x) if before else x, *a, **k)
+        return after(result) if after else result
+
+    return Forward(run, points, args, kwargs, create_graph=True, prune=prunable(discriminator))
 
 
 def squared_norms(grads: Tensor, over: str = "sample", reduction: str = "mean", **options: Any) -> Tensor:

@@ -99,7 +99,11 @@ class MultiScaleGANLoss(GANLoss):
 
 
 def r1_penalty(real_pred: Any, real_img: Tensor) -> Tensor:
-    """Return the mean over samples of ||g||^2, without 1/2 and weight; `real_img` must require grad."""
+    """Return the mean over samples of ||g||^2, without 1/2 and weight; `real_img` must require grad.
+
+    The logits are there already, so that nothing is pruned. `fastgan.r1_penalty(net_d, real_img, weight=2.0)` is
+    the same, pruned.
+    """
     return squared_norms(gradient_by_input(real_pred, real_img, name="real_img"))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from ..functional import generator_loss
-from ._shared import gradient_by_input, squared_norms
+from ._shared import differentiable, gradient_by_input, pruned_forward, squared_norms
 
 __all__ = ["AdversarialTraining"]
 
@@ -79,12 +79,22 @@ class AdversarialTraining:
         """
         real = RealSamples.detach().requires_grad_(True)
         fake = self.Generator(Noise, Conditions).detach().requires_grad_(True)
-        real_logits = self.Discriminator(Preprocessor(real), Conditions)
-        fake_logits = self.Discriminator(Preprocessor(fake), Conditions)
+        (real_logits, r1), (fake_logits, r2) = self._penalised([real, fake], Conditions, Preprocessor)
         difference, loss = _paired(real_logits, fake_logits)
-        r1 = self.ZeroCenteredGradientPenalty(real, real_logits)
-        r2 = self.ZeroCenteredGradientPenalty(fake, fake_logits)
         # Means apart, as (N, 1) beside (N,) would broadcast to (N, N); of the same mean.
         total = loss.mean() + (Gamma / 2) * (r1.mean() + r2.mean())
         (Scale * total).backward()
         return [loss.detach(), difference, r1.detach(), r2.detach()]
+
+    def _penalised(
+        self, batches: list[Tensor], conditions: Any, preprocessor: Preprocessor
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return the logits and the penalties (N,) of each batch, pruned unless the penalty is a subclass's own."""
+        if self.ZeroCenteredGradientPenalty is not AdversarialTraining.ZeroCenteredGradientPenalty:
+            logits = [self.Discriminator(preprocessor(x), conditions) for x in batches]
+            return [(y, self.ZeroCenteredGradientPenalty(x, y)) for x, y in zip(batches, logits, strict=True)]
+        with differentiable():
+            calls = [pruned_forward(self.Discriminator, x, conditions, before=preprocessor) for x in batches]
+            grads = [call.gradients()[0] for call in calls]
+        norms = [squared_norms(g, reduction="none") for g in grads]
+        return [(call.result, call.with_zeros(n)) for call, n in zip(calls, norms, strict=True)]

@@ -30,7 +30,8 @@ def g_nonsaturating_loss(fake_pred: Tensor) -> Tensor:
 def d_r1_loss(real_pred: Any, real_img: Tensor) -> Tensor:
     """Return the mean over samples of ||g||^2, without 1/2: the trainer multiplies by r1 / 2 * interval.
 
-    `real_img` (N, ...), of any memory layout, must require grad before the discriminator sees it.
+    `real_img` (N, ...), of any memory layout, must require grad before the discriminator sees it. Its logits are
+    there already, so that nothing is pruned. `fastgan.r1_penalty(D, real_img, weight=2.0)` is the same, pruned.
     """
     return squared_norms(gradient_by_input(real_pred, real_img, name="real_img"))
 

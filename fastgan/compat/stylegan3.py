@@ -38,7 +38,11 @@ def loss_dreal(real_logits: Tensor) -> Tensor:
 
 
 def r1_penalty(real_logits: Any, real_img: Tensor) -> Tensor:
-    """Return ||g||^2 of each sample, (N,): the trainer multiplies by r1_gamma / 2; `real_img` must require grad."""
+    """Return ||g||^2 of each sample, (N,): the trainer multiplies by r1_gamma / 2; `real_img` must require grad.
+
+    The logits are there already, so that nothing is pruned. `fastgan.r1_penalty(D, real_img, weight=r1_gamma)` is
+    the mean of the product, pruned.
+    """
     return squared_norms(gradient_by_input(real_logits, real_img, name="real_img"), reduction="none")
 
 

@@ -101,7 +101,8 @@ def leaves_below(t: Tensor) -> list[Tensor]:
 
 _OPAQUE = (
     "its function {} computes its gradient out of autograd's sight, so that the parameters would silently get wrong"
-    " gradients; write its backward in differentiable operations, or mark it once_differentiable"
+    " gradients; write its backward in differentiable operations, mark it once_differentiable, or, if it is"
+    " piecewise linear, declare it by fastgan.declare_piecewise_linear"
 )
 
 
@@ -124,7 +125,8 @@ def _refusal(suspects: Sequence[Any], names: Sequence[str]) -> str:
                 )
             return (
                 f"its function {python_function(node).__name__} is marked once_differentiable; write its backward"
-                " in differentiable operations"
+                " in differentiable operations, or, if it is piecewise linear, declare it by"
+                " fastgan.declare_piecewise_linear"
             )
     known = [way for start, way in _ONCE_ONLY.items() if any(n.startswith(start) for n in names)]
     operators = ", ".join(dict.fromkeys(map(_operator, suspects)))
@@ -193,7 +195,7 @@ def check(
     outputs: Sequence[Tensor],
     grads: Sequence[Tensor],
     inputs: Sequence[Tensor],
-    pruned: Sequence[Any] = (),
+    pruned: Sequence[tuple[list[bool], Any, Any]] = (),
     name_of: Callable[[Tensor], str | None] = lambda p: None,
     lost: Callable[[Any], bool] | None = None,
 ) -> ReachedParameters:
@@ -205,7 +207,7 @@ def check(
         outputs: of the discriminator.
         grads: their gradients by the inputs.
         inputs: of the discriminator.
-        pruned: the nodes below which PyTorch would have sent zeros.
+        pruned: what was replaced, as `Prune` has it: whether a gradient went through, the node below, its own.
         name_of: tells a parameter's name.
         lost: tells which Functions have lost their second derivative.
 
@@ -216,6 +218,7 @@ def check(
     ends = {t.grad_fn for t in inputs if t.grad_fn is not None}
     seen: set[Any] = set(ends)
     reached, suspects = walk([g.grad_fn for g in grads], seen)
+    zeros = [below for used, below, own in pruned if used[0] or own in seen]
     unreached, more = walk([o.grad_fn for o in outputs], seen)
     if lost is not None:
         suspects, more = ([n for n in found if not is_stand_in(n)] for found in (suspects, more))
@@ -227,7 +230,7 @@ def check(
             "discriminator: a gradient penalty needs its second derivative, which it does not have:"
             f" {why}{_place(suspects, name_of)}{_WAYS_OUT}"
         )
-    zero_gradient = _below_pruned(pruned, inputs, ends)
+    zero_gradient = _below_pruned(zeros, inputs, ends)
     own, by_zeros = {id(t) for t in inputs}, {id(t) for t in zero_gradient}
     reached, unreached = ([t for t in leaves if id(t) not in own] for leaves in (reached, unreached))
     reached += [t for t in unreached if id(t) in by_zeros]

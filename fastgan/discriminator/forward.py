@@ -355,7 +355,7 @@ class Forward:
         inputs = list(tensors_of(self.x))
         grads = gradients_of(outputs, inputs, self.create_graph, self._name_of if self.create_graph else None)
         if self.create_graph:
-            pruned = self._pruning.inputs() if self._pruning else ()
+            pruned = self._pruning.replaced if self._pruning else ()
             self._parameters[output] = found = check(outputs, grads, inputs, pruned, self._name_of)
             if not found.reached and len(self.created) == len(inputs):
                 self._refuse_frozen()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from .._torch_internals import caches_parametrized, tree_leaves
+from .._checks import warn_once
+from .._torch_internals import caches_parametrized, in_checkpoint, runs_in_checkpoint, tree_leaves
 from . import wrappers
 from .double_backward import walk
 from .forward import check_callable, modules_of
@@ -50,21 +52,29 @@ def frozen(*discriminators: Callable[..., Any]) -> Iterator[None]:
     Afterwards each `requires_grad` is as it was, after an exception too. Blocks may be nested, and those of several
     threads may overlap. Parameters that were frozen already stay so. DistributedDataParallel does not communicate
     for what was computed in the block. FullyShardedDataParallel (FSDP1) needs the backward in the block too. A
-    compiled discriminator gets a second graph, for its frozen form.
+    compiled discriminator gets a second graph, for its frozen form. Where the discriminator checkpoints
+    activations, run the backward in the block as well: the recomputation there would see parameters that are not
+    frozen. Copies that are made in the block stay frozen.
 
     Args:
         *discriminators: modules, wrapped and parametrized ones too, or functions. Of a function the modules count
             that it refers to.
 
     Raises:
-        TypeError: an argument is not callable.
+        TypeError, ValueError: an argument is not callable, or a function in which no module is found.
         RuntimeError: the block lies within `torch.nn.utils.parametrize.cached()`, whose weights outlive it, or a
             discriminator is wrapped by DistributedDataParallel(static_graph=True).
     """
     for d in discriminators:
         if not callable(d):
             raise TypeError(f"discriminators: expected modules or functions, got {type(d).__name__}")
-    with _frozen([m for d in discriminators for m in modules_of(d)]):
+    found = [list(modules_of(d)) for d in discriminators]
+    for d, modules in zip(discriminators, found, strict=True):
+        if not modules:
+            raise ValueError(
+                f"discriminators: expected a function that refers to a module, got {d!r}; give the module"
+            )
+    with _frozen([m for modules in found for m in modules]):
         yield
 
 
@@ -83,12 +93,35 @@ def called_frozen(discriminator: Callable[..., Any], real: Any, fake: Any) -> tu
     if any([p.requires_grad for m in modules for p in m.parameters(False)]):
         roots = [t.grad_fn for t in tree_leaves(fake) if isinstance(t, Tensor)]
         but = frozenset(map(id, walk(roots, set())[0]))
-    with _frozen(modules, but):
+    if not modules:
+        warn_once("frozen", _NOTHING)
+    with _frozen(modules, but) as fresh, _SeesCheckpoints() if fresh else nullcontext():
         on_real = None
         if real is not None:
             with torch.no_grad():
                 on_real = _call(discriminator, real)
         return on_real, _call(discriminator, fake)
+
+
+class _SeesCheckpoints(TorchFunctionMode):
+    """Refuses checkpointed parts, which run again in the backward, when parameters are not frozen any more."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function."""
+        if in_checkpoint() or (not torch.is_grad_enabled() and runs_in_checkpoint()):
+            raise RuntimeError(_CHECKPOINT)
+        return func(*args, **(kwargs or {}))
+
+
+_CHECKPOINT = (
+    "discriminator: a part of it is checkpointed, and would run again in the backward, with parameters that are not"
+    " frozen any more; run step and backward in one block: with fastgan.frozen(D): generator_step(...)."
+    "total.backward()"
+)
+_NOTHING = (
+    "generator_step: the discriminator is a function in which no module is found, so that nothing is frozen; give"
+    " the module itself, or call the step in a block of fastgan.frozen(module)"
+)
 
 
 def _call(discriminator: Callable[..., Any], given: Any) -> Any:
@@ -97,13 +130,14 @@ def _call(discriminator: Callable[..., Any], given: Any) -> Any:
 
 
 @contextmanager
-def _frozen(modules: list[nn.Module], but: frozenset[int] = frozenset()) -> Iterator[None]:
-    """Hold the parameters of modules frozen in a block, but for those of these ids."""
+def _frozen(modules: list[nn.Module], but: frozenset[int] = frozenset()) -> Iterator[bool]:
+    """Hold the parameters of modules frozen in a block, but for those of these ids; tell if any was not yet."""
     mine: list[_Slot] = []
     try:
         try:
+            fresh = any([p.requires_grad for m in modules for p in m._parameters.values() if p is not None])
             _hold(modules, mine, but)
-            yield
+            yield fresh
         finally:
             _release(mine)
     finally:

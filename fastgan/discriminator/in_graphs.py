@@ -29,12 +29,12 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def generator(run: Callable[..., Any], discriminator: Any, inputs: Any, options: Any) -> Any:
-    """Run a generator's step as a part of the graph where it can be traced, else between the graph's parts.
+    """Run a generator's step as a part of the graph under `fastgan.compiling`, else between the graph's parts.
 
-    It is first order, and needs no switch. A module's parameters are replaced for the call, which a wrapper or a
-    function does not let through. Gradients taken within the step are not traced either.
+    In a graph a module's parameters are replaced for the call, which wrappers and functions do not let through, and
+    which takes those for constants that the generator shares. Gradients are not taken within a part of a graph.
     """
-    if options.balance is None and traced.can_replace_parameters(discriminator):
+    if dynamo.switch.on and options.balance is None and traced.can_replace_parameters(discriminator):
         return run(traced, discriminator, inputs, options)
     return _frozen_between(run, discriminator, inputs, options)
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from .._torch_internals import tree_leaves, tree_map_only
 from .forward import as_given, modules_of, tensors_of
+from .outputs import check_tree
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-# By module: in which states it was seen not to mix samples.
+# By module: in which states, and in what calls, it was seen not to mix samples.
 _seen: WeakKeyDictionary[nn.Module, set[Any]] = WeakKeyDictionary()
 _INSTEAD = "call it for real and fake apart: concat=False"
 
@@ -31,20 +32,37 @@ class Joined:
     """Calls of a discriminator as one.
 
     Attributes:
+        calls: those that were joined.
         call: that one.
         counts: how many entries along the batch dimension each call has.
         pac: how many of them make a sample.
     """
 
     def __init__(self, calls: Sequence[Call], batch_dim: int, pac: int) -> None:
-        first = tensors_of(calls[0].x)[0]
+        first, self.calls = tensors_of(calls[0].x)[0], calls
         self.batch_dim, self.pac, self.dims = batch_dim, pac, first.dim()
         self.counts = [tensors_of(call.x)[0].shape[batch_dim] for call in calls]
         self.call = Call(
-            self._joined("real and fake", [c.x for c in calls]),
+            as_given(calls[0].x, self._joined_inputs([tensors_of(c.x) for c in calls])),
             self._joined("args", [tuple(c.args) for c in calls]),
             self._joined("kwargs", [dict(c.kwargs) for c in calls]),
         )
+
+    def _joined_inputs(self, inputs: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
+        """Return the inputs of all calls one after the other."""
+        joined = []
+        for tensors in zip(*inputs, strict=True):
+            shapes = ", ".join([str(tuple(t.shape)) for t in tensors])
+            d = self.batch_dim % tensors[0].dim()
+            if len({(*t.shape[:d], *t.shape[d + 1 :]) for t in tensors}) > 1:
+                raise ValueError(
+                    f"concat: expected real and fake of one shape per sample, got {shapes}; {_INSTEAD}"
+                )
+            dtypes = {t.dtype for t in tensors}
+            if torch.float64 in dtypes and len(dtypes) > 1:
+                raise TypeError(f"concat: expected real and fake of one dtype, got {sorted(map(str, dtypes))}")
+            joined.append(torch.cat(tensors, d))
+        return joined
 
     def _joined(self, name: str, values: Sequence[Any]) -> Any:
         """Return the values of all calls as one: tensors along the samples, what has none as it is."""
@@ -80,10 +98,11 @@ class Joined:
     def _dims_of(self, t: Tensor) -> list[int]:
         """Return the dimensions along which a tensor may have samples, the likelier first."""
         d = self.batch_dim % self.dims
-        return [k for k in ((d, 0) if t.dim() == self.dims else (0, d)) if k < t.dim()]
+        return [k for k in dict.fromkeys((d, 0) if t.dim() == self.dims else (0, d)) if k < t.dim()]
 
     def split(self, result: Any) -> list[Any]:
         """Return what the discriminator returned, for each call."""
+        check_tree("concat", result)
         return [tree_map_only(Tensor, partial(self.part, k), result) for k in range(len(self.counts))]
 
     def part(self, k: int, t: Tensor) -> Tensor:
@@ -95,9 +114,15 @@ class Joined:
     def _place(self, t: Tensor) -> tuple[int, int]:
         """Return the dimension along which a result has samples, and how many entries each has."""
         total = sum(self.counts) // self.pac
-        for d in self._dims_of(t):
-            if t.shape[d] and t.shape[d] % total == 0:
-                return d, t.shape[d] // total
+        dims = [d for d in self._dims_of(t) if t.shape[d] and t.shape[d] % total == 0]
+        exact = [d for d in dims if t.shape[d] == total]
+        if len(exact) > 1 and t.dim() != self.dims:
+            raise ValueError(
+                f"concat: expected outputs of which one dimension has {total} entries, one per sample, got shape"
+                f" {tuple(t.shape)}; {_INSTEAD}"
+            )
+        for d in (*exact, *dims):
+            return d, t.shape[d] // total
         raise ValueError(
             f"concat: expected outputs with entries for each of {total} samples, got shape {tuple(t.shape)};"
             f" {_INSTEAD}"
@@ -117,27 +142,41 @@ class Joined:
         return t.narrow(self.batch_dim, sum(self.counts[:k]), self.counts[k])
 
     def check(self, discriminator: Any, x: Any, result: Any) -> None:
-        """Raise where the first sample's outputs depend on other samples.
+        """Raise where a sample's outputs depend on other samples.
+
+        The second sample's: what is taken relative to the first would not be seen in the first. Its outputs are
+        weighed by random numbers, as their sum may be a constant.
 
         Args:
-            discriminator: what was called; it is remembered that it passed.
+            discriminator: what was called. It is remembered where it passed, and the sample itself counts.
             x: the input that it was called with, which requires grad.
             result: what it returned.
         """
         outputs = [t for t in tree_leaves(result) if isinstance(t, Tensor) and t.requires_grad]
         inputs = [t for t in tensors_of(x) if t.requires_grad]
-        if not outputs or not inputs:
+        if not outputs or not inputs or sum(self.counts) < 2 * self.pac:
             return
-        firsts = [t.narrow(d, 0, each) for t in outputs for d, each in (self._place(t),)]
-        ones = [torch.ones_like(t) for t in firsts]
-        for g in torch.autograd.grad(firsts, inputs, ones, retain_graph=True, allow_unused=True):
-            if g is not None and g.isfinite().all():
-                others = g.narrow(self.batch_dim, self.pac, g.shape[self.batch_dim] - self.pac)
-                if others.any():
-                    raise ValueError(
-                        f"concat: the discriminator mixes samples, as statistics of a batch do; {_INSTEAD}"
-                    )
-        _remember(discriminator)
+        parts = [t.narrow(d, each, each) for t in outputs for d, each in (self._place(t),)]
+        sent, clear = [_numbers(t) for t in parts], True
+        for g in torch.autograd.grad(parts, inputs, sent, retain_graph=True, allow_unused=True):
+            if g is None:
+                continue
+            own = g.narrow(self.batch_dim, self.pac, self.pac)
+            clear = clear and bool(g.isfinite().all()) and bool(own.any())
+            before = g.narrow(self.batch_dim, 0, self.pac)
+            after = g.narrow(self.batch_dim, 2 * self.pac, g.shape[self.batch_dim] - 2 * self.pac)
+            if g.isfinite().all() and (before.any() or after.any()):
+                raise ValueError(
+                    f"concat: the discriminator mixes samples, as statistics of a batch do; {_INSTEAD}"
+                )
+        if clear:
+            _remember(discriminator, self.calls)
+
+
+def _numbers(like: Tensor) -> Tensor:
+    """Return random numbers in a tensor's shape; the caller's generators stay as they are."""
+    own = torch.Generator(like.device).manual_seed(0)
+    return torch.rand(like.shape, dtype=like.dtype, device=like.device, generator=own) + 0.5
 
 
 def check_norms(discriminator: Any) -> None:
@@ -150,20 +189,37 @@ def check_norms(discriminator: Any) -> None:
             )
 
 
-def is_known(discriminator: Any) -> bool:
-    """Return whether a discriminator, in the mode that it is in, was seen not to mix samples."""
-    module, state = _state(discriminator)
+def is_known(discriminator: Any, calls: Sequence[Call]) -> bool:
+    """Return whether a discriminator, in the state that it is in, was seen not to mix samples in such calls."""
+    module, state = _state(discriminator, calls)
     return module is not None and state in _seen.get(module, ())
 
 
-def _remember(discriminator: Any) -> None:
-    module, state = _state(discriminator)
+def _remember(discriminator: Any, calls: Sequence[Call]) -> None:
+    module, state = _state(discriminator, calls)
     if module is not None:
         _seen.setdefault(module, set()).add(state)
 
 
-def _state(discriminator: Any) -> tuple[nn.Module | None, Any]:
-    """Return the module by which a discriminator is known, and what else tells it from others."""
+def _state(discriminator: Any, calls: Sequence[Call]) -> tuple[nn.Module | None, Any]:
+    """Return the module by which a discriminator is known, and what else may change what it does with samples.
+
+    That is which modules it has, their modes and switches, the function's code, options of the calls, and shapes.
+    """
     modules = list(modules_of(discriminator))
-    code = getattr(getattr(discriminator, "__func__", discriminator), "__code__", None)
-    return (modules[0] if modules else None), (code, tuple([m.training for m in modules]))
+    function = getattr(discriminator, "func", discriminator)
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    bound = getattr(discriminator, "args", ()), getattr(discriminator, "keywords", {})
+    switches = tuple([(id(m), *_words(vars(m))) for m in modules])
+    return (modules[0] if modules else None), (code, switches, *_words([bound, list(calls)]))
+
+
+def _words(values: Any) -> list[Any]:
+    """Return the switches and names among values, and the shapes of tensors."""
+    found: list[Any] = []
+    for v in tree_leaves(dict(values) if isinstance(values, dict) else values):
+        if isinstance(v, Tensor):
+            found.append(tuple(v.shape))
+        elif isinstance(v, (bool, str, type(None))):
+            found.append(v)
+    return found

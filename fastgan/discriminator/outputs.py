@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from .._checks import FLOATS, warn_once
+from .._torch_internals import tree_leaves
 
 Output = Hashable | Callable[[Any], Any]  # a key, an index, an attribute's name, or a function of the result
 
@@ -32,6 +33,20 @@ def chosen(result: Any, output: Output | None) -> Any:
     else:
         has = f"a {type(result).__name__}"
     raise ValueError(f"output: the discriminator's result has {has}, got {output!r}")
+
+
+def check_tree(name: str, result: Any) -> None:
+    """Raise where a result has parts in which tensors cannot be found: what is no list, tuple or dict, say.
+
+    Raises:
+        TypeError: it has.
+    """
+    for leaf in tree_leaves(result):
+        if not isinstance(leaf, (Tensor, str, int, float, type(None))):
+            raise TypeError(
+                f"{name}: expected the discriminator to return tensors in lists, tuples or dicts, got a"
+                f" {type(leaf).__name__}"
+            )
 
 
 def read(result: Any, output: Any, x: Tensor, numbers: Sequence[int]) -> list[Tensor]:

@@ -227,15 +227,21 @@ class Prune(Watch):
 
     def __init__(self, is_plain_elsewhere: Callable[[Any, Any], bool] = lambda args, kwargs: False) -> None:
         super().__init__(is_plain_elsewhere)
-        self.replaced: list[tuple[list[bool], Any]] = []
+        self.replaced: list[tuple[list[bool], Any, Any]] = []
+        self.paused = False
 
-    def inputs(self) -> list[Any]:
-        """Nodes that made the inputs of what a gradient went through: there PyTorch would have sent zeros."""
-        return [node for used, node in self.replaced if used[0]]
+    def add(self, used: list[bool], x: Tensor, own: Any = None) -> None:
+        """Note an operation on x, to which PyTorch would have sent zeros where a gradient went through it.
+
+        Where its node, if that is given, is met by a walk down from the gradients, it would have done so as well.
+        """
+        self.replaced.append((used, get_gradient_edge(x).node, own))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Replace an operation that has a rule."""
         kwargs = kwargs or {}
+        if self.paused:
+            return super().__torch_function__(func, types, args, kwargs)
         if func is Tensor.register_hook:  # where it would be called with zeros there may be nothing
             hook = args[1] if len(args) > 1 else kwargs["hook"]
             return func(args[0], lambda g: None if g is None else hook(g))
@@ -245,7 +251,7 @@ class Prune(Watch):
         if rule is None:
             return func(*args, **kwargs)
         used = [False]  # and no reference to the graph, which would be one in a circle
-        self.replaced.append((used, get_gradient_edge(args[0]).node))
+        self.add(used, args[0])
         return PiecewiseLinear.apply(rule, used, args[0])
 
 

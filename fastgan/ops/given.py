@@ -23,8 +23,14 @@ class _Given(Function):
     def backward(ctx: Any, upstream: Tensor) -> Any:
         if torch.is_grad_enabled():
             raise RuntimeError(ctx.why)
-        factors = {g.dtype: upstream.to(g.dtype) for g in ctx.saved_tensors}
-        return None, None, None, *[g * factors[g.dtype] for g in ctx.saved_tensors]
+        return None, None, None, *[_scaled(g, upstream) for g in ctx.saved_tensors]
+
+
+def _scaled(g: Tensor, upstream: Tensor) -> Tensor:
+    """Return a gradient times what comes from above, which need not be finite in 16 bits."""
+    if g.dtype in (torch.float16, torch.bfloat16):
+        return (g.float() * upstream.float()).to(g.dtype)
+    return g * upstream.to(g.dtype)
 
 
 def with_gradients(value: Tensor, tensors: Sequence[Tensor], grads: Sequence[Tensor], why: str) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import fastgan
 from bench.baselines import gigagan as peer_gigagan
 from bench.baselines import magvit2 as peer_magvit2
 from bench.baselines import r3gan as peer_r3gan
@@ -13,7 +14,7 @@ from bench.baselines import relativisticgan as peer_relativistic
 from bench.baselines import stylegan2 as peer_stylegan2
 from bench.baselines import stylegan3 as peer_stylegan3
 from bench.baselines import wgan_gp as peer_wgan
-from fastgan.compat import gigagan, magvit2, r3gan, relativisticgan, stylegan2, stylegan3, taming, wgan_gp
+from fastgan.compat import basicsr, gigagan, magvit2, r3gan, relativisticgan, stylegan2, stylegan3, taming, wgan_gp
 from tests.helpers import adapters
 from tests.helpers.adapters import DTYPES, LAYOUTS, Critic, compare, images, same_penalty, sample
 
@@ -606,6 +607,83 @@ def test_r3gan_accumulates():
     generator.zero_grad()
     training.AccumulateGeneratorGradients(noise, images()[0], conditions)
     torch.testing.assert_close(twice, 2 * generator.weight.grad, rtol=1e-12, atol=0)
+
+
+class Rectified(nn.Module):
+    """A critic of convolutions and leaky_relu, and a condition."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(8)
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 1, 1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(8, 8, 3),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(128, 1),
+        ).double()
+
+    def forward(self, x, c=None):
+        y = self.body(x).flatten()
+        return y if c is None else y * c
+
+
+class Unpruned(r3gan.AdversarialTraining):
+    """One whose penalty is its own, which gets the logits of a plain forward."""
+
+    calls = 0
+
+    @staticmethod
+    def ZeroCenteredGradientPenalty(Samples, Critics):
+        Unpruned.calls += 1
+        return r3gan.AdversarialTraining.ZeroCenteredGradientPenalty(Samples, Critics)
+
+
+@pytest.mark.parametrize(
+    "preprocessor", [lambda x: x, lambda x: x.abs() + x.square(), lambda x: x + torch.randn_like(x)]
+)
+def test_r3gan_prunes(preprocessor):
+    """Results, draws and all gradients are the same bit by bit."""
+    found, pruned = [], []
+    for kind in (r3gan.AdversarialTraining, Unpruned):
+        net = Rectified()
+        torch.manual_seed(9)
+        noise, conditions = torch.randn(4, 6, dtype=torch.float64), torch.rand(4, dtype=torch.float64)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            results = kind(Generator(), net).AccumulateDiscriminatorGradients(
+                noise, images()[0], conditions, 2.0, Preprocessor=preprocessor
+            )
+        found.append([*results, *[p.grad for p in net.parameters()], torch.randn(3)])
+        pruned.append(any("PiecewiseLinearBackward" in e.name for e in profile.events()))
+    assert Unpruned.calls
+    assert pruned == [True, False]
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("trainer", ["stylegan2", "stylegan3", "basicsr"])
+def test_r1_of_a_discriminator_instead_of_its_logits(trainer):
+    """The weights that docs/drop-in.md names."""
+    gamma, every, net = 10.0, 16, Rectified()
+    real, fake = images()
+    real.requires_grad_()
+    if trainer == "stylegan3":
+        old = (stylegan3.r1_penalty(net(real), real) * (gamma / 2)).mean()
+        new = fastgan.r1_penalty(net, real, weight=gamma)
+    else:
+        r1 = stylegan2.d_r1_loss if trainer == "stylegan2" else basicsr.r1_penalty
+        old = gamma / 2 * r1(net(real), real) * every
+        new = fastgan.r1_penalty(net, real, weight=gamma * every)
+        assert fastgan.r1_penalty(net, real, weight=2.0).item() == pytest.approx(
+            r1(net(real), real).item(), rel=1e-13
+        )
+    weight = gamma if trainer == "stylegan3" else gamma * every
+    r1 = fastgan.nn.GradientPenalty("r1", weight=weight)
+    step = fastgan.discriminator_step(net, real, fake, loss="nonsaturating", penalty=r1)
+    assert step.penalty.item() == pytest.approx(old.item(), rel=1e-13)
+    for a, b in zip(*(torch.autograd.grad(v, list(net.parameters())[:-1]) for v in (old, new)), strict=True):
+        assert adapters.close(a, b, 1e-12)
 
 
 def test_r3gan_refuses_unpaired_logits():

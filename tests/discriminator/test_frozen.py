@@ -178,12 +178,62 @@ def test_a_compiled_discriminator(net):
 
 
 class Checkpointed(nn.Module):
-    def __init__(self):
+    def __init__(self, reentrant=False):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(6))
+        self.reentrant = reentrant
 
     def forward(self, x):
-        return checkpoint(lambda x: (x * self.scale).exp() * self.scale, x, use_reentrant=False)
+        return checkpoint(lambda x: (x * self.scale).exp() * self.scale, x, use_reentrant=self.reentrant)
+
+
+HIDDEN = {k: nn.Linear(2, 1) for k in range(200)}  # a global of this length is taken for data
+
+
+class Trainer:
+    """No module itself, as many trainers are."""
+
+    def __init__(self):
+        self.D, self.G = network(), nn.Linear(2, 2)
+
+    def judge(self, x):
+        return self.called(x)
+
+    def called(self, x):
+        return self.D(x)
+
+
+def test_a_method_of_an_object_that_holds_the_module():
+    trainer, x = Trainer(), images()
+    for function in (trainer.judge, lambda x: trainer.judge(x), trainer.called):
+        with fastgan.frozen(function):
+            assert not any(flags(trainer.D))
+            assert all(flags(trainer.G))  # which its code does not name
+        fastgan.generator_step(function, x * 1).total.backward()
+        assert all(p.grad is None for p in trainer.D.parameters())
+
+
+def test_a_function_in_which_no_module_is_found():
+    with pytest.raises(ValueError, match="discriminators: expected a function that refers to a module"):
+        fastgan.frozen(lambda x: HIDDEN[0](x)).__enter__()
+    with pytest.warns(UserWarning, match="nothing is frozen"):
+        fastgan.generator_step(lambda x: x.sum((1, 2, 3)), images())
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoints_are_refused_by_a_step_whose_backward_comes_later(reentrant):
+    net, x = Checkpointed(reentrant), images()
+    with pytest.raises(RuntimeError, match=r"checkpointed.*with fastgan\.frozen"):
+        fastgan.generator_step(net, x * 1)
+    with fastgan.frozen(net):
+        fastgan.generator_step(net, x * 1).total.backward()
+    assert net.scale.grad is None
+    assert x.grad is not None
+
+
+def test_power_iterations_are_no_checkpoints():
+    net = parametrizations.spectral_norm(nn.Linear(4, 1))
+    fastgan.generator_step(net, torch.randn(3, 4, requires_grad=True) * 1)
 
 
 def test_checkpointed_layers_want_the_backward_in_the_block():
@@ -270,6 +320,8 @@ def run_rank(rank, folder, kinds):
             for p, q in zip(net.parameters(), plain.parameters(), strict=True):
                 torch.testing.assert_close(whole(p.grad), q.grad)
             net.zero_grad()
+        del net
+        dist.barrier()  # no rank leaves while the other still talks to it
     dist.destroy_process_group()
 
 

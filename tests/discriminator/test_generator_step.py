@@ -1,5 +1,6 @@
 """The generator's step: the same gradients as the trainer's own, and none for the discriminator."""
 
+import copy
 import functools
 import warnings
 
@@ -161,6 +162,9 @@ def test_outputs_on_real_that_are_known(case):
     step = STEP(net, generator(z), real_outputs=kept, **options)
     assert len(net.seen) == 1
     assert same(gradients(step.total, generator), gradients(own.total, generator))
+    step = STEP(net, generator(z), real_outputs=net(real), **options)  # with a graph, which is not gone through
+    step.total.backward()
+    generator.zero_grad()
 
 
 def test_conditional_arguments(case):
@@ -335,7 +339,7 @@ def test_the_balancer(case):
             ).total  # fmt: skip
         sent = own({name: torch.autograd.grad(t, fake, retain_graph=True)[0] for name, t in losses.items()})
         close(torch.autograd.grad(total, fake, retain_graph=True), [sent], 1e-9)
-    assert set(balance.state_dict()) == {"sums", "counts"}
+    assert set(balance.state_dict()) == {"sums", "counts", "_extra_state"}
 
 
 def test_a_balancer_that_does_not_rescale(case):
@@ -355,6 +359,46 @@ def test_an_overflow_leaves_the_averages(case):
     before = balance.sums.clone()
     balance({"l1": (fake * float("inf")).sum()}, fake)
     assert torch.equal(balance.sums, before)
+
+
+def test_averages_stay_in_float32_and_with_their_names(case):
+    _, generator, z, real = case
+    balance = LossBalancer({"l1": 1.0, "l2": 2.0}).bfloat16()
+    fake = generator(z)
+    for _ in range(300):
+        balance({"l1": (fake - real).abs().mean()}, fake)
+    assert balance.sums.dtype == torch.float32
+    assert balance.counts[0] > 256
+    other = LossBalancer({"l2": 2.0, "l1": 1.0})
+    other.load_state_dict(balance.state_dict())
+    assert other.counts.tolist() == balance.counts.flip(0).tolist()
+    with pytest.raises(ValueError, match="state_dict: expected averages of"):
+        LossBalancer({"l1": 1.0, "mel": 1.0}).load_state_dict(balance.state_dict())
+    assert copy.deepcopy(balance).counts.tolist() == balance.counts.tolist()
+
+
+def test_a_factor_that_is_not_finite_in_16_bits():
+    """Of a loss of small gradients in float16; and so is a GradScaler's."""
+    fake = torch.full((4,), 1e-6, dtype=torch.float16, requires_grad=True)
+    losses = {"l1": (fake.float() * 2e-6).sum()}
+    total = LossBalancer({"l1": 1.0}, per_sample=False)(losses, fake).total
+    (g,) = torch.autograd.grad(total, fake, retain_graph=True)
+    torch.testing.assert_close(g.float(), torch.full((4,), 0.5), rtol=1e-2, atol=0)
+    (g,) = torch.autograd.grad(total * 65536.0, fake, retain_graph=True)
+    torch.testing.assert_close(g.float(), torch.full((4,), 32768.0), rtol=1e-2, atol=0)
+
+
+def test_results_in_which_tensors_cannot_be_found(case):
+    net, generator, z, real = case
+
+    class Result(dict):
+        pass
+
+    with pytest.raises(TypeError, match="real_outputs: expected the discriminator to return tensors in lists"):
+        STEP(
+            lambda x: Result(logits=net(x)[0]), generator(z), real_outputs=Result(logits=net(real)[0]),
+            loss=GeneratorLoss(relativistic="paired"), output="logits",
+        )  # fmt: skip
 
 
 def test_a_scaled_backward(case):
@@ -391,6 +435,7 @@ def test_errors(case):
         (ValueError, "loss: expected a loss of the generator, got a DiscriminatorLoss", (net, fake), {"loss": DiscriminatorLoss()}),
         (TypeError, "loss: expected a scalar", (net, fake), {"loss": lambda f, r: f, "output": 0}),
         (ValueError, "fake: expected samples with a graph", (net, fake.detach()), {"output": 0}),
+        (ValueError, "fake: expected samples with a graph", (net, fake.detach()), {"output": 0, "reconstruction": l1}),
         (ValueError, "features: expected which part", (net, fake, real), {"feature_matching": 1.0}),
         (ValueError, "features: has no effect without", (net, fake, real), {"features": 1}),
         (ValueError, "real: expected samples for feature_matching", (net, fake), {"features": 1, "feature_matching": 1.0, "output": 0}),
@@ -422,6 +467,7 @@ def test_modules_of_bad_options():
         (ValueError, lambda: AdaptiveWeight(eps=-1.0)),
         (TypeError, lambda: LossBalancer({})),
         (ValueError, lambda: LossBalancer({"a": -1.0})),
+        (ValueError, lambda: LossBalancer({"a": 0.0})),
         (ValueError, lambda: LossBalancer({"a": 1.0}, decay=1.0)),
     ):
         with pytest.raises(error):
@@ -447,9 +493,22 @@ def test_in_a_graph(case):
         return STEP(net, generator(z), real, loss=loss, output=0, features=1, feature_matching=2.0).total
 
     compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
-    close(gradients(compiled(z), generator), gradients(step(z), generator))
-    compiled(z).backward()
+    with fastgan.compiling():
+        close(gradients(compiled(z), generator), gradients(step(z), generator))
+        compiled(z).backward()
     generator.zero_grad()
+
+
+@pytest.mark.slow
+def test_what_is_shared_with_the_generator_gets_its_gradient_between_the_parts_of_a_graph():
+    shared = nn.Linear(4, 4).double()
+    net, z = nn.Sequential(shared, nn.Tanh(), nn.Linear(4, 1).double()), torch.randn(3, 4, dtype=torch.float64)
+
+    def step(z):
+        return STEP(net, shared(z)).total
+
+    got = torch.autograd.grad(torch.compile(step, backend="aot_eager")(z), list(shared.parameters()))
+    close(got, torch.autograd.grad(step(z), list(shared.parameters())))
 
 
 @pytest.mark.slow

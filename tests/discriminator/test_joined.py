@@ -1,5 +1,7 @@
 """A step in one forward, and approximate R1 as trainers run it."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -150,6 +152,9 @@ def test_pac():
 
 
 MIXERS = {
+    "centred deviation": lambda h: (lambda x: x - x.mean(1, keepdim=True))(h + h.std(0, keepdim=True)),
+    "softmax": lambda h: torch.softmax(h + h.std(0, keepdim=True), 1),
+    "relative to the first": lambda h: h - h[:1],
     "deviation": lambda h: h + h.std(0, keepdim=True),
     "attention": lambda h: torch.softmax(h @ h.T, 1) @ h,
     "flip": lambda h: h.flip(0),
@@ -187,9 +192,87 @@ def test_a_mode_is_looked_at_by_itself():
         fastgan.discriminator_step(net, REAL, FAKE, concat=True)
 
 
-def test_nan_logits_are_no_mixing():
+def test_nan_logits_are_no_mixing_and_no_proof():
     net = Net().double()
     fastgan.discriminator_step(net, REAL * float("nan"), FAKE, concat=True)
+    net = Net(MIXERS["deviation"]).double()
+    fastgan.discriminator_step(net, REAL * float("nan"), FAKE, concat=True)
+    with pytest.raises(ValueError, match="mixes samples"):
+        fastgan.discriminator_step(net, REAL, FAKE, concat=True)
+
+
+def test_a_last_layer_of_zeros_is_no_proof():
+    net = Net(MIXERS["deviation"]).double()
+    nn.init.zeros_(net.score.weight)
+    fastgan.discriminator_step(net, REAL, FAKE, concat=True)
+    nn.init.ones_(net.score.weight)
+    with pytest.raises(ValueError, match="mixes samples"):
+        fastgan.discriminator_step(net, REAL, FAKE, concat=True)
+
+
+def test_switches_and_options_are_looked_at_by_themselves():
+    class Switched(Net):
+        mixing = False
+
+        def forward(self, x, mix=False):
+            self.mix = MIXERS["deviation"] if mix or self.mixing else lambda h: h
+            return super().forward(x)
+
+    net = Switched().double()
+    fastgan.discriminator_step(net, REAL, FAKE, concat=True)
+    for discriminator, options in ((net, {"mix": True}), (functools.partial(net, mix=True), {})):
+        with pytest.raises(ValueError, match="mixes samples"):
+            fastgan.discriminator_step(discriminator, REAL, FAKE, concat=True, **options)
+    net.mixing = True
+    with pytest.raises(ValueError, match="mixes samples"):
+        fastgan.discriminator_step(net, REAL, FAKE, concat=True)
+
+
+def test_a_value_alone_is_not_joined():
+    net = Net(MIXERS["deviation"]).double()
+    with torch.no_grad():
+        totals = [fastgan.discriminator_step(net, REAL, FAKE, concat=concat).total for concat in (False, True)]
+    assert torch.equal(*totals)
+
+
+class Steps(nn.Module):
+    """A network over time with an output (time, samples)."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.score = nn.Linear(4, 1)
+
+    def forward(self, x):
+        return self.score(x)[..., 0] * torch.arange(1, 1 + len(x), dtype=x.dtype)[:, None]
+
+
+def test_an_output_of_time_steps_and_samples():
+    net = Steps().double()
+    for n in (3, 2, 3):
+        real, fake = torch.randn(2, 8, n, 4, dtype=torch.float64)
+        (_, wanted, _), (_, got, _) = both(net, real=real, fake=fake, batch_dim=1)
+        close(got, wanted)
+    real, fake = torch.randn(2, 4, 2, 4, dtype=torch.float64)  # as many steps as samples
+    with pytest.raises(ValueError, match="concat: expected outputs of which one dimension has 4 entries"):
+        both(net, real=real, fake=fake, batch_dim=1)
+    with pytest.raises(ValueError, match="sample_weights: expected outputs of which one dimension"):
+        fastgan.gradient_penalty(
+            net, real, None, kind="r1-approx", batch_dim=1, sample_weights=torch.ones(2, dtype=torch.float64)
+        )
+
+
+def test_results_in_which_tensors_cannot_be_found():
+    net = Net().double()
+
+    class Result(dict):
+        pass
+
+    for options in ({"concat": True}, {"keep_outputs": True}):
+        with pytest.raises(
+            TypeError, match="expected the discriminator to return tensors in lists, tuples or dicts"
+        ):
+            fastgan.discriminator_step(lambda x: Result(a=net(x)), REAL, FAKE, output="a", **options)
 
 
 def test_errors():

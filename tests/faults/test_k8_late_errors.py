@@ -53,9 +53,6 @@ class Net(nn.Module):
         return self.head(x.mean(1))
 
 
-@pytest.mark.skipif(
-    not hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks"), reason="torch does not tell of checkpoints"
-)
 @pytest.mark.parametrize("kind", ["function", "layer"])
 @pytest.mark.parametrize("prune", [True, False])
 def test_attention_in_a_checkpoint_is_refused_at_the_call(kind, prune):
