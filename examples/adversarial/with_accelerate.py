@@ -1,7 +1,6 @@
 """The same GAN with Hugging Face Accelerate; needs `pip install accelerate`.
 
     python examples/adversarial/with_accelerate.py
-    accelerate launch --cpu --num_processes 2 examples/adversarial/with_accelerate.py
 
 Both networks, both optimizers and the loader are prepared; `accelerator.backward` gets each step's total. On
 several processes Accelerate wraps the networks in DistributedDataParallel: each gets one backward per step of its
