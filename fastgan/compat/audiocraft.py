@@ -312,7 +312,7 @@ class Balancer:
     was, where AudioCraft's stays NaN.
 
     Args:
-        weights: of each loss by its name, not negative.
+        weights: of each loss by its name.
         balance_grads: False: weights are used as they are.
         total_norm: the norm aimed at; 0 counts as 1.
         ema_decay: of the averages; 0 counts as 1, a plain mean.
@@ -337,7 +337,7 @@ class Balancer:
         self.per_batch_item = per_batch_item
         self.epsilon = epsilon
         self.monitor = monitor
-        self._balance = _Norms(weights, total_norm=self.total_norm, eps=epsilon)
+        self._balance = _Norms(dict.fromkeys(weights, 1.0))  # by name; AudioCraft takes weights of 0
         self._balance.decay = float(ema_decay or 1.0)
         self._metrics: dict[str, float] = {}
 

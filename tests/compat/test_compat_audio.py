@@ -466,7 +466,7 @@ def balanced(module, dtype, options, calls=4):
     torch.manual_seed(5)
     layer = nn.Conv1d(1, 2, 3).to(dtype)
     beside = torch.ones((), dtype=dtype, requires_grad=True)
-    balancer, found = module.Balancer(dict(WEIGHTS), **options), []
+    balancer, found = module.Balancer(**{"weights": dict(WEIGHTS), **options}), []
     for k in range(calls):
         x = layer(torch.randn(3 + k, 1, 9).to(dtype))
         losses = {
@@ -490,6 +490,7 @@ def balanced(module, dtype, options, calls=4):
         {"balance_grads": False, "monitor": True},
         {"per_batch_item": False, "monitor": True},
         {"total_norm": 3.0, "ema_decay": 0.5},
+        {"weights": {"l1": 0.0, "msspec": 1.0, "adv": 2.0}, "monitor": True},
         {"total_norm": 0.0, "ema_decay": 0.0, "epsilon": 0.1, "monitor": True},
     ],
 )
