@@ -241,6 +241,9 @@ def arguments(suite: Suite, given: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--budget", type=float, default=float("inf"), help="seconds after which no further case is begun"
     )
+    parser.add_argument(
+        "--threads", type=int, help=f"for the operators (default: {THREADS}, with --quick 1); in the files' names"
+    )
     parser.set_defaults(compile=None)
     if suite.compiles:
         parser.add_argument(
@@ -263,11 +266,12 @@ def main(suite: Suite, given: list[str] | None = None) -> None:
     """Measure, and write the JSON, the tables and the plot."""
     options = arguments(suite, given)
     start = perf_counter()
-    torch.set_num_threads(1 if options.quick else THREADS)
+    torch.set_num_threads(options.threads or (1 if options.quick else THREADS))
     run, facts = Run(suite, options), machine()
     device = torch.cuda.get_device_name() if options.device == "cuda" else "the CPU"
     known: Row = {"machine": facts, "device": device, "quick": options.quick, "no compile": run.why_not_compiled}
-    path = options.out / f"{suite.name}-{options.device}-{facts['date']}"
+    threads = f"-{options.threads}-threads" if options.threads else ""
+    path = options.out / f"{suite.name}{threads}-{options.device}-{facts['date']}"
     told = 0
     for found in measured(suite, run, start + options.budget):
         result = known | summarized(found) | {"took": round(perf_counter() - start, 1)}
