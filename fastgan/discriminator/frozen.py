@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .._checks import warn_once
-from .._torch_internals import caches_parametrized, in_checkpoint, runs_in_checkpoint, tree_leaves
+from .._torch_internals import (
+    caches_parametrized,
+    compiler_is_loaded,
+    function_mode_depth,
+    in_checkpoint,
+    pop_function_mode,
+    runs_in_checkpoint,
+    tree_leaves,
+)
 from . import wrappers
 from .double_backward import walk
 from .forward import check_callable, modules_of
@@ -95,12 +103,37 @@ def called_frozen(discriminator: Callable[..., Any], real: Any, fake: Any) -> tu
         but = frozenset(map(id, walk(roots, set())[0]))
     if not modules:
         warn_once("frozen", _NOTHING)
-    with _frozen(modules, but) as fresh, _SeesCheckpoints() if fresh else nullcontext():
+    with _frozen(modules, but) as fresh:
         on_real = None
         if real is not None:
             with torch.no_grad():
                 on_real = _call(discriminator, real)
+        if fresh and torch.is_grad_enabled() and not _may_be_compiled(discriminator, modules):
+            return on_real, _call_without_checkpoints(discriminator, fake)
         return on_real, _call(discriminator, fake)
+
+
+def _may_be_compiled(discriminator: Any, modules: list[nn.Module]) -> bool:
+    """Return whether a part may be compiled: with a mode that sees functions it would be compiled anew."""
+    if not compiler_is_loaded():
+        return False
+    return not isinstance(discriminator, nn.Module) or any(
+        ["_orig_mod" in m._modules or getattr(m, "_compiled_call_impl", None) is not None for m in modules]
+    )
+
+
+def _call_without_checkpoints(discriminator: Callable[..., Any], given: Any) -> Any:
+    """Call a discriminator, and raise where a part of it is checkpointed.
+
+    The mode is taken off by hand: PyTorch's context manager fails where Ctrl-C came while it was put aside.
+    """
+    depth = function_mode_depth()
+    try:
+        _SeesCheckpoints().__enter__()
+        return _call(discriminator, given)
+    finally:
+        while function_mode_depth() > depth:
+            pop_function_mode()
 
 
 class _SeesCheckpoints(TorchFunctionMode):

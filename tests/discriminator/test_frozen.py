@@ -231,6 +231,19 @@ def test_checkpoints_are_refused_by_a_step_whose_backward_comes_later(reentrant)
     assert x.grad is not None
 
 
+def test_a_step_leaves_no_mode_and_compiles_nothing_anew():
+    net, x = network(), images()
+    compiled = torch.compile(net, backend="aot_eager")
+    frames = torch._dynamo.utils.counters["frames"]
+    for _ in range(3):
+        fastgan.generator_step(compiled, x * 1).total.backward()
+    assert frames["ok"] == frames["total"]
+    assert not torch.overrides._get_current_function_mode_stack()
+    with pytest.raises(ZeroDivisionError):
+        fastgan.generator_step(net, x * 1, loss=lambda f, r: 1 / 0)
+    assert not torch.overrides._get_current_function_mode_stack()
+
+
 def test_power_iterations_are_no_checkpoints():
     net = parametrizations.spectral_norm(nn.Linear(4, 1))
     fastgan.generator_step(net, torch.randn(3, 4, requires_grad=True) * 1)
