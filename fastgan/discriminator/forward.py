@@ -236,8 +236,8 @@ def _functions_are_torchs() -> bool:
     return all([type(mode).__name__ in _HARMLESS_MODES for mode in function_modes()])
 
 
-# torch.device as a context, and make_fx's.
-_HARMLESS_MODES = ("DeviceContext", "TorchFunctionMetadataMode")
+# torch.device as a context, make_fx's, and that of frozen.py.
+_HARMLESS_MODES = ("DeviceContext", "TorchFunctionMetadataMode", "_Apart")
 
 
 def as_given(given: Any, tensors: Sequence[Tensor]) -> Any:

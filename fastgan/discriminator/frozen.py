@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .. import requirements
 from .._checks import warn_once
 from .._torch_internals import (
     caches_parametrized,
@@ -136,6 +137,19 @@ def _call_without_checkpoints(discriminator: Callable[..., Any], given: Any) -> 
             pop_function_mode()
 
 
+# Before torch 2.13 a graph that was compiled for frozen parameters also runs when they are not frozen any more, and
+# gives them no gradients. A graph knows, however, under which modes it was compiled.
+_FORGETS = requirements.parsed(torch.__version__) < (2, 13)
+
+
+class _Apart(TorchFunctionMode):
+    """Keeps the graphs of frozen discriminators apart from those of others."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function."""
+        return func(*args, **(kwargs or {}))
+
+
 class _SeesCheckpoints(TorchFunctionMode):
     """Refuses checkpointed parts, which run again in the backward, when parameters are not frozen any more."""
 
@@ -170,7 +184,8 @@ def _frozen(modules: list[nn.Module], but: frozenset[int] = frozenset()) -> Iter
         try:
             fresh = any([p.requires_grad for m in modules for p in m._parameters.values() if p is not None])
             _hold(modules, mine, but)
-            yield fresh
+            with _Apart() if _FORGETS and compiler_is_loaded() else nullcontext():
+                yield fresh
         finally:
             _release(mine)
     finally:
