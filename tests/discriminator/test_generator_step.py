@@ -474,7 +474,8 @@ def test_modules_of_bad_options():
             make()
 
 
-def test_float16_is_warned_of_where_losses_are_balanced():
+def test_float16_is_warned_of_where_losses_are_balanced(monkeypatch):
+    monkeypatch.setattr("fastgan._checks._said", set())
     net, x = nn.Linear(4, 1).half(), torch.randn(3, 4).half().requires_grad_()
     fake = x * 1
     with pytest.warns(UserWarning, match="float16"):

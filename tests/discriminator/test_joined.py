@@ -292,7 +292,8 @@ def test_errors():
         fastgan.discriminator_step(lambda x: net(x).mean(), REAL, FAKE, concat=True)
 
 
-def test_fakes_with_a_graph_are_warned_of():
+def test_fakes_with_a_graph_are_warned_of(monkeypatch):
+    monkeypatch.setattr("fastgan._checks._said", set())
     fake = FAKE.clone().requires_grad_() * 1
     with pytest.warns(UserWarning, match=r"fake: has a graph.*fake\.detach"):
         fastgan.discriminator_step(Net().double(), REAL, fake)
