@@ -127,8 +127,8 @@ def generator_step(
         **kwargs: more for the discriminator, on real and on fake.
 
     Returns:
-        GeneratorStep(total, loss, feature_matching, weights, fake_logits, real_logits). The first three and the
-        weights are scalars.
+        GeneratorStep(total, loss, feature_matching, weights, fake_logits, real_logits). The first three are
+        scalars (float32 for 16-bit logits and maps, else of their dtype), the weights scalars in float32 or wider.
 
     Raises:
         TypeError, ValueError: bad input, with the argument's name, what came and what is needed.

@@ -210,14 +210,14 @@ def _state(discriminator: Any, calls: Sequence[Call]) -> tuple[nn.Module | None,
     function = getattr(discriminator, "func", discriminator)
     code = getattr(getattr(function, "__func__", function), "__code__", None)
     bound = getattr(discriminator, "args", ()), getattr(discriminator, "keywords", {})
-    switches = tuple([(id(m), *_words(vars(m))) for m in modules])
+    switches = tuple([(id(m), *[v for v in vars(m).values() if isinstance(v, (bool, str))]) for m in modules])
     return (modules[0] if modules else None), (code, switches, *_words([bound, list(calls)]))
 
 
 def _words(values: Any) -> list[Any]:
     """Return the switches and names among values, and the shapes of tensors."""
     found: list[Any] = []
-    for v in tree_leaves(dict(values) if isinstance(values, dict) else values):
+    for v in tree_leaves(values):
         if isinstance(v, Tensor):
             found.append(tuple(v.shape))
         elif isinstance(v, (bool, str, type(None))):
