@@ -52,6 +52,7 @@ def main() -> None:
         progress.set_postfix(losses(step_d, step_g), refresh=False)
     if accelerator.is_main_process:
         conclude(accelerator.unwrap_model(G), args)
+    G, D = accelerator.free_memory(G, D)  # a DDP wrapper that outlives its group may never end (torch 2.13)
     accelerator.end_training()
 
 

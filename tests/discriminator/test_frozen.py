@@ -5,8 +5,6 @@ import threading
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrizations, parametrize
@@ -14,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 import fastgan
 from fastgan.discriminator import frozen as implementation
+from tests.helpers.ranks import group_of_one, run_ranks
 
 
 def network():
@@ -267,10 +266,8 @@ def test_checkpointed_layers_want_the_backward_in_the_block():
 @pytest.fixture(scope="module")
 def group(tmp_path_factory):
     """A process group of this process alone."""
-    store = dist.FileStore(str(tmp_path_factory.mktemp("store") / "store"), 1)
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+    with group_of_one(tmp_path_factory.mktemp("store")):
+        yield
 
 
 def test_a_static_graph_is_refused(group):
@@ -309,11 +306,8 @@ def whole(t):
     return t.full_tensor() if hasattr(t, "full_tensor") else t
 
 
-def run_rank(rank, folder, kinds):
+def work(rank, kinds):
     """Check generators' and discriminators' steps in turn against one process, on both ranks."""
-    torch.set_num_threads(1)
-    store = dist.FileStore(f"{folder}/store", 2)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
     batches = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(3))
     for kind in kinds:
         net, plain = wrapped(kind), plain_network()
@@ -334,10 +328,6 @@ def run_rank(rank, folder, kinds):
             for p, q in zip(net.parameters(), plain.parameters(), strict=True):
                 torch.testing.assert_close(whole(p.grad), q.grad)
             net.zero_grad()
-        del net
-        gc.collect()  # DDP's reducer goes before the group does, and no rank before the other is through
-        dist.barrier()
-    dist.destroy_process_group()
 
 
 def step(net, x, use):
@@ -349,9 +339,9 @@ def step(net, x, use):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kinds", [("ddp", "ddp, unused"), ("fsdp2", "fsdp2, layers", "fsdp2, kept")], ids=str)
-def test_two_ranks(kinds, tmp_path):
+def test_two_ranks(kinds):
     if kinds[0] == "fsdp2":
         pytest.importorskip("torch.distributed.fsdp", reason="fully_shard")
         if not hasattr(torch.distributed.fsdp, "fully_shard"):
             pytest.skip("this torch has no fully_shard there")
-    mp.spawn(run_rank, (str(tmp_path), kinds), nprocs=2)
+    run_ranks(work, kinds)

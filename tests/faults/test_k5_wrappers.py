@@ -1,18 +1,16 @@
 """K5: wrappers of a discriminator that a penalty cannot go through are refused, never silently wrong."""
 
 import copy
-import os
-import socket
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import fastgan
 from fastgan.nn import GradientPenalty
+from tests.helpers.ranks import group_of_one, needs_gloo, run_ranks
 
 X = torch.randn(4, 5)
 CALLS = {
@@ -36,10 +34,8 @@ def group(tmp_path_factory):
     """A process group of this process alone."""
     if not dist.is_available():
         pytest.skip("torch was built without distributed")
-    store = dist.FileStore(str(tmp_path_factory.mktemp("store") / "store"), 1)
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+    with group_of_one(tmp_path_factory.mktemp("store")):
+        yield
 
 
 @calls
@@ -113,11 +109,8 @@ def test_other_modules_are_looked_at_once():
         fastgan.r1_penalty(nn.Sequential(GradSampleModule(copy.deepcopy(d))), X)
 
 
-def worker(rank, port, folder):
-    """Save whether both ranks' weights stay equal, with each form of the step."""
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    torch.set_num_threads(1)
+def worker(rank):
+    """Whether both ranks' weights stay equal, with each form of the step."""
     together = []
     for form in ("step", "module of a static graph"):
         d = DistributedDataParallel(network(), static_graph=form != "step")
@@ -136,15 +129,9 @@ def worker(rank, port, folder):
             others = [torch.empty_like(weights) for _ in range(2)]
             dist.all_gather(others, weights)
             together.append(torch.equal(*others))
-    torch.save(together, f"{folder}/{rank}")
-    dist.barrier()
-    dist.destroy_process_group()
+    return together
 
 
-@pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed")
-def test_ranks_stay_together(tmp_path):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    mp.spawn(worker, (port, str(tmp_path)), nprocs=2)
-    assert [torch.load(tmp_path / str(rank)) for rank in range(2)] == [[True] * 6] * 2
+@needs_gloo
+def test_ranks_stay_together():
+    assert run_ranks(worker) == [[True] * 6] * 2

@@ -1,19 +1,14 @@
 """The average relativistic forms over the ranks of a process group: two gloo processes on the CPU."""
 
-import os
-import socket
-import tempfile
 import warnings
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 import fastgan
 from fastgan import requirements
-
-RANKS = 2
+from tests.helpers.ranks import RANKS, needs_gloo, run_ranks
 
 
 def data():
@@ -43,9 +38,7 @@ def losses(net, x, y, group):
     return d + 2 * g
 
 
-def worker(rank, port, folder):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=RANKS)
+def worker(rank):
     x, y = (t[rank::RANKS] for t in data())
     net = network()
     loss = losses(net, x, y, dist.group.WORLD)
@@ -59,18 +52,12 @@ def worker(rank, port, folder):
     value = fastgan.discriminator_loss(r, net(y).detach(), relativistic="average", process_group=dist.group.WORLD)
     (first,) = torch.autograd.grad(value, r, create_graph=True)
     (second,) = torch.autograd.grad((first**2).sum(), r)
-    torch.save((plain, ddp.module.weight.grad, ddp.module.bias.grad, second), f"{folder}/{rank}")
-    dist.destroy_process_group()
+    return plain, ddp.module.weight.grad, ddp.module.bias.grad, second
 
 
-@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch has no gloo")
+@needs_gloo
 def test_two_ranks_are_one_batch():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(worker, (port, folder), nprocs=RANKS)
-        saved = [torch.load(f"{folder}/{rank}") for rank in range(RANKS)]
+    saved = run_ranks(worker)
 
     x, y = data()
     net = network()
@@ -107,9 +94,7 @@ def parts(net, x, y, eps):
     return loss, fastgan.gradient_penalty(net, x, y, eps=eps)
 
 
-def penalty_worker(rank, port, folder):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=RANKS)
+def penalty_worker(rank):
     eps = torch.linspace(0.1, 0.9, 6, dtype=torch.float64)
     x, y, e = (t[rank::RANKS].contiguous() for t in (*data(), eps))
     found = {}
@@ -134,18 +119,12 @@ def penalty_worker(rank, port, folder):
         fastgan.gradient_penalty(ddp, x, y, eps=e).backward()  # asked for: nothing to warn of
     found["no_sync"] = [], [str(w.message) for w in caught]
     hooks = [len(p._post_accumulate_grad_hooks or {}) for p in ddp.parameters()]
-    torch.save((found, hooks), f"{folder}/{rank}")
-    dist.destroy_process_group()
+    return found, hooks
 
 
-@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch has no gloo")
+@needs_gloo
 def test_loss_and_penalty_in_one_backward_are_synchronised():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(penalty_worker, (port, folder), nprocs=RANKS)
-        saved = [torch.load(f"{folder}/{rank}") for rank in range(RANKS)]
+    saved = run_ranks(penalty_worker)
 
     net = discriminator()
     loss, penalty = parts(net, *data(), torch.linspace(0.1, 0.9, 6, dtype=torch.float64))
@@ -167,10 +146,8 @@ def test_loss_and_penalty_in_one_backward_are_synchronised():
     assert any(wrong)
 
 
-def compiled_worker(rank, port, folder):
+def compiled_worker(rank):
     """A penalty beside its loss, and a whole step, three times each."""
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=RANKS)
     eps = torch.linspace(0.1, 0.9, 6, dtype=torch.float64)
     x, y, e = (t[rank::RANKS].contiguous() for t in (*data(), eps))
     found = {}
@@ -191,20 +168,14 @@ def compiled_worker(rank, port, folder):
                 total.backward()
         ours = [text for w in caught if "penalty" in (text := str(w.message)) or "engine" in text]
         found[name] = [p.grad for p in ddp.parameters()], by, ours
-    torch.save(found, f"{folder}/{rank}")
-    dist.destroy_process_group()
+    return found
 
 
 @pytest.mark.skipif(bool(requirements.lacking("engine='compiled'")), reason="torch is too old for the engine")
-@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch has no gloo")
+@needs_gloo
 @pytest.mark.slow
 def test_compiled_steps_are_synchronised():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(compiled_worker, (port, folder), nprocs=RANKS)
-        saved = [torch.load(f"{folder}/{rank}") for rank in range(RANKS)]
+    saved = run_ranks(compiled_worker)
 
     want = {name: discriminator() for name in ("beside", "step", "unused")}
     sum(parts(want["beside"], *data(), torch.linspace(0.1, 0.9, 6, dtype=torch.float64))).backward()
@@ -231,9 +202,7 @@ class Judge(torch.nn.Module):
         return [self.net(x)], [[x]]
 
 
-def adversary_worker(rank, port, folder):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=RANKS)
+def adversary_worker(rank):
     m = fastgan.compat.audiocraft
     torch.manual_seed(rank)  # each rank begins with other weights
     judge = Judge()
@@ -242,42 +211,28 @@ def adversary_worker(rank, port, folder):
     begun = [t.clone() for t in judge.state_dict().values()]
     for _ in range(3):
         loss.train_adv(torch.randn(8, 4), torch.randn(8, 4))  # and has other data
-    torch.save((begun, list(judge.state_dict().values())), f"{folder}/{rank}")
-    dist.destroy_process_group()
+    return begun, list(judge.state_dict().values())
 
 
-@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch has no gloo")
+@needs_gloo
 def test_an_adversary_is_the_same_on_all_ranks():
     """Weights are broadcast, gradients and statistics averaged."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(adversary_worker, (port, folder), nprocs=RANKS)
-        one, other = (torch.load(f"{folder}/{rank}") for rank in range(RANKS))
+    one, other = run_ranks(adversary_worker)
     for a, b in zip(one[0] + one[1], other[0] + other[1], strict=True):
         assert torch.equal(a, b)
     assert not all(torch.equal(a, b) for a, b in zip(*one, strict=True))
 
 
-def balancer_worker(rank, port, folder):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=RANKS)
+def balancer_worker(rank):
     balancer = fastgan.compat.audiocraft.Balancer({"a": 1.0, "b": 3.0}, monitor=True)
     x = torch.full((2 + 4 * rank, 1, 4), 1.0 + rank, requires_grad=True)
     balancer.backward({"a": x.square().sum() / 2, "b": x.sum()}, x)
-    torch.save((balancer.metrics, x.grad), f"{folder}/{rank}")
-    dist.destroy_process_group()
+    return balancer.metrics, x.grad
 
 
-@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch has no gloo")
+@needs_gloo
 def test_a_balancer_averages_norms_over_ranks_by_their_samples():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(balancer_worker, (port, folder), nprocs=RANKS)
-        found = [torch.load(f"{folder}/{rank}") for rank in range(RANKS)]
+    found = run_ranks(balancer_worker)
     a, b = (2 * 2.0 + 6 * 4.0) / 8, 2.0  # a sample's norms are 2 and 4 on the ranks; 2 on both
     for rank, (metrics, grad) in enumerate(found):
         assert metrics == pytest.approx({"ratio_a": a / (a + b), "ratio_b": b / (a + b)}, rel=1e-6)

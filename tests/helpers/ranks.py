@@ -1,0 +1,58 @@
+"""Process groups of gloo on the CPU: several ranks, or this process alone.
+
+In torch 2.13 the end of a group can wait for ever. A DDP wrapper that lives longer than the group takes the group
+along when it ends, and then holds Python's lock while it joins a thread of gloo that waits for that lock. Here no
+rank ends its group: a rank says that it is through, waits until all are, and leaves without any destructor.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+RANKS = 2
+PATIENCE = 300  # seconds; then a rank prints where its threads are, and ends
+needs_gloo = pytest.mark.skipif(
+    not dist.is_available() or not dist.is_gloo_available(), reason="this torch has no gloo"
+)
+
+
+def run_ranks(work: Callable[..., Any], *args: Any) -> list[Any]:
+    """What `work(rank, *args)` returns on each of two ranks, each a process of one thread."""
+    with TemporaryDirectory() as folder:
+        mp.spawn(_be_rank, (folder, work, args), nprocs=RANKS)
+        return [torch.load(Path(folder, str(rank))) for rank in range(RANKS)]
+
+
+def _be_rank(rank: int, folder: str, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    faulthandler.dump_traceback_later(PATIENCE, exit=True)
+    torch.set_num_threads(1)
+    store = dist.FileStore(f"{folder}/store", RANKS)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=RANKS)
+    torch.save(work(rank, *args), Path(folder, str(rank)))
+    store.set(f"through {rank}", "")
+    store.wait([f"through {other}" for other in range(RANKS)])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+@contextmanager
+def group_of_one(folder: Path) -> Iterator[None]:
+    """A process group of this process alone, whose store is in `folder`."""
+    dist.init_process_group("gloo", store=dist.FileStore(str(folder / "store"), 1), rank=0, world_size=1)
+    yield
+    gc.collect()  # of DDP wrappers
+    dist.destroy_process_group()
