@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dis
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from inspect import getattr_static
 from types import CodeType, FunctionType, ModuleType
@@ -15,6 +15,7 @@ from torch import nn
 from ._torch_internals import tree_leaves
 
 _DEPTH = 3  # functions that call functions
+_PLAIN = (bool, int, float, str, type(None))
 _LARGE = 100  # entries of a global list or dict, which is then taken for data
 
 
@@ -46,6 +47,24 @@ def identity(function: Any) -> list[Any]:
         return [function]
     held = [value for value in tree_leaves(_held_by(function)) if _is_lasting(value)]
     return [code, *held]
+
+
+def plain(values: Iterable[Any]) -> list[Any]:
+    """Return the numbers, switches and names among values."""
+    return [v for v in values if isinstance(v, _PLAIN)]
+
+
+def settings(function: Any, depth: int = _DEPTH) -> list[Any]:
+    """Return what else than modules and tensors says what a function computes: code, and the plain values it uses.
+
+    Those of functions that it calls are among them, and those of modules not.
+    """
+    if isinstance(function, (nn.Module, type, torch.Tensor)):
+        return []
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    held = tree_leaves(_held_by(function))
+    inner = [v for v in held if callable(v)] if depth else []
+    return [code, *plain(held), *[word for v in inner for word in settings(v, depth - 1)]]
 
 
 def _is_lasting(value: Any) -> bool:
@@ -109,7 +128,7 @@ def _is_data(value: Any) -> bool:
     """Return whether a value is no place to look for modules in."""
     if isinstance(value, (list, tuple, dict, set)):
         return len(value) > _LARGE
-    return isinstance(value, (ModuleType, type, str, torch.Tensor))
+    return isinstance(value, (ModuleType, type, torch.Tensor))
 
 
 def _is_full(cell: Any) -> bool:

@@ -171,6 +171,15 @@ def constant_vector(name: str, value: Any, device: torch.device, hint: str = "")
         raise ValueError(f"{name}: expected constants, got a tensor that requires grad{hint}")
 
 
+def factors(name: str, value: Any, device: torch.device) -> None:
+    """Check that `value` is a vector of constants on `device`, finite and 0 or more where that can be read."""
+    constant_vector(name, value, device)
+    if len(value) and is_readable(value):
+        least, most = (v.item() for v in value.aminmax())
+        if not 0.0 <= least <= most < math.inf:
+            raise ValueError(f"{name}: expected finite numbers of 0 or more, got some from {least:g} to {most:g}")
+
+
 def member_weights(
     value: Any, count: int, device: torch.device, of: str = "members"
 ) -> tuple[float, ...] | Tensor | None:

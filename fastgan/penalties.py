@@ -13,6 +13,7 @@ from torch import Tensor
 from . import _checks as checks
 from ._counts import CallCounts
 from ._options import WithOptions
+from ._torch_internals import version
 from .backends.specs import MAX_POWER, OVER, PenaltySpec, Term
 from .discriminator import compile as compiled
 from .discriminator import forward as eagerly
@@ -196,12 +197,19 @@ class PenaltyOptions:
 
 
 def _perturbed(perturb: Perturbation, x: Any) -> Any:
-    """Return what a perturbation makes of inputs, checked to have their shapes."""
+    """Return what a perturbation makes of inputs: others, of their shapes."""
+    given, traced = tensors_of(x), torch.compiler.is_compiling()
+    versions = [] if traced else [version(t) for t in given]
     there = perturb(x)
-    shapes = [tuple(t.shape) for t in tensors_of(x)]
-    got = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in tensors_of(there)]
+    moved = tensors_of(there)
+    shapes = [tuple(t.shape) for t in given]
+    got = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in moved]
     if got != shapes:
         raise ValueError(f"perturb: expected it to return inputs of shapes {shapes}, got {got}")
+    if not traced and versions != [version(t) for t in given]:
+        raise ValueError("perturb: expected a function that leaves x as it is, got one that works in place")
+    if all([a is b for a, b in zip(given, moved, strict=True)]):
+        raise ValueError("perturb: expected it to return a neighbour of x, got x itself, where nothing differs")
     return there
 
 
@@ -274,6 +282,7 @@ def penalty_of(
     spec = o.spec()
     found = checked_grads(grads, o.over, o.samples)
     if weights is not None:
+        checks.factors("sample_weights", weights, found[0].device)
         weights = checked_weights("sample_weights", weights, found, o.over, o.samples)
     value, stats = of_gradients(spec, found, o.samples, weights=weights, return_stats=o.return_stats, engine=engine)
     return PenaltyResult(call.with_zeros(value, o.output) if call.create_graph else value, stats)
@@ -304,7 +313,7 @@ def difference_of(
 def _per_output(weights: Any, output: Tensor, o: PenaltyOptions, x: Any) -> Tensor:
     """Return factors per sample in a shape that broadcasts to an output."""
     first = tensors_of(x)[0]
-    checks.constant_vector("sample_weights", weights, first.device)
+    checks.factors("sample_weights", weights, first.device)
     if o.samples is not None and o.samples.index is not None:
         raise ValueError("sample_weights: has no place beside groups in an approximation")
     n = o.numbers_of(x)[0]
@@ -580,8 +589,8 @@ def gradient_penalty(
         directions: how many neighbours of each input an approximation draws, and averages over.
         perturb: a function of x that returns its neighbour, in the place of x + sigma * noise. A discriminator of
             diffusion models sees samples with noise of a timestep: perturb the sample, and add the same noise.
-        sample_weights: (N,), a constant factor for each sample. Means still divide by N. An approximation's outputs
-            that are more than one per sample lie sample by sample.
+        sample_weights: (N,), a constant factor of 0 or more for each sample. Means still divide by N. Where an
+            approximation's outputs are more than one per sample, they lie sample by sample.
         eps: (N,) in [0, 1], for points between and "dragan"; by default uniform.
         generator: for random draws: eps, then noise.
         over: "sample", "channel" (one norm per pixel) or "batch".

@@ -290,7 +290,7 @@ class _Step:
             return self.sides[d.shared].result
         if k in self.near:  # the first samples of a batch that it has seen
             part = self.sides[d.options.inputs]
-            return tree_map_only(Tensor, lambda t: part.joined.first(t, part.k, d.x), part.result)
+            return tree_map_only(Tensor, lambda t: part.joined.part(part.k, t, d.x), part.whole.result)
         return self.discriminator(d.x, *d.args, **d.kwargs)
 
     def _near(self, k: int, d: _DuePenalty) -> list[Any]:
@@ -399,21 +399,21 @@ def discriminator_step(
         penalty: None, a kind of `gradient_penalty` with its default weight, a `fastgan.nn.GradientPenalty` with its
             options (lazy ones too), or several of these in a sequence.
         fake_args: the further arguments for fake, where they are others than those for real.
-        batch_dim: where samples lie, for penalties that do not say it themselves, as for `gradient_penalty`; and so
-            are the next two.
+        batch_dim: where samples lie, for `concat` and for penalties that do not say it themselves, as for
+            `gradient_penalty`; and so are the next two.
         pac: how many consecutive entries make one sample.
         groups: the number of the sample that each entry of real belongs to.
         fake_groups: the same for fake, where it is another.
         output: which of the discriminator's outputs the loss and the penalties are about: a key, an index, or a
             function of its result. A `fastgan.nn.GradientPenalty` may have another.
-        sample_weights: (N,), a constant factor on each sample's part of the penalties.
+        sample_weights: (N,), a constant factor of 0 or more on each sample's part of the penalties.
         concat: call the discriminator once, on real and fake one after the other, and on the neighbours of
-            approximations. Arguments whose length is the number of samples are joined as well; bind one of another
-            meaning by functools.partial. Not for discriminators that mix samples. Batch norm in training mode
-            raises, and so does one whose output for a sample depends on others, by the gradient. That is looked at
-            where modes, switches, options or shapes are new; engine "compiled" runs such a call eagerly. It cannot
-            be seen under `fastgan.compiling()`, nor of statistics that are detached. Spectral norm moves once, and
-            exact penalties on real or fake go through the whole batch.
+            approximations. Tensors among the arguments whose length is the number of samples are joined as well;
+            bind one of another meaning by functools.partial. Not for discriminators that mix samples. Batch norm in
+            training mode raises, and so does one whose output for a sample depends on others, by the gradient. That
+            is looked at where modes, numbers, options or shapes are new; engine "compiled" runs such a call
+            eagerly. It cannot be seen under `fastgan.compiling()`, nor of statistics that are detached. Spectral
+            norm moves once, and exact penalties on real or fake go through the whole batch.
         keep_outputs: keep what the discriminator returned on real, for `generator_step(real_outputs=)`.
         engine: "auto", "eager" or "compiled", as for `gradient_penalty`; compiled, the whole step is one graph.
         prune: as for `gradient_penalty`.

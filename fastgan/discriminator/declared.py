@@ -17,12 +17,16 @@ from torch.autograd import Function
 from torch.autograd.graph import get_gradient_edge
 
 from .. import _torch_internals as internals
-from .double_backward import walk
+from .._callables import plain, settings
+from .._checks import is_readable
+from .._torch_internals import tree_leaves
+from .double_backward import random_like, walk
 from .linear import Linear, given, run, spread
 from .prune import Prune
 
 T = TypeVar("T", bound=Callable[..., Any])
 _MARK = "_fastgan_declared"
+_MANY = 256
 
 # ---------------------------------------------------------------------------------- calls of what is declared
 
@@ -53,10 +57,12 @@ class Call:
         for k, t in zip(self.places, ends, strict=True):
             leaves[k] = t
         args, kwargs = internals.tree_unflatten(leaves, self.spec)
-        self.mode.paused = True
+        self.mode.paused, cached = True, torch.is_autocast_cache_enabled()
+        torch.set_autocast_cache_enabled(False)  # a cast of a weight that is older has a graph from outside
         try:
             returned, self.form = internals.tree_flatten(self.function(*args, **kwargs))
         finally:
+            torch.set_autocast_cache_enabled(cached)
             self.mode.paused = False
         self.returned = [None if isinstance(r, Tensor) else r for r in returned]
         for r in self.returned:
@@ -84,8 +90,13 @@ class Call:
 
     def key(self) -> Any:
         """Return what tells this call from others that may compute something else."""
-        words = [_word(a) for k, a in enumerate(self.leaves) if k not in self.places]
-        return (tuple(self.places), tuple(words), tuple([t.dtype for t in self.tensors]))
+        words = [word for k, a in enumerate(self.leaves) if k not in self.places for word in _words(a)]
+        dtypes = tuple([t.dtype for t in self.tensors])
+        return (tuple(self.places), dtypes, *words, *settings(self.function))
+
+    def is_telling(self) -> bool:
+        """Return whether a bend would show: at zero many functions have none, as tanh."""
+        return all([bool(t.any()) for t in self.tensors])
 
     def linear(self) -> Any:
         """Return the results as they were returned, linear in the tensors."""
@@ -97,11 +108,21 @@ class Call:
         return internals.tree_unflatten(both, self.form)
 
 
-def _word(value: Any) -> Any:
+def _words(value: Any) -> list[Any]:
     """Return what an argument says about which function it is that is computed: its value, or else its type."""
-    if isinstance(value, (str, bool, type(None))):
-        return value
-    return getattr(value, "__qualname__", type(value))
+    if isinstance(value, nn.Module):
+        return [word for m in value.modules() for word in _words_of_module(m)]
+    if isinstance(value, Tensor) and value.numel() == 1 and is_readable(value):
+        return [value.item()]
+    return plain([value]) or [getattr(value, "__qualname__", type(value)), *settings(value)]
+
+
+def _words_of_module(m: nn.Module) -> list[Any]:
+    """Return the same for one module, without those inside of it."""
+    held = tree_leaves([v for v in vars(m).values() if not isinstance(v, dict)])
+    own = [v for v in held if not isinstance(v, nn.Module)]  # such as its parent, which would go round
+    trained = [p is not None and p.requires_grad for p in m._parameters.values()]
+    return [type(m), *trained, *[word for v in (*own, *m._buffers.values()) for word in _words(v)]]
 
 
 def call_declared(name: str, known: dict[Any, bool], function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -119,9 +140,14 @@ def call_declared(name: str, known: dict[Any, bool], function: Callable[..., Any
     if call.is_alias():
         return function(*args, **kwargs)
     key = call.key()
-    if key not in known:
-        known[key] = examine(call)
-    call.run.symmetric = known[key]
+    symmetric = known.get(key)
+    if symmetric is None:
+        symmetric = examine(call)
+        if len(known) == _MANY:  # as with a number that changes at each step
+            known.clear()
+        if call.is_telling():
+            known[key] = symmetric
+    call.run.symmetric = symmetric
     return call.linear()
 
 
@@ -155,11 +181,12 @@ def examine(call: Call) -> bool:
     Raises:
         RuntimeError: it is not piecewise linear, or its gradient's derivative cannot be known.
     """
-    up = [None if e is None else _numbers(r, 1) for r, e in zip(call.run.results, call.run.outs, strict=True)]
+    results = zip(call.run.results, call.run.outs, strict=True)
+    up = [None if e is None or r is None else random_like(r, 1) for r, e in results]
     for u in given(up):
         u.requires_grad_()
     grads = call.run.gradients(up, create_graph=True)
-    down = [None if g is None else _numbers(g, 1, 2) for g in grads]
+    down = [None if g is None else random_like(g, 1, 2) for g in grads]
     by_up, by_tensors = _second_derivatives(call, up, grads, down)
     if any([bool(t.nan_to_num(0.0, 0.0, 0.0).any()) for t in given(by_tensors)]):
         raise RuntimeError(_BENT.format(call.name))
@@ -200,29 +227,20 @@ def _examine_symmetry(call: Call, up: Any, grads: Any, down: Any) -> None:
     if len(call.tensors) == len(up) == 1 and grads[0] is not None and grads[0].shape == up[0].shape:
         turned = call.run.gradients(down, retain_graph=True)
         if _agree([(up[0], turned[0])], [(down[0], grads[0])]):
-            nearby = run(call.compute, [call.tensors[0].detach() * (1 + 1 / 16)])
-            if _is_elsewhere(nearby.gradients(up)[0], grads[0]):
+            x = call.tensors[0].detach()
+            nearby = run(call.compute, [x * (1 + 1 / 16)])
+            if _is_elsewhere(nearby.gradients(up)[0], grads[0], x != 0):
                 raise RuntimeError(_BENT.format(call.name))
             return
     raise RuntimeError(_UNSEEN.format(call.name))
 
 
-def _is_elsewhere(nearby: Tensor | None, gradient: Tensor) -> bool:
-    """Return whether more than a tenth of a gradient is another one nearby; at some points are the kinks."""
+def _is_elsewhere(nearby: Tensor | None, gradient: Tensor, moved: Tensor) -> bool:
+    """Return whether more than a tenth of a gradient is another one at what moved; at some points are the kinks."""
     if nearby is None:
         return True
     far = (nearby - gradient).abs() > 8 * torch.finfo(gradient.dtype).eps * gradient.abs()
-    return bool(far.double().mean() > 0.1)
-
-
-def _numbers(like: Tensor | None, *seeds: int) -> Tensor:
-    """Return sums of random numbers in a tensor's shape; the caller's generators stay as they are."""
-    assert like is not None
-    found = torch.zeros_like(like)
-    for seed in seeds:
-        own = torch.Generator(like.device).manual_seed(seed)
-        found += torch.rand(like.shape, dtype=like.dtype, device=like.device, generator=own) - 0.5
-    return found
+    return bool((far & moved).sum() > 0.1 * moved.sum())
 
 
 _PART = 0.01  # above the roundings of bfloat16, which are as random
@@ -264,6 +282,8 @@ def declare_piecewise_linear(target: T) -> T:
     Raises:
         TypeError: it is none of these.
     """
+    if target in (Function, nn.Module):
+        raise TypeError(f"target: expected a class derived from {target.__name__}, got {target.__name__} itself")
     if isinstance(target, type) and issubclass(target, Function):
         return _with_entry(target, "apply")
     if isinstance(target, type) and issubclass(target, nn.Module):

@@ -8,7 +8,8 @@ no gradient, or one with a part missing. `check` finds these at the call.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -348,6 +349,29 @@ def _with_hooks(
             handle.remove()
 
 
+def random_like(t: Tensor, *seeds: int) -> Tensor:
+    """Return sums of random numbers in a tensor's shape, to be sent back; no generator of torch moves."""
+    found = torch.zeros_like(t)
+    for seed in seeds:
+        own = torch.Generator(t.device).manual_seed(seed)
+        found += torch.rand(t.shape, dtype=t.dtype, device=t.device, generator=own) - 0.5
+    return found
+
+
+@contextmanager
+def refusing_reentrant(name: str) -> Iterator[None]:
+    """Say what to do where PyTorch finds a reentrant checkpoint while it differentiates by some tensors only."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error):
+            raise
+        raise RuntimeError(
+            f"{name}: reentrant checkpointing cannot be differentiated by an input; use"
+            " torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+        ) from error
+
+
 def gradients_of(
     outputs: Sequence[Tensor],
     inputs: Sequence[Tensor],
@@ -364,18 +388,11 @@ def gradients_of(
     """
     ones = [torch.ones_like(o) for o in outputs] if cotangents is None else list(cotangents)
     functions = third_party_functions(outputs) if name_of else []
-    try:
+    with refusing_reentrant("discriminator"):
         if name_of and functions:
             grads = _watched(functions, outputs, inputs, ones, name_of)
         else:
             grads = torch.autograd.grad(outputs, inputs, ones, create_graph=create_graph, allow_unused=True)
-    except RuntimeError as error:
-        if "use_reentrant" not in str(error):
-            raise
-        raise RuntimeError(
-            "discriminator: reentrant checkpointing cannot be differentiated by an input; use"
-            " torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
-        ) from error
     for k, g in enumerate(grads):
         if g is None:
             which = "its input" if len(inputs) == 1 else f"tensor {k} of its input"

@@ -10,13 +10,16 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from .._callables import plain, settings
 from .._torch_internals import tree_leaves, tree_map_only
+from .double_backward import random_like, refusing_reentrant
 from .forward import as_given, modules_of, tensors_of
 from .outputs import check_tree
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 # By module: in which states, and in what calls, it was seen not to mix samples.
 _seen: WeakKeyDictionary[nn.Module, set[Any]] = WeakKeyDictionary()
+_MANY = 256
 _INSTEAD = "call it for real and fake apart: concat=False"
 
 
@@ -86,8 +89,9 @@ class Joined:
     def _joined_tensors(self, name: str, tensors: Sequence[Tensor]) -> Tensor:
         """Return tensors one after the other along their samples, or the one tensor that all calls have."""
         shapes = ", ".join([str(tuple(t.shape)) for t in tensors])
+        samples = [count // self.pac for count in self.counts]
         for dim in self._dims_of(tensors[0]):
-            if [t.shape[dim] if t.dim() == tensors[0].dim() else None for t in tensors] == self.counts:
+            if [t.shape[dim] if t.dim() == tensors[0].dim() else None for t in tensors] in (self.counts, samples):
                 if len({(*t.shape[:dim], *t.shape[dim + 1 :]) for t in tensors}) > 1:
                     raise ValueError(f"concat: expected {name} of one shape per sample, got {shapes}; {_INSTEAD}")
                 return torch.cat(list(tensors), dim)
@@ -105,11 +109,11 @@ class Joined:
         check_tree("concat", result)
         return [tree_map_only(Tensor, partial(self.part, k), result) for k in range(len(self.counts))]
 
-    def part(self, k: int, t: Tensor) -> Tensor:
-        """Return the entries of one call in a result."""
+    def part(self, k: int, t: Tensor, x: Any = None) -> Tensor:
+        """Return the entries of one call in a result, or of as many of its first samples as x has."""
         d, each = self._place(t)
-        entries = [count // self.pac * each for count in self.counts]
-        return t.narrow(d, sum(entries[:k]), entries[k])
+        count = self.counts[k] if x is None else tensors_of(x)[0].shape[self.batch_dim]
+        return t.narrow(d, sum(self.counts[:k]) // self.pac * each, count // self.pac * each)
 
     def _place(self, t: Tensor) -> tuple[int, int]:
         """Return the dimension along which a result has samples, and how many entries each has."""
@@ -127,15 +131,6 @@ class Joined:
             f"concat: expected outputs with entries for each of {total} samples, got shape {tuple(t.shape)};"
             f" {_INSTEAD}"
         )
-
-    def first(self, t: Tensor, k: int, x: Any) -> Tensor:
-        """Return the entries of as many samples as x has, of one call's part of a result."""
-        total = self.counts[k] // self.pac
-        saved = tensors_of(x)[0].shape[self.batch_dim] // self.pac
-        for d in self._dims_of(t):
-            if t.shape[d] and t.shape[d] % total == 0:
-                return t.narrow(d, 0, t.shape[d] // total * saved)
-        return t
 
     def of_input(self, k: int, t: Tensor) -> Tensor:
         """Return the entries of one call in the input."""
@@ -157,8 +152,10 @@ class Joined:
         if not outputs or not inputs or sum(self.counts) < 2 * self.pac:
             return
         parts = [t.narrow(d, each, each) for t in outputs for d, each in (self._place(t),)]
-        sent, clear = [_numbers(t) for t in parts], True
-        for g in torch.autograd.grad(parts, inputs, sent, retain_graph=True, allow_unused=True):
+        sent, clear = [random_like(t, 0) for t in parts], True
+        with refusing_reentrant("concat"):
+            grads = torch.autograd.grad(parts, inputs, sent, retain_graph=True, allow_unused=True)
+        for g in grads:
             if g is None:
                 continue
             own = g.narrow(self.batch_dim, self.pac, self.pac)
@@ -171,12 +168,6 @@ class Joined:
                 )
         if clear:
             _remember(discriminator, self.calls)
-
-
-def _numbers(like: Tensor) -> Tensor:
-    """Return random numbers in a tensor's shape; the caller's generators stay as they are."""
-    own = torch.Generator(like.device).manual_seed(0)
-    return torch.rand(like.shape, dtype=like.dtype, device=like.device, generator=own) + 0.5
 
 
 def check_norms(discriminator: Any) -> None:
@@ -198,28 +189,24 @@ def is_known(discriminator: Any, calls: Sequence[Call]) -> bool:
 def _remember(discriminator: Any, calls: Sequence[Call]) -> None:
     module, state = _state(discriminator, calls)
     if module is not None:
-        _seen.setdefault(module, set()).add(state)
+        known = _seen.setdefault(module, set())
+        if len(known) == _MANY:  # as with a number that counts steps
+            known.clear()
+        known.add(state)
 
 
 def _state(discriminator: Any, calls: Sequence[Call]) -> tuple[nn.Module | None, Any]:
     """Return the module by which a discriminator is known, and what else may change what it does with samples.
 
-    That is which modules it has, their modes and switches, the function's code, options of the calls, and shapes.
+    That is which modules it has, their modes and numbers, what a function uses, options of the calls, and shapes.
     """
     modules = list(modules_of(discriminator))
-    function = getattr(discriminator, "func", discriminator)
-    code = getattr(getattr(function, "__func__", function), "__code__", None)
     bound = getattr(discriminator, "args", ()), getattr(discriminator, "keywords", {})
-    switches = tuple([(id(m), *[v for v in vars(m).values() if isinstance(v, (bool, str))]) for m in modules])
-    return (modules[0] if modules else None), (code, switches, *_words([bound, list(calls)]))
+    of_modules = tuple([(id(m), *plain(vars(m).values())) for m in modules])
+    return (modules[0] if modules else None), (of_modules, *settings(discriminator), *_words([bound, list(calls)]))
 
 
 def _words(values: Any) -> list[Any]:
-    """Return the switches and names among values, and the shapes of tensors."""
-    found: list[Any] = []
-    for v in tree_leaves(values):
-        if isinstance(v, Tensor):
-            found.append(tuple(v.shape))
-        elif isinstance(v, (bool, str, type(None))):
-            found.append(v)
-    return found
+    """Return the numbers, switches and names among values, and the shapes of tensors."""
+    leaves = tree_leaves(values)
+    return [*plain(leaves), *[tuple(v.shape) for v in leaves if isinstance(v, Tensor)]]

@@ -262,9 +262,9 @@ def test_declaring_twice_and_subclasses():
     same(*(gradients(lambda x, b: smooth.apply(x), prune=p) for p in (True, False)))
 
 
-@pytest.mark.parametrize("target", [nn.ReLU(), int, 3])
+@pytest.mark.parametrize("target", [nn.ReLU(), int, 3, nn.Module, Function])
 def test_what_cannot_be_declared(target):
-    with pytest.raises(TypeError, match="target: expected a class of Function or Module, or a function, got"):
+    with pytest.raises(TypeError, match="target: expected a class"):
         declare(target)
 
 
@@ -417,6 +417,68 @@ def test_options_are_looked_at_one_by_one():
     wrong(lambda x, b: own(x, b, act="silu"))
 
 
+class Power(nn.Module):
+    """A power of relu, which an option says in one of many ways."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.__dict__.update(options)
+        self.register_buffer("exponent", options.get("buffer"))
+        self.bias, self.slope = (nn.Parameter(torch.full((), 0.5)) for _ in range(2))
+        self.bias.requires_grad_("slope" not in options)
+        self.slope.requires_grad_("slope" in options)
+
+    def forward(self, x):
+        words = vars(self)
+        exponent = words.get("number", words.get("list", [1.0])[0])
+        if self.exponent is not None:
+            exponent = float(self.exponent)
+        f = words.get("function", torch.relu)
+        return f(x + self.bias) ** exponent * (self.slope if self.slope.requires_grad else 1.0)
+
+
+@pytest.mark.parametrize(
+    ("straight", "bent"),
+    [
+        ({"number": 1}, {"number": 2}),
+        ({"number": 1.0}, {"number": 1.5}),
+        ({"list": [1]}, {"list": [2]}),
+        ({"buffer": torch.tensor(1.0)}, {"buffer": torch.tensor(2.0)}),
+        ({"function": torch.relu}, {"function": F.silu}),
+        ({}, {"slope": True}),
+    ],
+    ids=["integers", "floats", "lists", "buffers", "functions", "trained"],
+)
+def test_instances_of_a_module_are_looked_at_one_by_one(straight, bent):
+    kind = declare(fresh(Power))
+    gradients(lambda n: kind(**straight), make=Frozen)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="expected a function that is piecewise linear"):
+            gradients(lambda n: kind(**bent), make=Frozen)
+
+
+def test_numbers_are_looked_at_one_by_one():
+    power = declare(lambda x, p, at=None: x.relu() ** p if at is None else x.relu() ** at)
+    for first, second in (({"p": 1}, {"p": 2}), ({"p": 1.0}, {"p": 2.0})):
+        gradients(lambda x, b: power(x, **first))
+        wrong(lambda x, b: power(x, **second))
+    gradients(lambda x, b: power(x, 1, torch.ones(())))
+    wrong(lambda x, b: power(x, 1, torch.full((), 2.0)))
+    exponent = 1
+    closed = declare(lambda x: x.relu() ** exponent)
+    gradients(lambda x, b: closed(x))
+    exponent = 2
+    wrong(lambda x, b: closed(x))
+
+
+@pytest.mark.parametrize("function", [torch.tanh, lambda x: HiddenSilu.apply(x)], ids=["seen", "hidden"])
+def test_zeros_are_no_proof(function):
+    """At zero tanh has no second derivative, and a neighbour at some distance in proportion is zero too."""
+    own = declare(lambda x: function(x))
+    gradients(lambda x, b: own(x * 0.0))
+    wrong(lambda x, b: own(x))
+
+
 def test_parameters_that_multiply():
     """PReLU's weight, and a bias behind a function; a weight that is frozen is none of its tensors."""
     kind = fresh(nn.PReLU)
@@ -563,6 +625,33 @@ def test_autocast():
         plain = gradients(f, torch.float32, prune=False)
         declare(own)
         same(gradients(f, torch.float32), plain)
+
+
+def test_autocast_has_cast_a_weight_before():
+    """In the loss's own forward, and in another use of the same module."""
+
+    class Blur(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(1)
+            self.weight, self.bias = torch.rand(8, 1, 3, 3), nn.Parameter(torch.randn(8))
+
+        def forward(self, x):
+            return F.relu(F.conv2d(x, self.weight, self.bias, padding=1, groups=8))
+
+    first, blur, last = nn.Conv2d(3, 8, 3), Blur(), nn.Conv2d(8, 1, 3)
+    net = nn.Sequential(first, blur, blur, last)
+
+    def found():
+        with torch.autocast("cpu", torch.bfloat16):
+            net(X)
+            return torch.autograd.grad(fastgan.r1_penalty(net, X), [first.weight, last.weight])
+
+    plain = found()
+    declare(Blur)
+    for a, b in zip(found(), plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=2e-2, atol=2e-2 * float(b.abs().max()))
+    assert torch.is_autocast_cache_enabled()
 
 
 def test_others_are_still_refused():

@@ -1,13 +1,16 @@
 """A step in one forward, and approximate R1 as trainers run it."""
 
 import functools
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import fastgan
+from fastgan.discriminator import joined
 from fastgan.nn import GradientPenalty
 
 
@@ -228,11 +231,86 @@ def test_switches_and_options_are_looked_at_by_themselves():
         fastgan.discriminator_step(net, REAL, FAKE, concat=True)
 
 
+class Grouped(nn.Module):
+    """Minibatch deviation over groups, as StyleGAN's."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = Net()
+        self.group = 1
+
+    def forward(self, x, group=None, share=1.0):
+        found, group = self.net(x), group or self.group
+        groups = found.unflatten(0, (-1, group))
+        return (
+            (found - share * groups.mean(1, keepdim=True).expand_as(groups).flatten(0, 1)) if group > 1 else found
+        )
+
+
+def test_numbers_and_what_functions_use_are_looked_at_by_themselves():
+    net = Grouped().double()
+    del net.net.calls  # which would be another number at each call
+    net.net.forward = lambda x: net.net.score(F.relu(net.net.first(x)).mean((2, 3)))
+    group, owner = 1, SimpleNamespace(net=net, group=1)
+
+    def step(discriminator, **options):
+        fastgan.discriminator_step(discriminator, REAL, FAKE, concat=True, **options)
+
+    uses = [lambda x: net(x, group), lambda x: owner.net(x, owner.group), lambda x, g=group: net(x, g), net]
+    for discriminator in uses:
+        step(discriminator)
+    step(net, group=1)
+    group = owner.group = 3
+    uses[2].__defaults__ = (3,)
+    for discriminator in uses[:3]:
+        with pytest.raises(ValueError, match="mixes samples"):
+            step(discriminator)
+    with pytest.raises(ValueError, match="mixes samples"):
+        step(net, group=3)
+    step(net, group=3, share=0.0)
+    with pytest.raises(ValueError, match="mixes samples"):
+        step(net, group=3, share=0.5)
+    net.group = 3
+    with pytest.raises(ValueError, match="mixes samples"):
+        step(net)
+
+
+def test_what_was_seen_does_not_grow_without_end():
+    net, x = nn.Linear(2, 1), torch.randn(2, 2)
+    for k in range(300):
+        fastgan.discriminator_step(lambda x, k: net(x) * k, x, x, float(k), concat=True)
+    assert 0 < len(joined._seen[net]) <= 256
+
+
+def test_a_reentrant_checkpoint_says_what_to_do():
+    net, inner = Net().double(), nn.Linear(8, 8).double()
+    net.mix = lambda h: checkpoint(inner, h, use_reentrant=True)
+    with pytest.raises(RuntimeError, match=r"concat: reentrant checkpointing .* use_reentrant=False"):
+        fastgan.discriminator_step(net, REAL, FAKE, concat=True)
+
+
 def test_a_value_alone_is_not_joined():
     net = Net(MIXERS["deviation"]).double()
     with torch.no_grad():
         totals = [fastgan.discriminator_step(net, REAL, FAKE, concat=concat).total for concat in (False, True)]
     assert torch.equal(*totals)
+
+
+def test_labels_of_packed_samples():
+    """One for each sample, which has two entries."""
+    net = Net().double()
+
+    def packed(x, labels):
+        return net(x.unflatten(0, (-1, 2)).mean(1), labels)
+
+    for fakes in (LABELS[:3], OTHERS[:3]):
+        found = []
+        for concat in (False, True):
+            options = {"fake_args": (fakes,), "pac": 2, "concat": concat, "penalty": "r1"}
+            step = fastgan.discriminator_step(packed, REAL, FAKE, LABELS[:3], **options)
+            found.append([step.total, *gradients(net, step.total)])
+        close(*found)
 
 
 class Steps(nn.Module):
@@ -253,6 +331,11 @@ def test_an_output_of_time_steps_and_samples():
         real, fake = torch.randn(2, 8, n, 4, dtype=torch.float64)
         (_, wanted, _), (_, got, _) = both(net, real=real, fake=fake, batch_dim=1)
         close(got, wanted)
+    real, fake = torch.randn(2, 8, 4, 4, dtype=torch.float64)  # a multiple of the samples
+    (_, wanted, _), (_, got, _) = both(
+        net, real=real, fake=fake, batch_dim=1, penalty=[approximate("r1-approx", part=0.5)]
+    )
+    close(got, wanted)
     real, fake = torch.randn(2, 4, 2, 4, dtype=torch.float64)  # as many steps as samples
     with pytest.raises(ValueError, match="concat: expected outputs of which one dimension has 4 entries"):
         both(net, real=real, fake=fake, batch_dim=1)
@@ -402,11 +485,18 @@ def test_unfit_options():
         (ValueError, "sigma: expected how far", {"kind": "r1-approx", "perturb": lambda x: x, "normalize": True}),
         (ValueError, "sigma: has no effect beside perturb", {"kind": "r1-approx", "perturb": lambda x: x, "sigma": 0.1}),
         (ValueError, "perturb: expected it to return inputs of shapes", {"kind": "r1-approx", "perturb": lambda x: x[:2]}),
+        (ValueError, "perturb: expected it to return a neighbour", {"kind": "r1-approx", "perturb": lambda x: x}),
+        (ValueError, "sample_weights: expected finite numbers of 0 or more", {"kind": "r1", "sample_weights": -WEIGHTS}),
+        (ValueError, "sample_weights: expected finite numbers of 0 or more", {"kind": "r1-approx", "sample_weights": -WEIGHTS}),
+        (ValueError, "sample_weights: expected finite numbers of 0 or more", {"kind": "r1", "sample_weights": WEIGHTS / 0}),
         (TypeError, "sample_weights: expected a floating-point tensor", {"kind": "r1-approx", "sample_weights": 1.0}),
         (ValueError, "sample_weights: has no effect over='batch'", {"kind": "r1", "over": "batch", "sample_weights": WEIGHTS}),
     ):  # fmt: skip
         with pytest.raises(error, match=message):
             fastgan.gradient_penalty(net, REAL, None, **options)
+    for add in (lambda x: x.add_(1.0), lambda x: (x.add_(1.0), x + 1)[1]):
+        with pytest.raises(ValueError, match="perturb: expected a function that leaves x as it is"):
+            fastgan.gradient_penalty(net, REAL.clone(), None, kind="r1-approx", perturb=add)
 
 
 @pytest.mark.parametrize("form", ["sum", "each"])
