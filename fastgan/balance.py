@@ -13,6 +13,7 @@ from torch.autograd.graph import get_gradient_edge
 
 from . import _checks as checks
 from .auxiliary import adaptive_weight
+from .discriminator.double_backward import refusing_reentrant
 from .norms import gradient_norm
 from .ops.given import with_gradients
 
@@ -87,9 +88,10 @@ def _differentiated(losses: Mapping[str, Tensor], at: Tensor) -> dict[str, _Grad
     if not isinstance(at, Tensor) or not at.requires_grad:
         got = "one that requires none" if isinstance(at, Tensor) else type(at).__name__
         raise ValueError(f"fake: expected a tensor that requires grad, at which losses are balanced, got {got}")
-    if at._backward_hooks:
+    if at._backward_hooks or at.retains_grad:
         raise ValueError(
-            "fake: has backward hooks, which would run once for each loss; register them on what fake is made of"
+            "fake: has backward hooks, or retains its gradient, which would count each loss; give fake before you"
+            " call register_hook or retain_grad"
         )
     for name, loss in losses.items():
         if not isinstance(loss, Tensor) or loss.dim() or not loss.requires_grad:
@@ -109,7 +111,8 @@ def _gradients(name: str, loss: Tensor, at: Tensor) -> _Gradients:
     handle = at.register_hook(stop) if leaves else None
     try:
         # Kept: losses may share a part of their graph, and one that goes beside `at` that of the generator.
-        g, *others = torch.autograd.grad(loss, [at, *leaves], retain_graph=True, allow_unused=True)
+        with refusing_reentrant("balance"):
+            g, *others = torch.autograd.grad(loss, [at, *leaves], retain_graph=True, allow_unused=True)
     finally:
         if handle is not None:
             handle.remove()
@@ -154,7 +157,8 @@ class AdaptiveWeight(nn.Module):
     gradients of all other losses and of the adversarial one by the decoder's last layer. VQGAN takes both through
     the perceptual network and the discriminator, and goes the whole way again in the backward of the sum. Here both
     are taken once, at the decoder's output, and the backward starts from their weighed sum. The loss of feature
-    matching is added as it is. Nothing waits for the device.
+    matching is added as it is. Nothing waits for the device. A loss that also goes beside `fake`, as with a KL
+    term, gets all its gradients, at the price of one more backward. Such a term is better added to the total.
 
     Args:
         last_layer: the weight of the decoder's last layer, by which norms are taken, or a function that returns it.
@@ -277,6 +281,7 @@ class LossBalancer(nn.Module):
         if not isinstance(weights, Mapping) or not weights:
             raise TypeError(f"weights: expected numbers by the names of losses, got {weights!r}")
         self.weights = {name: checks.number(f"weights[{name!r}]", w, 0.0) for name, w in weights.items()}
+        self._names = tuple(weights)  # in the order of the averages; weights may be set anew
         if not all(self.weights.values()):
             raise ValueError(f"weights: expected numbers above 0, got {self.weights}")
         if checks.number("decay", decay, 0.0, 1.0) == 1.0:
@@ -299,15 +304,15 @@ class LossBalancer(nn.Module):
             TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
             RuntimeError: gradients are switched off.
         """
-        unknown = [name for name in losses if name not in self.weights]
+        unknown = [name for name in losses if name not in self._names or name not in self.weights]
         if unknown or not losses:
             got = ", ".join(map(repr, unknown)) or "no loss"
-            raise ValueError(f"losses: expected some of {', '.join(map(repr, self.weights))}, got {got}")
+            raise ValueError(f"losses: expected some of {', '.join(map(repr, self._names))}, got {got}")
         found = _differentiated(losses, fake)
-        places = [list(self.weights).index(name) for name in losses]
+        places = [self._names.index(name) for name in losses]
         norms = self._averages([g.at for g in found.values()], places)
         if not self.rescale:
-            return _total(found, {name: norms.new_tensor(self.weights[name]) for name in losses}, fake)
+            return _total(found, {name: norms.new_full((), self.weights[name]) for name in losses}, fake)
         share = self.total_norm / sum(self.weights[name] for name in losses)
         scales = [self.weights[name] * share / (n + self.eps) for name, n in zip(losses, norms, strict=True)]
         return _total(found, dict(zip(losses, scales, strict=True)), fake)
@@ -331,7 +336,7 @@ class LossBalancer(nn.Module):
 
     def get_extra_state(self) -> list[str]:
         """Return the names of the losses, in the order of the averages, for the state_dict."""
-        return list(self.weights)
+        return list(self._names)
 
     def set_extra_state(self, state: list[str]) -> None:
         """Put averages that come from a state_dict in the order of this module's losses.
@@ -339,10 +344,10 @@ class LossBalancer(nn.Module):
         Raises:
             ValueError: they are of other losses.
         """
-        if set(state) != set(self.weights):
-            raise ValueError(f"state_dict: expected averages of {list(self.weights)}, got those of {state}")
+        if set(state) != set(self._names):
+            raise ValueError(f"state_dict: expected averages of {list(self._names)}, got those of {state}")
         for buffer in (self.sums, self.counts):
-            buffer.copy_(torch.stack([buffer[state.index(name)] for name in self.weights]))
+            buffer.copy_(torch.stack([buffer[state.index(name)] for name in self._names]))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LossBalancer:
         """Move the averages with the module, in float32 at least: a count in bfloat16 stops at 256."""

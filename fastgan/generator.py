@@ -99,10 +99,10 @@ def generator_step(
 
     The discriminator's parameters are frozen meanwhile, as in `fastgan.frozen`: their gradients, which this step
     would throw away, are not computed. The generator's are the same without that. Parameters that `fake` depends on
-    are the generator's, and are not frozen. Other networks that a function calls are a part of the discriminator.
-    Real samples go through it under no_grad, once, and only where a loss looks at them. Inside a function for
-    torch.compile the step runs between the parts of the graph. Under `fastgan.compiling()` it is traced, and
-    parameters that the generator shares are constants there.
+    are the generator's, and are not frozen, behind a reentrant checkpoint too. Other networks that a function calls
+    are a part of the discriminator. Real samples go through it under no_grad, once, and only where a loss looks at
+    them. Inside a function for torch.compile the step runs between the parts of the graph. Under
+    `fastgan.compiling()` it is traced, and parameters that the generator shares are constants there.
 
     Args:
         discriminator: a module, or a function; called as discriminator(real, *args, **kwargs), then on fake.
@@ -150,6 +150,8 @@ def _run(calls: Any, discriminator: Any, inputs: Any, o: _Options) -> GeneratorS
     fake, real, args, real_args, kwargs, real_outputs = inputs
     if real_args is not None and not isinstance(real_args, (list, tuple)):
         raise TypeError(f"real_args: expected a tuple of arguments, got {type(real_args).__name__}")
+    if real_args is not None and (real is None or real_outputs is not None):
+        raise ValueError("real_args: has no effect where the discriminator is not called on real, got some")
     call = None
     if o.needs_real() and real is not None and real_outputs is None:
         call = real, args if real_args is None else tuple(real_args), kwargs

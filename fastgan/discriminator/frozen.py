@@ -18,6 +18,7 @@ from .._torch_internals import (
     compiler_is_loaded,
     function_mode_depth,
     in_checkpoint,
+    is_python_node,
     pop_function_mode,
     runs_in_checkpoint,
     tree_leaves,
@@ -67,7 +68,8 @@ def frozen(*discriminators: Callable[..., Any]) -> Iterator[None]:
 
     Args:
         *discriminators: modules, wrapped and parametrized ones too, or functions. Of a function the modules count
-            that it refers to.
+            that it refers to. A module of which it uses a part, or is a method, counts as a whole: if the generator
+            is in that module too, give the discriminator itself.
 
     Raises:
         TypeError, ValueError: an argument is not callable, or a function in which no module is found.
@@ -100,8 +102,7 @@ def called_frozen(discriminator: Callable[..., Any], real: Any, fake: Any) -> tu
     modules = list(modules_of(discriminator))
     but: frozenset[int] = frozenset()
     if any([p.requires_grad for m in modules for p in m.parameters(False)]):
-        roots = [t.grad_fn for t in tree_leaves(fake) if isinstance(t, Tensor)]
-        but = frozenset(map(id, walk(roots, set())[0]))
+        but = _generators([t.grad_fn for t in tree_leaves(fake) if isinstance(t, Tensor)])
     if not modules:
         warn_once("frozen", _NOTHING)
     with _frozen(modules, but) as fresh:
@@ -112,6 +113,18 @@ def called_frozen(discriminator: Callable[..., Any], real: Any, fake: Any) -> tu
         if fresh and torch.is_grad_enabled() and not _may_be_compiled(discriminator, modules):
             return on_real, _call_without_checkpoints(discriminator, fake)
         return on_real, _call(discriminator, fake)
+
+
+def _generators(roots: list[Any]) -> frozenset[int]:
+    """Return the ids of the parameters on which tensors with these nodes depend.
+
+    What a Function of Python has kept may hold modules that it calls in its backward: a reentrant checkpoint does.
+    """
+    seen: set[Any] = set()
+    leaves, _ = walk(roots, seen)
+    kept = tree_leaves([list(vars(n).values()) for n in seen if is_python_node(n)])
+    modules = [m for value in kept if callable(value) for m in modules_of(value)]
+    return frozenset(map(id, [*leaves, *[p for m in modules for p in m.parameters(False)]]))
 
 
 def _may_be_compiled(discriminator: Any, modules: list[nn.Module]) -> bool:

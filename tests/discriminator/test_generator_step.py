@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import fastgan
 from fastgan.nn import AdaptiveWeight, DiscriminatorLoss, GeneratorLoss, LossBalancer
@@ -197,6 +198,26 @@ def test_what_the_generator_is_made_of_is_not_frozen():
     assert net.last.weight.grad is None
 
 
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_what_is_behind_a_checkpoint_of_the_generator_is_not_frozen(reentrant):
+    net, generator = Net().double(), Generator().double()
+    z = torch.randn(2, 4, 8, 8, dtype=torch.float64, requires_grad=True)
+    shared = generator.last = net.layers[0]  # 3 to 8 channels
+    first, last = nn.Conv2d(8, 3, 1).double(), nn.Conv2d(8, 3, 1).double()
+
+    def fake():
+        def inner(z):
+            return last(shared(first(generator.body(z))))
+
+        return checkpoint(inner, z, use_reentrant=reentrant)
+
+    STEP(net, fake(), output=0).total.backward()
+    got, shared.weight.grad = shared.weight.grad, None
+    assert net.last.weight.grad is None
+    fastgan.generator_loss(net(fake())[0]).backward()
+    assert torch.equal(got, shared.weight.grad)
+
+
 def test_functions_freeze_what_they_refer_to(case):
     net, generator, z, _ = case
     STEP(lambda x: net(x)[0], generator(z)).total.backward()
@@ -351,6 +372,19 @@ def test_a_balancer_that_does_not_rescale(case):
     close([step.total], [0.5 * l1 - 3 * net(fake)[0].mean()], 1e-6)
 
 
+def test_weights_may_be_set_anew_in_another_order(case):
+    _, generator, z, real = case
+    found = []
+    for weights in ({"l1": 1.0, "l2": 2.0}, {"l2": 2.0, "l1": 1.0}):
+        balance = LossBalancer({"l1": 1.0, "l2": 2.0}, decay=0.5)
+        for k in range(2):
+            fake = generator(z + k)
+            scales = balance({"l1": (fake - real).abs().mean(), "l2": (fake - real).square().sum()}, fake).weights
+            balance.weights = weights
+        found.append((scales, balance.get_extra_state()))
+    assert found[0] == found[1]
+
+
 def test_an_overflow_leaves_the_averages(case):
     _, generator, z, real = case
     balance = LossBalancer({"l1": 1.0})
@@ -426,6 +460,8 @@ def test_errors(case):
     l1 = (fake - real).abs().mean()
     hooked = generator(z)
     hooked.register_hook(lambda g: g)
+    retained = generator(z)
+    retained.retain_grad()
     tokens = generator.body(z)
     halves = generator(z).chunk(2)
     refused = [
@@ -441,12 +477,15 @@ def test_errors(case):
         (ValueError, "real: expected samples for feature_matching", (net, fake), {"features": 1, "feature_matching": 1.0, "output": 0}),
         (ValueError, "real: expected tensors that need no gradient", (net, fake, fake), {"features": 1, "feature_matching": 1.0, "output": 0}),
         (TypeError, "real_args: expected a tuple", (net, fake), {"real_args": 3, "output": 0}),
+        (ValueError, "real_args: has no effect", (net, fake), {"real_args": (), "output": 0}),
+        (ValueError, "real_args: has no effect", (net, fake, real), {"real_args": (), "real_outputs": 1.0, "output": 0}),
         (TypeError, "balance: expected", (net, fake), {"balance": 3}),
         (ValueError, "losses: expected 'adversarial' and a reconstruction", (net, fake), {"balance": AdaptiveWeight(), "output": 0}),
         (ValueError, "reconstruction: 'adversarial' is the name", (net, fake), {"reconstruction": {"adversarial": l1}, "output": 0}),
         (TypeError, "reconstruction: expected a scalar", (net, fake), {"reconstruction": fake, "output": 0}),
         (ValueError, "last_layer: expected a weight that fake was made with", (net, fake), {"reconstruction": l1, "balance": AdaptiveWeight(net.last.weight), "output": 0}),
         (ValueError, "fake: has backward hooks", (net, hooked), {"reconstruction": hooked.sum(), "balance": AdaptiveWeight(), "output": 0}),
+        (ValueError, "fake: has backward hooks, or retains", (net, retained), {"reconstruction": retained.sum(), "balance": AdaptiveWeight(), "output": 0}),
         (ValueError, "losses: expected 'reconstruction' to depend on fake", (net, fake), {"reconstruction": tokens.sum(), "balance": AdaptiveWeight(), "output": 0}),
         (ValueError, "another output of the operation", (net, halves[0]), {"reconstruction": halves[0].sum() + halves[1].sum(), "balance": AdaptiveWeight(), "output": 0}),
         (ValueError, "losses: expected some of 'l1', got 'adversarial'", (net, fake), {"balance": LossBalancer({"l1": 1.0}), "output": 0}),
