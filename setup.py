@@ -6,6 +6,7 @@ compilers, and why anything was left out. Metadata is in pyproject.toml.
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import os
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -23,6 +25,19 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "csrc" / "tools"))
 import toolkit  # noqa: E402 (reached by the line above)
+
+
+def _nodes_build() -> Any:
+    """Return fastgan/nodes_build.py without its package, which imports torch."""
+    found = importlib.util.spec_from_file_location("nodes_build", ROOT / "fastgan" / "nodes_build.py")
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+nodes_build = _nodes_build()
 
 FLAGS = [
     "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror=switch",
@@ -34,16 +49,6 @@ Command = tuple[str, str, list[str]]  # output, source, command
 ISAS: dict[str, list[str]] = {"generic": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
     ISAS |= {"v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
-
-
-def find_compiler() -> list[str]:
-    """Return the C++ compiler's command: $CXX, Python's own, or the first on the PATH."""
-    named = [os.environ.get("CXX"), sysconfig.get_config_var("CXX"), "c++", "g++", "clang++"]
-    for command in filter(None, named):
-        words = shlex.split(command)
-        if words and shutil.which(words[0]):
-            return words[:1]
-    raise FileNotFoundError("no C++ compiler was found (set CXX, or install g++ or clang++)")
 
 
 def run(command: list[str]) -> str:
@@ -104,6 +109,7 @@ class NativeBuild(build_ext):
             try:
                 super().run()
                 facts["native"] = "built"
+                facts["nodes"] = self.build_nodes()
             except Exception as error:
                 if must:
                     raise
@@ -114,6 +120,26 @@ class NativeBuild(build_ext):
             folder.mkdir(parents=True, exist_ok=True)
             self.remove_others(folder)
             (folder / "_build.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+    def build_nodes(self) -> str:
+        """Build the C++ nodes of autograd where torch is there; return how it went."""
+        asked = os.environ.get("FASTGAN_NODES", "")
+        if asked == "0":
+            return "not built: FASTGAN_NODES=0"
+        try:
+            version = nodes_build.installed_version()
+            if version is None:
+                raise FileNotFoundError("there was no torch; python -m fastgan build")
+            folder = Path(self.get_ext_fullpath("fastgan._native")).parent
+            if nodes_build.recorded(folder) != nodes_build.record(version):
+                import torch
+
+                nodes_build.build(torch, nodes_build.find_compiler(), folder)
+        except Exception as error:
+            if asked == "1":
+                raise
+            return f"not built: {reason(error)}"
+        return f"built for torch {version.__version__}"
 
     def remove_others(self, folder: Path) -> None:
         """Remove an earlier build's modules, which would be loaded with this one's."""
@@ -130,7 +156,7 @@ class NativeBuild(build_ext):
             raise RuntimeError("the native kernels build with gcc or clang only")
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        cxx = find_compiler()
+        cxx = nodes_build.find_compiler()
         self.facts["compiler"] = run([*cxx, "--version"]).splitlines()[0]
         self.facts["flags"] = " ".join(FLAGS)
         self.facts["instruction sets"] = ", ".join(ISAS)
@@ -164,7 +190,8 @@ class NativeBuild(build_ext):
 
         python = [sysconfig.get_path("include"), sysconfig.get_path("platinclude")]
         includes = [f"-I{p}" for p in dict.fromkeys([pybind11.get_include(), *python])]
-        extra = [*includes, f"-DFASTGAN_MODULE={module}", *defines]
+        headers = f'-DFASTGAN_HEADERS="{nodes_build.headers()}"'
+        extra = [*includes, f"-DFASTGAN_MODULE={module}", headers, *defines]
         return self.object(cxx, f"{module}_bindings", "bindings.cpp", extra)
 
     def cpu_kernels(self, cxx: list[str]) -> list[Command]:

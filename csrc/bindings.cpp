@@ -1,9 +1,7 @@
 // The Python module fastgan._native: reads the arguments, picks the instruction set or the device,
 // and calls the kernels. A build with several CUDA toolkits makes one for each, with other names.
+#include "common/interface.h"
 #include "python_args.h"
-#ifdef FASTGAN_WITH_CUDA
-#include "cuda/place.h"
-#endif
 
 namespace fastgan {
 
@@ -134,6 +132,13 @@ void set_shape(int warps, int blocks_per_multi, int multiprocessors) {
   launch_shape = {warps, blocks_per_multi, multiprocessors};
 }
 
+void set_shape_of(int device, Place& place) {
+  place.multiprocessors =
+      launch_shape.multiprocessors ? launch_shape.multiprocessors : cuda::multiprocessors(device);
+  if (launch_shape.warps) place.warps = launch_shape.warps;
+  if (launch_shape.blocks_per_multi) place.blocks_per_multi = launch_shape.blocks_per_multi;
+}
+
 // On a device: (its number, a stream's handle, empty, zeros). The last two are functions that give
 // a tensor with so many bytes on the device, for work on that stream.
 class OnCuda {
@@ -149,10 +154,7 @@ class OnCuda {
     empty = where[2];
     zeros = where[3];
     place.stream = reinterpret_cast<void*>(stream);
-    place.multiprocessors =
-        launch_shape.multiprocessors ? launch_shape.multiprocessors : cuda::multiprocessors(device);
-    if (launch_shape.warps) place.warps = launch_shape.warps;
-    if (launch_shape.blocks_per_multi) place.blocks_per_multi = launch_shape.blocks_per_multi;
+    set_shape_of(device, place);
     place.scratch = [this](int64_t bytes) { return reinterpret_cast<char*>(memory(empty, bytes)); };
     place.tickets = [this] { return tickets(); };
     place.release = [] { return static_cast<void*>(PyEval_SaveThread()); };
@@ -319,6 +321,27 @@ void interpolate_backward(const py::tuple& real, const py::tuple& fake, const py
   On::interpolate_backward(call, where);
 }
 
+// ---------------------------------------------------------------------------------- to other code
+
+#ifdef FASTGAN_WITH_CUDA
+const CudaKernels cuda_kernels = {
+    cuda::loss_forward,        cuda::loss_backward,        cuda::loss_second,
+    cuda::penalty_forward,     cuda::penalty_backward,     cuda::penalty_second,
+    cuda::interpolate_forward, cuda::interpolate_backward, set_shape_of,
+    cuda::counters_of,
+};
+const CudaKernels* const own_cuda_kernels = &cuda_kernels;
+#else
+const CudaKernels* const own_cuda_kernels = nullptr;
+#endif
+
+const Interface interface = {
+    []() -> const LossKernels& { return current->loss; },
+    []() -> const PenaltyKernels& { return current->penalty; },
+    []() -> const InterpolateKernels& { return current->interpolate; },
+    own_cuda_kernels,
+};
+
 template <int n>
 py::tuple name_tuple(const char* const (&list)[n]) {
   py::tuple all(n);
@@ -359,6 +382,8 @@ PYBIND11_MODULE(FASTGAN_MODULE, m, py::mod_gil_not_used()) {
   m.doc() = "fastgan's compiled kernels; fastgan/backends/native.py calls them.";
   m.attr("phis") = name_tuple(phi_names);
   m.attr("psis") = name_tuple(psi_names);
+  m.attr("interface") = py::capsule(&interface, interface_name);
+  m.attr("headers") = FASTGAN_HEADERS;
   m.attr("stat_count") = stat_count;
   m.attr("norm_stat_count") = norm_stat_count;
   py::class_<Spec, std::shared_ptr<Spec>>(m, "Spec", py::module_local())

@@ -26,6 +26,7 @@ from .discriminator.dynamo import compiling
 from .discriminator.frozen import frozen
 from .functional import LossStats, discriminator_loss, generator_loss, reduce_terms, term
 from .generator import GeneratorStep, generator_step
+from .ops import nodes as _asked  # noqa: F401 (tells the C++ nodes what they ask of Python)
 from .ops.losses import losses, register_loss
 from .penalties import (
     PenaltyStats,

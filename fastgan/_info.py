@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from . import backends, requirements
-from .backends import cpu
+from .backends import cpu, nodes
 from .backends.native import build_facts, native
 from .version import __version__
 
@@ -26,6 +26,7 @@ def info() -> dict[str, Any]:
         "torch": torch.__version__,
         "build": build_facts() or {"native": "not built: setup.py has not run"},
         "extension": native.__name__.rpartition(".")[2] if native else "none",
+        "C++ nodes": nodes.state,
         "backends": ready,
         "features": {name: requirements.lacking(name) or "ready" for name in requirements.FEATURES},
         "FASTGAN_BACKEND": backends.CHOSEN.get(),

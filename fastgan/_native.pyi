@@ -8,6 +8,9 @@ from torch import Tensor
 # The names of phi and psi, in the order of their codes; how many numbers LossStats and PenaltyStats are made of.
 phis: tuple[str, ...]
 psis: tuple[str, ...]
+# For fastgan._nodes: a table of the kernels, and a digest of the headers that both are compiled from.
+interface: Any
+headers: str
 stat_count: int
 norm_stat_count: int
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from . import _checks as checks
-from .backends import native
+from .backends import CHOSEN, nodes
+from .backends.cpu import PREFERRED
 from .backends.specs import PHIS, LossSpec, OperandTerm, Term
 from .ops import elementwise
 from .ops import loss as ops
@@ -159,6 +160,10 @@ def discriminator_loss(
     make_spec, names, logits = discriminator_spec, ("real_logits", "fake_logits"), (real_logits, fake_logits)
     if real_logits is None or fake_logits is None:
         make_spec, names, logits = _one_role(real_logits, fake_logits, loss, relativistic)
+    if not return_stats and weights is real_mask is fake_mask is process_group is None:
+        result = _quick(make_spec, logits, given, reduction)
+        if result is not None:
+            return result
     return _loss(
         make_spec, names, logits, given, masks=(real_mask, fake_mask), weights=weights,
         reduction=reduction, return_stats=return_stats, process_group=process_group,
@@ -250,6 +255,10 @@ def generator_loss(
         names, logits = ("fake_logits", "real_logits"), (fake_logits, real_logits)
     targets = targets if type(targets) is tuple else _triple(targets)
     given = (loss, relativistic, margin, targets, real_target, fake_target)
+    if not return_stats and weights is real_mask is fake_mask is process_group is None:
+        result = _quick(generator_spec, logits, given, reduction)
+        if result is not None:
+            return result
     return _loss(
         generator_spec, names, logits, given, masks=(real_mask, fake_mask), weights=weights,
         reduction=reduction, return_stats=return_stats, process_group=process_group,
@@ -278,6 +287,32 @@ def _in_floats(given: tuple[Any, ...]) -> tuple[Any, ...]:
         checks.number("real_target", real_target),
         checks.number("fake_target", fake_target),
     )
+
+
+def _quick(make_spec: Any, logits: Sequence[Any], given: tuple[Any, ...], reduction: Any) -> Any:
+    """Return an ordinary loss by one call of the C++ nodes, or None where anything wants `_loss` to look closer."""
+    _, _, margin, targets, real_target, fake_target = given
+    if (
+        torch.compiler.is_compiling()
+        or nodes.module is None
+        or not (targets is _TARGETS and type(margin) is type(real_target) is type(fake_target) is float)
+        or probabilities.undecided
+        or not (PREFERRED and CHOSEN.get() == "auto")
+    ):
+        return None
+    first, members = logits[0], 1
+    if type(first) is list or type(first) is tuple:
+        members = len(first)
+        if len(logits) == 1:
+            logits = first
+        elif type(logits[1]) is type(first) and len(logits[1]) == members:
+            logits = [t for member in zip(*logits, strict=True) for t in member]
+    try:
+        spec = make_spec(given, members, False)
+        plan = spec.plans.get((reduction, ()))
+    except (TypeError, ValueError):  # which `_loss` will say better
+        return None
+    return None if plan is None else nodes.module.loss(plan, logits)
 
 
 def _loss(
@@ -319,10 +354,10 @@ def _loss(
     paired = relativistic == "paired" or reduction == "none"
     paired = paired or (relativistic is None and len(tensors) == 2 and loss in PAIRED)
     single, members = isinstance(tensors[0], Tensor), 1
-    scanned = -1 if tracing else native.scan(tensors)
+    scanned = -1 if tracing else nodes.scan(tensors)
     if scanned < 0 or (paired and tensors[0].shape != tensors[-1].shape):
         tensors, members = _operands(dict(zip(names, tensors, strict=True)), paired)
-        scanned = -1 if tracing else native.scan(tensors)
+        scanned = -1 if tracing else nodes.scan(tensors)
     if reduction not in ("mean", "sum"):
         _check_unreduced(reduction, return_stats)
     if process_group is not None:
@@ -549,7 +584,7 @@ def reduce_terms(
 def _bind(
     terms: Sequence[Term], tensors: Sequence[Operand], centred: bool
 ) -> tuple[LossSpec, tuple[Any, ...], int]:
-    """Return terms as a loss, its checked operands, and what `native.scan` returned for them."""
+    """Return terms as a loss, its checked operands, and what `nodes.scan` returned for them."""
     if len(terms) != len(tensors) or not terms:
         raise ValueError(
             f"terms and tensors: expected as many of each, at least 1, got {len(terms)}, {len(tensors)}"
@@ -562,7 +597,7 @@ def _bind(
                 raise ValueError(f"tensors: expected a tensor or a pair, got {len(entry)} tensors")
         operands = tuple([t for e, pair in zip(tensors, pairs, strict=True) for t in (e if pair else (e,))])
     spec = cached(_terms_spec, tuple(terms), pairs, centred)
-    scanned = -1 if torch.compiler.is_compiling() else native.scan(operands)
+    scanned = -1 if torch.compiler.is_compiling() else nodes.scan(operands)
     if scanned < 0:
         checks.operands("tensors", operands)
     if True in pairs:

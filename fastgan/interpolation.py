@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import _checks as checks
-from .backends import native
+from .backends import nodes
 from .ops import interpolation as ops
 from .samples import Groups, Samples, arranged
 
@@ -31,7 +31,7 @@ def checked_samples(name: str, value: Any, samples: Samples | None = None) -> tu
 
 def _is_sound(*tensors: Tensor) -> bool:
     """Return whether samples need no closer look: a quick yes, before the checks that know what to say."""
-    return not torch.compiler.is_compiling() and native.scan(tensors) >= 0 and tensors[0].dim() > 0
+    return not torch.compiler.is_compiling() and nodes.scan(tensors) >= 0 and tensors[0].dim() > 0
 
 
 def checked_pair(

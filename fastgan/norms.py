@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import _checks as checks
-from .backends import native, reference
+from .backends import nodes, reference
 from .backends.base import norms_shape
 from .backends.specs import MAX_POWER, OVER, PSIS, PenaltySpec, Term
 from .functional import cached, reduce_terms
@@ -50,7 +50,7 @@ def checked_grads(grads: Any, over: str, samples: Samples | None = None) -> tupl
         checks.choice("over", over, OVER)
     tensors = (grads,) if isinstance(grads, Tensor) else grads
     quick = isinstance(tensors, tuple) and len(tensors) > 0 and not torch.compiler.is_compiling()
-    if not quick or native.scan(tensors) < 0:
+    if not quick or nodes.scan(tensors) < 0:
         tensors = checks.operands("grads", grads)
     if samples is not None:
         samples.check("grads", tensors)

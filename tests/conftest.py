@@ -7,6 +7,7 @@ import tempfile
 import pytest
 import torch
 
+from fastgan.backends import nodes
 from tests.helpers.once import SHARED
 
 
@@ -37,3 +38,10 @@ def _poison():
     yield
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def python_way():
+    """Without the C++ nodes: for what looks into Python's own."""
+    with nodes.off():
+        yield

@@ -79,15 +79,19 @@ class LossSpec:
         native: the compiled extension's form, made at first use.
         tables: what the Triton backend keeps from call to call.
         single: what `single_terms` returned.
+        has_constants: whether any term has a factor or a label per element.
+        plans: what the C++ nodes take, by reduction and weights.
     """
 
-    __slots__ = ("native", "roles", "single", "subtracts_mean", "tables", "terms")
+    __slots__ = ("has_constants", "native", "plans", "roles", "single", "subtracts_mean", "tables", "terms")
 
     def __init__(self, terms: tuple[OperandTerm, ...], roles: tuple[int, ...]) -> None:
         self.terms = terms
         self.roles = roles
         self.subtracts_mean = any(t.mean_operand >= 0 for t in terms)
+        self.has_constants = any(t.factor >= 0 or t.label >= 0 for t in terms)
         self.native: Any = None
+        self.plans: dict[Any, Any] = {}
         self.tables: Any = None
         self.single: list[tuple[LossSpec, list[int]]] | None = None
 

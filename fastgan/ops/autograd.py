@@ -15,7 +15,7 @@ from torch.autograd import Function
 
 from .. import backends
 from .._torch_internals import bare_apply, is_batched, is_transformed
-from ..backends import native, reference
+from ..backends import nodes, reference
 from ..backends.base import Gradients, Operands
 
 
@@ -48,6 +48,10 @@ class Operation(ABC):
     def reference(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return the results in plain PyTorch, differentiable to any order."""
 
+    def with_node(self, tensors: Operands) -> Any:
+        """Return the result with a C++ node behind it, or None where there is no node for the call."""
+        return None
+
     def backward(self, tensors: Operands, upstream: Operands, need: Sequence[bool]) -> Gradients:
         """Return `gradients`, also under vmap over the upstream (is_grads_batched), in which they are linear."""
         if not without_memory(upstream):
@@ -65,16 +69,22 @@ def run(op: Operation, tensors: Operands, scanned: int = -1) -> Any:
     Args:
         op: the operation.
         tensors: its operands.
-        scanned: what `backends.native.scan` returned for them, or -1.
+        scanned: what `backends.nodes.scan` returned for them, or -1.
     """
     if scanned < 0:
         if torch.compiler.is_compiling():
             op.backend = reference.BACKEND
             return op.forward(tensors, None)
-        scanned = native.scan(tensors)
+        scanned = nodes.scan(tensors)
     op.backend = backend = backends.get(tensors, scanned)
     if backend.differentiable:
         return op.forward(tensors, None)
+    if nodes.module is not None and tensors[0].device.type == backend.name:
+        if scanned >= 2:
+            nodes.module.serve(tensors[0].get_device())
+        found = op.with_node(tensors)
+        if found is not None:
+            return found
     if scanned < 0:
         tensors = tuple([backend.prepare(t) for t in tensors])
         scanned = any([t.requires_grad for t in tensors])
@@ -126,12 +136,23 @@ class ApplyGradient(Function):
         """Return the second derivative."""
         arguments, op = ctx.saved_tensors, ctx.op
         wanted = ctx.needs_input_grad[3:]
-        if torch.is_grad_enabled() or without_memory(cotangents) or not op.second_in_closed_form:
-            grads = _second_by_autograd(op, arguments, ctx.count, ctx.need, cotangents, wanted)
-            return (None, None, None, *grads)
-        upstream, tensors = arguments[: ctx.count], arguments[ctx.count :]
-        up_grads, grads = op.second(tensors, upstream, cotangents, wanted[ctx.count :])
-        return (None, None, None, *up_grads, *grads)
+        return (None, None, None, *second_of(op, arguments, ctx.count, ctx.need, cotangents, wanted))
+
+
+def second_of(
+    op: Operation,
+    arguments: Sequence[Tensor],
+    count: int,
+    need: Sequence[bool],
+    cotangents: Sequence[Tensor | None],
+    wanted: Sequence[bool],
+) -> Sequence[Tensor | None]:
+    """Return the second derivative by the arguments: `count` tensors of the upstream, and the operands."""
+    if torch.is_grad_enabled() or without_memory(cotangents) or not op.second_in_closed_form:
+        return _second_by_autograd(op, arguments, count, need, cotangents, wanted)
+    upstream, tensors = tuple(arguments[:count]), tuple(arguments[count:])
+    up_grads, grads = op.second(tensors, upstream, tuple(cotangents), wanted[count:])
+    return (*up_grads, *grads)
 
 
 def without_memory(tensors: Sequence[Tensor | None]) -> bool:

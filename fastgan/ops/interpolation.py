@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..backends import reference
+from ..backends import nodes, reference
 from ..backends.base import Gradients, Operands
 from . import autograd
 from .autograd import Operation
@@ -23,6 +23,10 @@ class Interpolation(Operation):
         """Return the points."""
         half = len(tensors) // 2
         return self.backend.interpolate_forward(tensors[:half], tensors[half:-1], tensors[-1])
+
+    def with_node(self, tensors: Operands) -> Any:
+        """Return the points with a C++ node behind them."""
+        return nodes.module.interpolate(tensors)
 
     def gradients(self, tensors: Operands, upstream: Operands, need: Sequence[bool]) -> Gradients:
         """Return gradients of the operands that need one."""

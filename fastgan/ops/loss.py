@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import backends
 from .._torch_internals import version
-from ..backends import reference
+from ..backends import nodes, reference
 from ..backends.base import Gradients, LossBuffers, Operands, Weights
 from ..backends.specs import LossSpec
 from . import autograd
@@ -64,6 +64,19 @@ class Loss(Operation):
                 )
         return backend.loss_forward(self, tensors, self.unit_gradients, need is not None)
 
+    def with_node(self, tensors: Operands) -> Any:
+        """Return the loss with a C++ node behind it; weights in a tensor, labels and masks have none."""
+        if self.reduction == "none" or isinstance(self.weights, Tensor) or self.spec.has_constants:
+            return None
+        plan = plan_of(self.spec, self.reduction, self.weights)
+        wanted = self.buffers is not None or self.statistics
+        found = nodes.module.loss(plan, tensors, self.statistics, wanted)
+        if found is None or not wanted:
+            return found
+        value, memory = found
+        self.buffers = LossBuffers(memory, len(self.spec.roles), len(self.spec.terms))
+        return value
+
     def backward(self, tensors: Operands, upstream: Operands, need: Sequence[bool]) -> Gradients:
         """Return gradients of the operands that need one.
 
@@ -99,6 +112,18 @@ class Loss(Operation):
         return values if self.reduction == "none" else (torch.stack(values).sum(),)
 
 
+def plan_of(spec: LossSpec, reduction: str, weights: tuple[float, ...] = ()) -> Any:
+    """Return a loss as the C++ nodes take it, made once."""
+    key = (reduction, weights)
+    plan = spec.plans.get(key)
+    if plan is None:
+        if len(spec.plans) >= 16:  # weights that change at each call
+            spec.plans.clear()
+        words = " ".join([reduction, *[float(w).hex() for w in weights]])
+        plan = spec.plans[key] = nodes.module.loss_plan(f"{words};{spec.encode()}")
+    return plan
+
+
 class SingleTerm(Loss):
     """A term of a loss as a loss of its own, whose value is there already."""
 
@@ -112,6 +137,10 @@ class SingleTerm(Loss):
         """Return the value."""
         value, self.value = self.value, None
         return value
+
+    def with_node(self, tensors: Operands) -> Any:
+        """Return None: the node would compute the value again."""
+        return None
 
 
 def evaluate(
@@ -130,7 +159,7 @@ def evaluate(
         weights: one per term, or None.
         reduction: "mean", "sum" or "none".
         values: whether the buffers' values are wanted; their statistics need not be there.
-        scanned: what `backends.native.scan` returned for the operands, or -1.
+        scanned: what `backends.nodes.scan` returned for the operands, or -1.
     """
     op = Loss(spec, () if weights is None else weights, reduction)
     if values:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._torch_internals import version
-from ..backends import reference
+from ..backends import nodes, reference
 from ..backends.base import Gradients, Operands
 from ..backends.specs import PenaltySpec
 from . import autograd
@@ -51,6 +52,16 @@ class Penalty(Operation):
         """Return the penalty; save the norms."""
         return self.backend.penalty_forward(self, tensors)
 
+    def with_node(self, tensors: Operands) -> Any:
+        """Return the penalty with a C++ node behind it; weights, masks and statistics have none."""
+        if self.weights is not None or self.masks is not None or self.statistics:
+            return None
+        found = nodes.module.penalty(_plan_of(self.spec), tensors)
+        if found is None:
+            return None
+        value, self.norms = found
+        return value
+
     def gradients(self, tensors: Operands, upstream: Operands, need: Sequence[bool]) -> Gradients:
         """Return gradients of the operands that need one."""
         self._check_constants()
@@ -68,6 +79,13 @@ class Penalty(Operation):
         """Return the penalty in plain PyTorch."""
         self._check_constants()
         return (reference.norm_penalty(tensors, self.spec, self.weights, self.masks)[0],)
+
+
+@lru_cache(maxsize=256)
+def _plan_of(spec: PenaltySpec) -> Any:
+    """Return a penalty as the C++ nodes take it."""
+    psi, target, power, scale, over, reduction = spec
+    return nodes.module.penalty_plan(f"{psi} {float(target).hex()} {power} {float(scale).hex()} {over} {reduction}")
 
 
 def evaluate(

@@ -23,6 +23,7 @@ def python(code, **environment):
     return done.stdout + done.stderr
 
 
+@pytest.mark.usefixtures("python_way")
 def test_auto_uses_the_cpu_kernels(monkeypatch):
     calls = []
     forward = cpu.BACKEND.loss_forward
@@ -145,6 +146,7 @@ def test_clip_weights():
     fastgan.clip_weights_([], 1.0)
 
 
+@pytest.mark.usefixtures("python_way")
 def test_calls_stay_small():
     """What a graph keeps alive: the logits and, until the first backward, one gradient each."""
     assert not hasattr(loss.Loss(LossSpec((), ())), "__dict__")

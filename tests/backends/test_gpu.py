@@ -523,12 +523,13 @@ def test_layouts_of_samples(view):
 
 
 def test_interpolate_tuples_and_draws():
-    a, b = (torch.randn(6, 3, 9) for _ in range(2))
+    # Few bits: the second derivative by eps is PyTorch's own sum, in an order that each device has for itself.
+    a, b = pattern(torch.empty(6, 3, 9), 31, 0.125), pattern(torch.empty(6, 3, 9), 29, 0.25)
 
     def call(a, b, eps):
         return fastgan.interpolate((a, b), (b, a * 2), eps)
 
-    check(call, [a, b, torch.rand(6)])
+    check(call, [a, b, pattern(torch.empty(6), 5, 0.25).abs()])
     a, b = a.to(DEVICE), b.to(DEVICE)
     draws = [fastgan.interpolate(a, b, generator=torch.Generator(DEVICE).manual_seed(seed)) for seed in (0, 0, 1)]
     assert torch.equal(draws[0], draws[1])
@@ -902,6 +903,7 @@ def test_a_mean_of_a_mask_that_is_not_positive():
 
 
 @needs_gpu
+@pytest.mark.usefixtures("python_way")
 def test_auto_takes_the_kernels_for_the_device_of_each_call(kernels, monkeypatch):
     if kernels != "cuda":
         pytest.skip("auto takes cuda where it is")

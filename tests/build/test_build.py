@@ -17,7 +17,7 @@ from tests.helpers import ROOT
 def build(what: str, source: Path, out: Path, **environment: str) -> Path:
     """Builds with the tools of this environment and returns the one file made; without CUDA unless asked."""
     command = [sys.executable, "-m", "build", "--no-isolation", f"--{what}", "--outdir", str(out), str(source)]
-    environment = {**os.environ, "FASTGAN_CUDA": "0", **environment}
+    environment = {**os.environ, "FASTGAN_CUDA": "0", "FASTGAN_NODES": "0", **environment}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (made,) = out.iterdir()

@@ -165,7 +165,7 @@ class Source:
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("CUDA_", "FASTGAN_", "TORCH_", "NVCC"))}
-        kept |= {"PATH": str(self.folder / "bin"), "LOG": str(self.folder / "log"), "CXX": ""}
+        kept |= {"PATH": str(self.folder / "bin"), "LOG": str(self.folder / "log"), "CXX": "", "FASTGAN_NODES": "0"}
         return subprocess.run(
             [sys.executable, *command], cwd=self.folder, env=kept | environment,
             capture_output=True, text=True, check=False,

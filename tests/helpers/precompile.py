@@ -25,6 +25,7 @@ from fastgan.triton_kernels import launch
 import fastgan
 from fastgan import _checks as checks
 from fastgan import backends
+from fastgan.backends import nodes
 from fastgan.backends import triton as ft
 from tests.helpers import ROOT
 
@@ -45,6 +46,7 @@ def recording(found):
         load(fn, *kernel)
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nodes, "module", None)
         patch.setattr(launch, "launch", launched)
         patch.setattr(launch, "load", load)
         patch.setattr(checks, "is_readable", lambda t: False)

@@ -13,7 +13,7 @@ import torch
 
 import fastgan
 from fastgan import backends
-from fastgan.backends import cuda, verdicts
+from fastgan.backends import cuda, nodes, verdicts
 from tests.helpers import ROOT
 from tests.helpers.calls import losses, norms
 
@@ -79,7 +79,8 @@ def driver(monkeypatch):
     monkeypatch.setattr(launch._state, "by_handle", True)
     monkeypatch.setattr(config, "_active", made)
     monkeypatch.setattr(backends, "get", lambda tensors, scanned=-1: ft.BACKEND)
-    yield made
+    with nodes.off():
+        yield made
     launch._handles.clear()
 
 
