@@ -63,4 +63,4 @@ wheel: $(VENV)/ready  ## dist/*.whl with a manylinux tag, with CUDA kernels wher
 	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --wheel-dir dist build/wheel/*.whl
 
 clean:
-	rm -rf $(VENV) build dist fastgan/*.so fastgan/_build.json demo
+	rm -rf $(VENV) build dist fastgan/*.so fastgan/_build.json fastgan/_nodes*.json demo

@@ -51,7 +51,7 @@ def make(folder: Path, architecture: str, tests: str, jobs: int) -> None:
     source = str(ROOT / "bench" / "empty_kernel.cu")
     options = ["-O2", f"-arch=sm_{number}", "-shared", "-Xcompiler", "-fPIC", "-cudart", "static"]
     run(toolkit.find().path, *options, source, "-o", str(library))
-    copy_extension(folder, "_native*.so")  # the CPU kernels, without which the tests end early
+    copy_extension(folder, "_native*.so", "_nodes*")  # the CPU kernels, without which the tests end early
     with tempfile.TemporaryDirectory() as cache:
         target = ["--target", number, "--jobs", str(jobs)]
         run(sys.executable, "-m", "tests.helpers.precompile", cache, "-k", tests, *target)
@@ -107,7 +107,7 @@ def build(carried: Path | None, on_cpu: bool) -> None:
     backend = "cpu" if on_cpu else "cuda"
     if carried:
         unpack(carried / KERNELS)
-    if not (carried and copy_extension(carried, "_native*.so", "_build.json") and usable(backend)):
+    if not (carried and copy_extension(carried, "_native*.so", "_build.json", "_nodes*") and usable(backend)):
         print("building")
         import torch
 

@@ -14,7 +14,8 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
@@ -34,6 +35,7 @@ ROW_LIMIT = 6.0  # seconds, after which a row gets no further round; short steps
 RESULTS = Path(__file__).with_name("results")
 Row = dict[str, Any]
 Work = Callable[[], Any]
+Within = Mapping[str, Callable[[], AbstractContextManager[Any]]]
 
 
 class Suite(NamedTuple):
@@ -52,6 +54,7 @@ class Suite(NamedTuple):
         after: a run -> what is measured when all cases are, joined to the result.
         devices: where it can run.
         compiles: whether some contenders are compiled.
+        instead: the options -> the suite that measures what they ask for, or None for this one.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Suite(NamedTuple):
     after: Callable[[Run], Row] = lambda run: {}
     devices: tuple[str, ...] = ("cpu",)
     compiles: bool = True
+    instead: Callable[[argparse.Namespace], Suite | None] = lambda options: None
 
 
 # --- torch.compile ----------------------------------------------------------------------------------------
@@ -153,11 +157,24 @@ class Run:
         self.compiled = self.why_not_compiled is None
         self.calibrate = calibration()
 
-    def measure(self, works: dict[str, Work], base: str, rounds: int, steps: int, limit: float = ROW_LIMIT) -> Row:
-        """The contenders in turn, round by round; each round after the calibration workload."""
-        for work in works.values():
-            work()
-            work()
+    def measure(
+        self,
+        works: dict[str, Work],
+        base: str,
+        rounds: int,
+        steps: int,
+        limit: float = ROW_LIMIT,
+        within: Within | None = None,
+    ) -> Row:
+        """The contenders in turn, round by round; each round after the calibration workload.
+
+        `within`: by contender, the context that is entered around all its steps of a round.
+        """
+        contexts = {name: (within or {}).get(name, nullcontext) for name in works}
+        for name, work in works.items():
+            with contexts[name]():
+                work()
+                work()
         gc.collect()
         times: dict[str, list[float]] = {name: [] for name in works}
         calibrations: list[float] = []
@@ -168,14 +185,18 @@ class Run:
             self.calibrate()  # wakes the threads up
             calibrations.append(seconds(self.calibrate, 1))
             for name, work in works.items():
-                if steps > 1:
-                    work()  # what the one before left in the caches is not to count
-                times[name].append(seconds(work, steps))
+                with contexts[name]():
+                    if steps > 1:
+                        work()  # what the one before left in the caches is not to count
+                    times[name].append(seconds(work, steps))
         return {"base": base, "steps": steps, "calibration": calibrations, "seconds": times}
 
 
 def summarize(row: Row, fastest: float) -> None:
-    """Add minima, medians and the ratios of the base's time to the others'; `fastest`: the shortest calibration."""
+    """Add minima, medians and the ratios of the base's time to the others'; `fastest`: the shortest calibration.
+
+    A row's "pairs" name further ratios: {"a/b": (a, b)}.
+    """
     kept = [i for i, c in enumerate(row["calibration"]) if c <= DISTURBED * fastest]
     row["rounds"], row["dropped"] = len(row["calibration"]), len(row["calibration"]) - len(kept)
     row["marked"] = len(kept) < FEWEST
@@ -184,10 +205,10 @@ def summarize(row: Row, fastest: float) -> None:
     times = {name: [values[i] for i in kept] for name, values in row["seconds"].items()}
     row["minimum"] = {name: min(values) for name, values in times.items()}
     row["median"] = {name: median(values) for name, values in times.items()}
-    row["ratio"] = {name: row["minimum"][row["base"]] / value for name, value in row["minimum"].items()}
+    pairs = {name: (row["base"], name) for name in times} | row.get("pairs", {})
+    row["ratio"] = {key: row["minimum"][a] / row["minimum"][b] for key, (a, b) in pairs.items()}
     row["ratio, median"] = {
-        name: median(a / b for a, b in zip(times[row["base"]], values, strict=True))
-        for name, values in times.items()
+        key: median(x / y for x, y in zip(times[a], times[b], strict=True)) for key, (a, b) in pairs.items()
     }
 
 
@@ -232,6 +253,19 @@ def measured(suite: Suite, run: Run, until: float) -> Iterator[Row]:
     yield found
 
 
+def at_least(least: int, step: int = 1) -> Callable[[str], int]:
+    """The type of a number on the command line."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least or value % step:
+            multiple = f" and a multiple of {step}" * (step > 1)
+            raise argparse.ArgumentTypeError(f"expected at least {least}{multiple}, got {value}")
+        return value
+
+    return number
+
+
 def arguments(suite: Suite, given: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog=f"python -m bench {suite.name}", description=suite.note)
@@ -265,6 +299,7 @@ def save(suite: Suite, result: Row, path: Path) -> None:
 def main(suite: Suite, given: list[str] | None = None) -> None:
     """Measure, and write the JSON, the tables and the plot."""
     options = arguments(suite, given)
+    suite = suite.instead(options) or suite
     start = perf_counter()
     torch.set_num_threads(options.threads or (1 if options.quick else THREADS))
     run, facts = Run(suite, options), machine()
@@ -285,6 +320,7 @@ def main(suite: Suite, given: list[str] | None = None) -> None:
     save(suite, result, path)
     report.plot(suite, result, path.with_suffix(".png"))
     print(report.markdown(suite, result))
-    print(f"wrote {path}.json, .md and .png after {result['took']:.0f} s")
+    made = [suffix for suffix in (".json", ".md", ".png") if path.with_suffix(suffix).exists()]
+    print(f"wrote {path}{', '.join(made)} after {result['took']:.0f} s")
     if result["wrong"]:
         sys.exit(f"wrong: {'; '.join(result['wrong'])}")

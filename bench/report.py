@@ -52,9 +52,9 @@ def digits(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def microseconds(row: Row, contender: str) -> str:
-    """A contender's minimum; empty where it was not timed."""
-    return digits(row["minimum"][contender] * 1e6) if contender in row["minimum"] else ""
+def microseconds(row: Row, contender: str, key: str = "minimum") -> str:
+    """A contender's minimum, or its median; empty where it was not timed."""
+    return digits(row[key][contender] * 1e6) if contender in row[key] else ""
 
 
 def ratio(row: Row, contender: str, key: str = "ratio") -> str:

@@ -290,13 +290,12 @@ def _in_floats(given: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _quick(make_spec: Any, logits: Sequence[Any], given: tuple[Any, ...], reduction: Any) -> Any:
-    """Return an ordinary loss by one call of the C++ nodes, or None where anything wants `_loss` to look closer."""
-    _, _, margin, targets, real_target, fake_target = given
+    """Return an ordinary loss in few steps, or None where anything wants `_loss` to look closer."""
+    loss, relativistic, margin, targets, real_target, fake_target = given
     if (
         torch.compiler.is_compiling()
-        or nodes.module is None
         or not (targets is _TARGETS and type(margin) is type(real_target) is type(fake_target) is float)
-        or probabilities.undecided
+        or (probabilities.undecided and relativistic is None and loss in LOGISTIC)
         or not (PREFERRED and CHOSEN.get() == "auto")
     ):
         return None
@@ -312,7 +311,13 @@ def _quick(make_spec: Any, logits: Sequence[Any], given: tuple[Any, ...], reduct
         plan = spec.plans.get((reduction, ()))
     except (TypeError, ValueError):  # which `_loss` will say better
         return None
-    return None if plan is None else nodes.module.loss(plan, logits)
+    if nodes.module is not None:
+        return None if plan is None else nodes.module.loss(plan, logits)
+    logits = tuple(logits)
+    scanned = nodes.scan(logits)
+    if scanned < 0 or reduction not in ("mean", "sum") or not spec.pairs_fit(logits):
+        return None
+    return run(ops.Loss(spec, (), reduction), logits, scanned)
 
 
 def _loss(

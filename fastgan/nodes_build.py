@@ -25,7 +25,7 @@ from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
-NAME, RECORD = f"_nodes{SUFFIX}", "_nodes.json"
+NAME, RECORD = f"_nodes{SUFFIX}", f"_nodes{SUFFIX}.json"
 
 
 def sources() -> Path:

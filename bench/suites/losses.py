@@ -108,12 +108,12 @@ def operand_count(case: Case) -> int:
     return 1 if case.role == "G" and case.relativistic is None else 2
 
 
-def operands(case: Case, n: int) -> list[Any]:
+def operands(case: Case, n: int, device: str = "cpu") -> list[Any]:
     """Logits that want gradients: tensors of n elements, or sequences where the case has members."""
     generator = torch.Generator().manual_seed(0)
 
     def logits(size: int) -> Tensor:
-        return torch.randn(size, generator=generator).requires_grad_()
+        return torch.randn(size, generator=generator).to(device).requires_grad_()
 
     if case.members:
         return [[logits(size) for size in case.members] for _ in range(operand_count(case))]
@@ -187,6 +187,36 @@ def chosen(options: argparse.Namespace) -> list[Case]:
     return [*CASES, *SEQUENCES]
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The command line."""
+    parser.add_argument(
+        "--sizes",
+        nargs="+",
+        type=harness.at_least(1),
+        metavar="N",
+        help="measure the cost of a call at these sizes",
+    )
+
+
+def calls(options: argparse.Namespace) -> Suite | None:
+    """The suite of the cost of a call, where sizes are given."""
+    if options.sizes is None:
+        if options.device != "cpu":
+            raise SystemExit(
+                f"--device {options.device}: expected --sizes with it; `python -m bench gpu` has the rest"
+            )
+        return None
+    from bench.suites import loss_calls  # which imports this module
+
+    return loss_calls.SUITE
+
+
+def facts(case: Case, n: int, mode: str) -> Row:
+    """What a row is about."""
+    about = {"case": case.name, "loss": case.loss, "role": case.role, "relativistic": case.relativistic}
+    return about | {"members": case.members, "n": n, "mode": mode}
+
+
 def measure(run: Run, case: Case) -> Iterator[Row]:
     """A row for each size and mode."""
     check(case)
@@ -198,9 +228,7 @@ def measure(run: Run, case: Case) -> Iterator[Row]:
         rounds = max(harness.FEWEST, round(rounds * (0.2 if run.quick else 1.5)))
         for mode, backward in MODES.items():
             works = {name: work(name, case, arguments, backward) for name in names}
-            facts = {"case": case.name, "loss": case.loss, "role": case.role, "relativistic": case.relativistic}
-            facts |= {"members": case.members, "n": n, "mode": mode}
-            yield facts | run.measure(works, "eager", rounds, steps)
+            yield facts(case, n, mode) | run.measure(works, "eager", rounds, steps)
 
 
 def resident(key: str) -> float:
@@ -361,5 +389,8 @@ SUITE = Suite(
     sections=sections,
     draw=draw,
     figure=figure,
+    options=add_options,
     after=memory,
+    instead=calls,
+    devices=("cpu", "cuda"),
 )

@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import fastgan
 from bench import report, zoo
-from bench.harness import Row, Run, Suite
+from bench.harness import Row, Run, Suite, at_least
 from bench.zoo import ZOO, Case
 from fastgan.nn import GradientPenalty
 
@@ -626,18 +626,6 @@ def draw(plt: Any, result: Row, below: str) -> Any:
 # --- the suite --------------------------------------------------------------------------------------------
 
 
-def at_least(least: int, step: int) -> Callable[[str], int]:
-    """The type of a number on the command line."""
-
-    def number(text: str) -> int:
-        value = int(text)
-        if value < least or value % step:
-            raise argparse.ArgumentTypeError(f"expected at least {least} and a multiple of {step}, got {value}")
-        return value
-
-    return number
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command line."""
     parser.add_argument("--only", nargs="+", metavar="CASE", choices=ZOO, help="these of the zoo's cases")
@@ -648,7 +636,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", type=at_least(16, 8), help="of the images, a multiple of 8 (default: 64, quick: 16)"
     )
-    parser.add_argument("--batch", type=at_least(2, 1), help="samples (default: 16, quick: 4)")
+    parser.add_argument("--batch", type=at_least(2), help="samples (default: 16, quick: 4)")
 
 
 def chosen(options: argparse.Namespace) -> list[str]:

@@ -155,6 +155,13 @@ def flat(nested: Sequence[Sequence[Tensor]]) -> list[Tensor]:
 # --- steps ------------------------------------------------------------------------------------------------
 
 
+def kept_loss(m: Any, t: Made, mode: str, beside: Tensor) -> Any:
+    """A trainer's GANLoss, made once, as trainers do."""
+    if m.__name__ not in t:
+        t[m.__name__] = m.GANLoss(mode).to(beside.device)
+    return t[m.__name__]
+
+
 def hifigan_step(m: Any, t: Made) -> Any:
     """As train.py does: the losses of both kinds of discriminators apart."""
     yield sum(m.discriminator_loss(t["r"][k], t["f"][k])[0] for k in (slice(5), slice(5, 8))), [*t["r"], *t["f"]]
@@ -171,7 +178,7 @@ def pix2pixhd_step(m: Any, t: Made) -> Any:
         real, fake = [x[:-1] for x in t["maps_r"]], [x[:-1] for x in t["maps_f"]]
         features = fastgan.feature_matching_loss(real, fake, weights=10.0 / 3)
     else:
-        gan = m.GANLoss("lsgan")
+        gan = kept_loss(m, t, "lsgan", t["r"][0])
         yield (
             sum(gan(r, True) + gan(f, False) for r, f in zip(t["r"], t["f"], strict=True)) * 0.5,
             [*t["r"], *t["f"]],
@@ -244,7 +251,7 @@ def gan_loss(mode: str, generator: dict[str, Any]) -> Callable[[Any, Made], Any]
     """A GANLoss called for real, for fake and for the generator."""
 
     def step(m: Any, t: Made) -> Any:
-        loss = t.setdefault(m.__name__, m.GANLoss(mode))
+        loss = kept_loss(m, t, mode, t["r"])
         flags = {k: not v for k, v in generator.items()}
         yield loss(t["r"], True, **flags) + loss(t["f"], False, **flags), [t["r"], t["f"]]
         yield loss(t["f"], True, **generator), [t["f"]]

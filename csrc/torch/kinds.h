@@ -68,10 +68,10 @@ class PenaltyKind {
     return plan->text;
   }
   bool fits(const Tensors& x, const Tensor& norms) const {
+    static constexpr int64_t least[] = {1, 2, 0};  // dimensions, over a sample, channels, the batch
     if (!all_usual(x)) return false;
     for (const Tensor& t : x) {
-      if (t.dim() < 2 - plan->over && plan->over < 2) return false;
-      if (plan->over == 1 && t.dim() < 2) return false;
+      if (t.dim() < least[plan->over] || t.dim() > max_dims) return false;
       Shape shape(t, plan->over), first(x[0], plan->over);
       if (shape.outer != first.outer ||
           !std::equal(shape.sizes.begin(), shape.sizes.begin() + shape.outer, first.sizes.begin()))
@@ -120,7 +120,8 @@ class PointsKind {
       const Tensor &real = x[k], &fake = x[half + k];
       if (!is_usual(real, x[0], x[0].scalar_type()) || !is_usual(fake, x[0], x[0].scalar_type()))
         return false;
-      if (real.dim() < 1 || real.sizes() != fake.sizes() || real.size(0) != eps.numel())
+      if (real.dim() < 1 || real.dim() > max_dims || real.sizes() != fake.sizes() ||
+          real.size(0) != eps.numel())
         return false;
     }
     return true;

@@ -80,20 +80,38 @@ class LossSpec:
         tables: what the Triton backend keeps from call to call.
         single: what `single_terms` returned.
         has_constants: whether any term has a factor or a label per element.
+        pairs: the operands that are subtracted from each other.
         plans: what the C++ nodes take, by reduction and weights.
     """
 
-    __slots__ = ("has_constants", "native", "plans", "roles", "single", "subtracts_mean", "tables", "terms")
+    __slots__ = (
+        "has_constants",
+        "native",
+        "pairs",
+        "plans",
+        "roles",
+        "single",
+        "subtracts_mean",
+        "tables",
+        "terms",
+    )
 
     def __init__(self, terms: tuple[OperandTerm, ...], roles: tuple[int, ...]) -> None:
         self.terms = terms
         self.roles = roles
         self.subtracts_mean = any(t.mean_operand >= 0 for t in terms)
+        self.pairs = [(t.x, t.y) for t in terms if t.y >= 0]
         self.has_constants = any(t.factor >= 0 or t.label >= 0 for t in terms)
         self.native: Any = None
         self.plans: dict[Any, Any] = {}
         self.tables: Any = None
         self.single: list[tuple[LossSpec, list[int]]] | None = None
+
+    def pairs_fit(self, tensors: Sequence[Any]) -> bool:
+        """Return whether there are as many operands as the loss has, and those that are paired have one shape."""
+        if len(tensors) != len(self.roles):
+            return False
+        return all([tensors[x].shape == tensors[y].shape for x, y in self.pairs])
 
     def swapped(self) -> LossSpec:
         """Return the loss with real and fake in each other's place."""

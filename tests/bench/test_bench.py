@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from bench import gpu_carry, gpu_cases, gpu_ncu, gpu_stages, harness
-from bench.suites import adversarial, losses, penalties, steps
+from bench.suites import adversarial, loss_calls, losses, penalties, steps
+from fastgan.backends import nodes
 from tests.helpers import ROOT
 
 BENCH = ROOT / "bench"
@@ -29,12 +30,12 @@ def test_baselines_compute_the_same():
     penalties.check((3, 3, 16, 16))
 
 
-def bench(suite, out, *options):
-    """What `python -m bench` prints, and that its three files are there."""
+def bench(suite, out, *options, files=(".json", ".md", ".png")):
+    """What `python -m bench` prints, and that its files are there."""
     command = [sys.executable, "-m", "bench", suite, "--quick", "--out", str(out), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert {p.suffix for p in out.iterdir()} == {".json", ".md", ".png"}
+    assert {p.suffix for p in out.iterdir()} == set(files)
     assert "says nothing of speed" in done.stdout
     return done.stdout
 
@@ -43,6 +44,88 @@ def bench(suite, out, *options):
 @draws
 def test_the_report_of_losses_is_made(tmp_path):
     assert "nonsaturating D" in bench("losses", tmp_path)
+
+
+@pytest.mark.slow
+def test_the_report_of_calls_of_losses_is_made(tmp_path):
+    text = bench("losses", tmp_path, "--sizes", "2", "5", files=(".json", ".md"))
+    for heading in ("Ratios of forward+backward", "forward+backward", "forward"):
+        assert f"## {heading}\n" in text
+    result = json.loads(next(tmp_path.glob("loss-calls-cpu-*.json")).read_text())
+    assert len(result["rows"]) == 2 * 2 * len(loss_calls.CASES)
+    assert "eager/python" in result["rows"][0]["ratio"]
+
+
+@pytest.fixture
+def calls():
+    """A quick run of the cost of a call, with two logits, on one thread as all quick runs."""
+    options = harness.arguments(losses.SUITE, ["--sizes", "2", "--quick"])
+    assert losses.SUITE.instead(options) is loss_calls.SUITE
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield harness.Run(loss_calls.SUITE, options)
+    torch.set_num_threads(before)
+
+
+def rows_of_calls(run, case):
+    return harness.summarized({"rows": list(loss_calls.measure(run, case))})["rows"]
+
+
+@pytest.mark.parametrize("case", loss_calls.CASES, ids=lambda case: case.name)
+def test_calls_of_losses_are_measured(calls, case):
+    """Every contender that there is, in both modes; the ratios are of the contenders that they name."""
+    assert len(loss_calls.CASES) == len(loss_calls.NAMES)
+    both, forward = rows_of_calls(calls, case)
+    there = [n for n in loss_calls.CONTENDERS if n != "compiled" and (nodes.module or "node" not in n)]
+    for row in (both, forward):
+        assert list(row["minimum"]) == list(row["median"]) == there
+    assert set(both["pairs"]) == {k for k in loss_calls.PAIRS if set(k.split("/")) <= set(there)}
+    assert both["ratio"]["eager/python"] == both["minimum"]["eager"] / both["minimum"]["python"]
+    assert "pairs" not in forward
+    assert "eager/python" in loss_calls.figure(both)
+    assert case.name in loss_calls.sections({"rows": [both, forward]})[2]
+
+
+def test_calls_of_losses_without_nodes(calls):
+    """Contenders that are not built are left out, and the report says so."""
+    with nodes.off():
+        both, forward = rows_of_calls(calls, loss_calls.CASES[0])
+    assert list(both["minimum"]) == ["eager", "python", "empty Function"]
+    assert list(both["pairs"]) == ["eager/python"]
+    assert "Without nodes and empty node" in "".join(loss_calls.sections({"rows": [both, forward]}))
+
+
+def test_python_is_measured_without_nodes(calls, monkeypatch):
+    """The switch is entered once per round, around all steps, and for one contender alone."""
+    seen = {"python": [], "eager": []}
+    works = {name: lambda at=at: at.append(nodes.module) for name, at in seen.items()}
+    monkeypatch.setattr(nodes, "module", "there")
+    calls.measure(works, "eager", 2, 3, within=loss_calls.WITHIN)
+    assert seen == {"python": [None] * 10, "eager": ["there"] * 10}
+
+
+def test_a_wrong_baseline_among_calls_of_losses_is_noticed(calls):
+    case = next(c for c in loss_calls.CASES if c.name == "hinge D")
+    wrong = case._replace(eager=lambda r, f: case.eager(r, f) * (1 + 1e-5))
+    assert list(loss_calls.measure(calls, wrong)) == [{"wrong": "hinge D, n = 2: python is not eager"}]
+
+
+def test_a_wrong_contender_among_calls_of_losses_is_noticed():
+    """A gradient that is not eager's, one bit between python and nodes, and nodes without a node."""
+    case = loss_calls.CASES[0]
+    arguments = losses.operands(case, 5)
+    works = loss_calls.forwards(case, arguments, False)
+    assert loss_calls.disagreement(works, arguments) is None
+    python = works["python"]
+
+    def told(**wrong):
+        return loss_calls.disagreement(works | wrong, arguments)
+
+    real = arguments[0]  # the loss is right, its gradient is not
+    assert told(compiled=lambda: python() + 1e-4 * (real - real.detach()).sum()) == "compiled is not eager"
+    assert told(nodes=lambda: python() * (1 + 2**-23)) == "nodes has other bits than python"
+    assert told(nodes=lambda: python() * 1) == "nodes has the graph of MulBackward0"
+    assert told(python=lambda: python() * float("nan")) == "python is not eager"
 
 
 @pytest.mark.slow
@@ -120,6 +203,13 @@ def test_disturbed_rounds_do_not_count():
     (summed,) = harness.summarized(found)["rows"]
     assert summed["minimum"]["eager"] == 1.0
     assert (summed["dropped"], summed["marked"]) == (2, True)
+
+
+def test_what_losses_are_asked_for(capsys):
+    assert losses.SUITE.instead(harness.arguments(losses.SUITE, ["--quick"])) is None
+    with pytest.raises(SystemExit):
+        harness.arguments(losses.SUITE, ["--sizes", "16", "0"])
+    assert "argument --sizes: expected at least 1, got 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", [["--width", "9"], ["--size", "8"], ["--batch", "1"], ["--only", "nothing"]])
