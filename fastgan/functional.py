@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import _checks as checks
+from ._torch_internals import forward_level
 from .backends import CHOSEN, nodes
 from .backends.cpu import PREFERRED
 from .backends.specs import PHIS, LossSpec, OperandTerm, Term
@@ -289,6 +290,11 @@ def _in_floats(given: tuple[Any, ...]) -> tuple[Any, ...]:
     )
 
 
+def _is_ordinary() -> bool:
+    """Return whether kernels serve as things are; the C++ nodes see for themselves what else there may be."""
+    return PREFERRED and CHOSEN.get() == "auto" and forward_level() < 0
+
+
 def _quick(make_spec: Any, logits: Sequence[Any], given: tuple[Any, ...], reduction: Any) -> Any:
     """Return an ordinary loss in few steps, or None where anything wants `_loss` to look closer."""
     loss, relativistic, margin, targets, real_target, fake_target = given
@@ -296,7 +302,7 @@ def _quick(make_spec: Any, logits: Sequence[Any], given: tuple[Any, ...], reduct
         torch.compiler.is_compiling()
         or not (targets is _TARGETS and type(margin) is type(real_target) is type(fake_target) is float)
         or (probabilities.undecided and relativistic is None and loss in LOGISTIC)
-        or not (PREFERRED and CHOSEN.get() == "auto")
+        or not _is_ordinary()
     ):
         return None
     first, members = logits[0], 1
@@ -315,7 +321,7 @@ def _quick(make_spec: Any, logits: Sequence[Any], given: tuple[Any, ...], reduct
         return None if plan is None else nodes.module.loss(plan, logits)
     logits = tuple(logits)
     scanned = nodes.scan(logits)
-    if scanned < 0 or reduction not in ("mean", "sum") or not spec.pairs_fit(logits):
+    if scanned < 0 or not logits or reduction not in ("mean", "sum") or not spec.pairs_fit(logits):
         return None
     return run(ops.Loss(spec, (), reduction), logits, scanned)
 
@@ -562,6 +568,10 @@ def reduce_terms(
         TypeError, ValueError: bad input.
     """
     with_graph = with_graph or attached
+    if not (centred or return_values or with_graph) and weights is masks is None:
+        result = _quick_terms(terms, tensors, reduction)
+        if result is not None:
+            return result
     checks.reduction(reduction)
     if return_values and reduction == "none":
         raise ValueError("return_values: expected reduction 'mean' or 'sum', got 'none'")
@@ -584,6 +594,22 @@ def reduce_terms(
         assert buffers is not None
         return result, buffers.values.to(result.dtype)
     return list(result) if reduction == "none" else result
+
+
+def _quick_terms(terms: Sequence[Term], tensors: Sequence[Operand], reduction: Any) -> Any:
+    """Return ordinary terms by one call of the C++ nodes, or None where anything wants a closer look."""
+    if torch.compiler.is_compiling() or nodes.module is None or not _is_ordinary():
+        return None
+    pairs = tuple([type(entry) is tuple for entry in tensors])
+    operands: Any = tensors
+    if True in pairs:
+        operands = [t for e, pair in zip(tensors, pairs, strict=True) for t in (e if pair else (e,))]
+    try:
+        spec = _terms_spec(tuple(terms), pairs, False)
+        plan = spec.plans.get((reduction, ()))
+    except (TypeError, ValueError, IndexError):
+        return None
+    return None if plan is None else nodes.module.loss(plan, operands)
 
 
 def _bind(

@@ -67,9 +67,10 @@ def record(version: Any) -> dict[str, str]:
 def recorded(folder: Path) -> dict[str, str]:
     """Return the record in a folder; nothing where there are no nodes, or none that were made here."""
     try:
-        return json.loads((folder / RECORD).read_text()) if (folder / NAME).exists() else {}
+        found = json.loads((folder / RECORD).read_text()) if (folder / NAME).exists() else {}
     except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def installed_version() -> Any:

@@ -71,12 +71,12 @@ PyObject* loss(PyObject*, PyObject* const* given, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   if (!count_is(count, 2, 4, "loss(plan, tensors, statistics=False, values=False)")) return nullptr;
   LossKind kind(plan_in<LossPlan>(given[0]));
-  kind.statistics = count > 2 && given[2] == Py_True;
-  kind.values = count > 3 && given[3] == Py_True;
+  kind.statistics = count > 2 && PyObject_IsTrue(given[2]) == 1;
+  kind.values = count > 3 && PyObject_IsTrue(given[3]) == 1;
   Tensors x;
   State state;
   if (!read(given[1], x) || !kind.fits(x, Tensor()) || !serves(x)) Py_RETURN_NONE;
-  Tensors results = run(kind, x, state);
+  Tensors results = run<Loss>(kind, x, state);
   if (!kind.statistics && !kind.values) return THPVariable_Wrap(std::move(results[0]));
   return tuple_of({results[0], state.extra});
   END_HANDLE_TH_ERRORS
@@ -89,7 +89,7 @@ PyObject* penalty(PyObject*, PyObject* const* given, Py_ssize_t count) {
   Tensors x;
   State state;
   if (!read(given[1], x) || !kind.fits(x, Tensor()) || !serves(x)) Py_RETURN_NONE;
-  Tensors results = run(kind, x, state);
+  Tensors results = run<Penalty>(kind, x, state);
   return tuple_of({results[0], state.extra});
   END_HANDLE_TH_ERRORS
 }
@@ -100,7 +100,7 @@ PyObject* interpolate(PyObject*, PyObject* tensors) {
   Tensors x;
   State state;
   if (!read(tensors, x) || !kind.fits(x, Tensor()) || !serves(x)) Py_RETURN_NONE;
-  return tuple_of(run(kind, x, state));
+  return tuple_of(run<Points>(kind, x, state));
   END_HANDLE_TH_ERRORS
 }
 

@@ -93,14 +93,18 @@ inline Tensors part(const Tensors& all, size_t begin, size_t end) {
   return Tensors(all.begin() + std::ptrdiff_t(begin), all.begin() + std::ptrdiff_t(end));
 }
 
-// What a node keeps beside its tensors, as one value: the text of the operation, what its forward
-// left, and more. All of it can be hashed and printed, as compiled autograd wants it.
-inline void keep(AutogradContext* ctx, std::vector<at::IValue> values) {
-  ctx->saved_data["operation"] = c10::ivalue::Tuple::create(std::move(values));
+// What a node keeps beside its operands: the text of the operation, and tensors that its forward
+// left, each by itself, as compiled autograd wants them.
+inline void keep(AutogradContext* ctx, const at::IValue& text, const Tensor& extra) {
+  ctx->saved_data["text"] = text;
+  if (extra.defined()) ctx->saved_data["extra"] = extra;
 }
-inline const std::vector<at::IValue> kept(AutogradContext* ctx) {
-  const auto& values = ctx->saved_data["operation"].toTupleRef().elements();
-  return std::vector<at::IValue>(values.begin(), values.end());
+inline Tensor kept_extra(AutogradContext* ctx) {
+  auto found = ctx->saved_data.find("extra");
+  return found == ctx->saved_data.end() ? Tensor() : found->second.toTensor();
+}
+inline const std::string& kept_text(AutogradContext* ctx, const char* name = "text") {
+  return ctx->saved_data[name].toStringRef();
 }
 
 // As many undefined gradients as there are arguments that are no tensors, and then these.
@@ -112,15 +116,16 @@ inline Tensors after(size_t others, const Tensors& gradients) {
 
 // The gradient of an operation. Arguments are the upstream and then the operands; results are the
 // gradients that are needed.
-template <class Kind>
-struct Gradient : torch::autograd::Function<Gradient<Kind>> {
+template <class Self, class Kind>
+struct GradientOf : torch::autograd::Function<Self> {
   static Tensors forward(AutogradContext* ctx, const Kind& kind, const Tensor* extra,
                          const Need& need, size_t count, at::TensorList given) {
     Tensors arguments = given.vec();
     ctx->set_materialize_grads(false);
-    std::string flags;
+    std::string flags(count, 'u');  // an upstream; an operand that needs a gradient, or does not
     for (bool n : need) flags += n ? '1' : '0';
-    keep(ctx, {kind.text(), *extra, int64_t(count), flags});
+    keep(ctx, kind.text(), *extra);
+    ctx->saved_data["flags"] = flags;
     ctx->save_for_backward(arguments);
     Tensors all = kind.backward(part(arguments, count, arguments.size()), *extra,
                                 part(arguments, 0, count), need);
@@ -132,16 +137,15 @@ struct Gradient : torch::autograd::Function<Gradient<Kind>> {
 
   static Tensors backward(AutogradContext* ctx, const Tensors& cotangents) {
     Tensors saved = ctx->get_saved_variables();
-    std::vector<at::IValue> values = kept(ctx);
-    size_t count = size_t(values[2].toInt());
+    Tensor extra = kept_extra(ctx);
+    Kind kind(kept_text(ctx));
+    std::string flags = kept_text(ctx, "flags");
+    size_t count = flags.find_last_of('u') + 1;
     Tensors upstream = part(saved, 0, count), x = part(saved, count, saved.size());
-    Tensor extra = values[1].toTensor();
-    Kind kind(values[0].toStringRef());
-    std::string flags = values[3].toStringRef();
     Need need, wanted;
     Tensors v;
     size_t at = 0;
-    for (char flag : flags) {
+    for (char flag : flags.substr(count)) {
       need.push_back(flag == '1');
       v.push_back(flag == '1' ? cotangents[at++] : Tensor());
     }
@@ -160,32 +164,34 @@ struct Gradient : torch::autograd::Function<Gradient<Kind>> {
 };
 
 // An operation. Arguments are its operands.
-template <class Kind>
-struct Operation : torch::autograd::Function<Operation<Kind>> {
+template <class Self, class Kind, class Gradient>
+struct OperationOf : torch::autograd::Function<Self> {
   static Tensors forward(AutogradContext* ctx, const Kind& kind, State* state,
                          at::TensorList given) {
     Tensors x = given.vec();
     Need need;
     for (const Tensor& t : x) need.push_back(t.requires_grad());
     Tensors results = kind.forward(x, &need, *state);
-    std::vector<at::IValue> values = {kind.text(), state->extra};
-    for (Tensor& t : state->ahead) values.emplace_back(std::move(t));
-    keep(ctx, std::move(values));
+    keep(ctx, kind.text(), state->extra);
+    for (size_t j = 0; j < state->ahead.size(); ++j)
+      if (state->ahead[j].defined()) ctx->saved_data[ahead_name(j)] = std::move(state->ahead[j]);
     ctx->save_for_backward(std::move(x));
     return results;
   }
 
   static Tensors backward(AutogradContext* ctx, const Tensors& upstream) {
     Tensors x = ctx->get_saved_variables();  // raises where one was changed in place
-    auto [values, ahead] = taken(ctx);
-    Tensor extra = values[1].toTensor();
-    Kind kind(values[0].toStringRef());
+    Tensor extra = kept_extra(ctx);
+    Kind kind(kept_text(ctx));
     Need need;
     for (size_t k = 0; k < x.size(); ++k) need.push_back(ctx->needs_input_grad(k));
-    if (!state_is_usual() || !kind.fits(x, extra) || !kind.fits_upstream(x, extra, upstream))
+    bool tangents = std::any_of(upstream.begin(), upstream.end(), has_tangent);
+    if (tangents || !state_is_usual() || !kind.fits(x, extra) ||
+        !kind.fits_upstream(x, extra, upstream))
       return after(2,
                    ask_python(python_backward, Kind::name, kind.text(), extra, x, upstream, need));
     if (at::GradMode::is_enabled()) return with_graph(kind, x, extra, upstream, need);
+    Tensors ahead = taken(ctx, x.size());
     if (is_enough(ahead, need) && kind.rescale(ahead, extra, upstream[0])) return after(2, ahead);
     return after(2, kind.backward(x, extra, upstream, need));
   }
@@ -195,7 +201,7 @@ struct Operation : torch::autograd::Function<Operation<Kind>> {
                             const Tensors& upstream, const Need& need) {
     Tensors arguments = joined(upstream, x);
     Tensors wanted =
-        Gradient<Kind>::apply(kind, &extra, need, upstream.size(), at::TensorList(arguments));
+        Gradient::apply(kind, &extra, need, upstream.size(), at::TensorList(arguments));
     Tensors grads(x.size());
     size_t at = 0;
     for (size_t k = 0; k < x.size(); ++k)
@@ -203,34 +209,51 @@ struct Operation : torch::autograd::Function<Operation<Kind>> {
     return after(2, grads);
   }
 
-  // The text and what forward left; and the gradients that it computed, which are handed out once,
-  // so that they have one owner, who may modify them. Every later backward over the same graph
-  // computes its own.
-  static std::pair<std::vector<at::IValue>, Tensors> taken(AutogradContext* ctx) {
-    static std::mutex mutex;  // the same graph may be differentiated by two threads
-    std::lock_guard<std::mutex> lock(mutex);
-    std::vector<at::IValue> values = kept(ctx);
-    Tensors ahead;
-    for (size_t k = 2; k < values.size(); ++k) ahead.push_back(std::move(values[k]).toTensor());
-    values.resize(2);
-    if (!ahead.empty()) keep(ctx, values);
-    return {std::move(values), std::move(ahead)};
+  static std::string ahead_name(size_t j) {
+    return std::to_string(j);
   }
 
+  // Gradients that forward computed are handed out once, so that they have one owner, who may
+  // modify them. Every later backward over the same graph computes its own.
+  static Tensors taken(AutogradContext* ctx, size_t count) {
+    static std::mutex mutex;  // the same graph may be differentiated by two threads
+    std::lock_guard<std::mutex> lock(mutex);
+    Tensors ahead(count);
+    for (size_t j = 0; j < count; ++j) {
+      auto found = ctx->saved_data.find(ahead_name(j));
+      if (found == ctx->saved_data.end()) continue;
+      ahead[j] = std::move(found->second).toTensor();
+      ctx->saved_data.erase(found);
+    }
+    return ahead;
+  }
+
+  // Under compiled autograd the node still has what this context has a copy of.
   static bool is_enough(const Tensors& ahead, const Need& need) {
-    for (size_t k = 0; k < ahead.size(); ++k)
+    for (size_t k = 0; k < ahead.size(); ++k) {
       if (need[k] && !ahead[k].defined()) return false;
-    return !ahead.empty();
+      if (ahead[k].defined() && ahead[k].use_count() > 1) return false;
+    }
+    return true;
   }
 };
 
+struct LossGradient : GradientOf<LossGradient, LossKind> {};
+struct PenaltyGradient : GradientOf<PenaltyGradient, PenaltyKind> {};
+struct PointsGradient : GradientOf<PointsGradient, PointsKind> {};
+
+// Under these names they stand in graphs.
+struct Loss : OperationOf<Loss, LossKind, LossGradient> {};
+struct Penalty : OperationOf<Penalty, PenaltyKind, PenaltyGradient> {};
+struct Points : OperationOf<Points, PointsKind, PointsGradient> {};
+
 // The operation on operands that fit, with a node where one of them wants a gradient.
-template <class Kind>
+template <class Node, class Kind>
 Tensors run(const Kind& kind, const Tensors& x, State& state) {
   bool grad = false;
   for (const Tensor& t : x) grad = grad || t.requires_grad();
   if (!grad || !at::GradMode::is_enabled()) return kind.forward(x, nullptr, state);
-  return Operation<Kind>::apply(kind, &state, at::TensorList(x));
+  return Node::apply(kind, &state, at::TensorList(x));
 }
 
 // What a node costs that does nothing.

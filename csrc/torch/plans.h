@@ -1,6 +1,7 @@
 // What an operation is, apart from its tensors, read from text. A node keeps the text alone: it
 // says everything, to Python and to a compiled backward too.
 #pragma once
+#include <cmath>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
@@ -23,6 +24,32 @@ inline std::vector<std::string> split(const std::string& text, char at) {
   return parts;
 }
 
+// The number of float.hex's words, such as -0x1.8p-3, in any locale; false for other words.
+inline bool read_hexadecimal(const std::string& w, double* value) {
+  size_t k = !w.empty() && w[0] == '-';
+  if (w.compare(k, 2, "0x") != 0) return false;
+  uint64_t mantissa = 0;
+  int exponent = 0, digits = 0;
+  bool fraction = false;
+  for (k += 2; k < w.size() && w[k] != 'p'; ++k) {
+    if (w[k] == '.') {
+      fraction = true;
+      continue;
+    }
+    int digit = w[k] >= '0' && w[k] <= '9'   ? w[k] - '0'
+                : w[k] >= 'a' && w[k] <= 'f' ? w[k] - 'a' + 10
+                                             : 16;
+    if (digit == 16 || ++digits > 15) return false;
+    mantissa = mantissa * 16 + uint64_t(digit);
+    exponent -= fraction ? 4 : 0;
+  }
+  char* end = nullptr;
+  long power = k + 1 < w.size() ? std::strtol(w.c_str() + k + 1, &end, 10) : 0;
+  if (!end || *end || digits == 0 || power < -2000 || power > 2000) return false;
+  *value = std::ldexp(double(mantissa), exponent + int(power)) * (w[0] == '-' ? -1.0 : 1.0);
+  return true;
+}
+
 // The words of a text in turn, as numbers (which Python wrote with float.hex) or codes.
 class Words {
  public:
@@ -34,15 +61,15 @@ class Words {
     return found;
   }
   double number() {
-    std::string w = word();
-    char* end = nullptr;
-    double value = std::strtod(w.c_str(), &end);
-    if (end != w.c_str() + w.size()) refuse();
+    double value = 0;
+    if (!read_hexadecimal(word(), &value)) refuse();
     return value;
   }
   int code(int least, int limit) {
-    double value = number();
-    if (!(value >= least && value < limit && value == int(value))) refuse();
+    std::string w = word();
+    char* end = nullptr;
+    long value = std::strtol(w.c_str(), &end, 10);
+    if (*end || value < least || value >= limit) refuse();
     return int(value);
   }
   template <int n>
@@ -81,6 +108,8 @@ struct LossPlan {
     if (parts.size() < 3) throw std::invalid_argument("text: expected a loss, got '" + given + "'");
     Words first(parts[0]), roles(parts[1]);
     reduction = Reduction(first.name(reduction_names));
+    if (reduction == Reduction::none)
+      throw std::invalid_argument("text: expected a loss that is reduced, got '" + given + "'");
     while (first.more()) weights.push_back(first.number());
     while (roles.more()) spec.roles.push_back(Role(roles.code(0, 3)));
     int count = int(spec.roles.size());

@@ -47,7 +47,7 @@ class Cpu(Extension):
         if upstream.item() == 1.0 and not call.spec.subtracts_mean:
             return True
         spec, threads = self._loss(call.spec), torch.get_num_threads()
-        return native.rescale(spec, unit_gradients, (upstream,), memory_of(call), threads)
+        return native.rescale(spec, unit_gradients, (self.prepare(upstream),), memory_of(call), threads)
 
     def _launch(self, name: str, t: Tensor, *arguments: Any) -> None:
         getattr(self.module, name)(*arguments, torch.get_num_threads())

@@ -52,16 +52,16 @@ def _find() -> tuple[Any, str]:
         return None, "not used: FASTGAN_NODES=0"
     if native is None:
         return None, "not used: the compiled extension is not there"
-    why = ["not built"]
+    why = []
     for folder in (building.PACKAGE, building.cache(torch.version)):
         try:
             module = _loaded(folder)
         except (ImportError, OSError) as error:
-            why = [f"not used: {error}"]
+            why.append(f"not used: {error}")
             continue
         if module is not None:
             return module, "ready"
-    return None, f"{why[0]}; python -m fastgan build"
+    return None, f"{why[0] if why else 'not built'}; python -m fastgan build"
 
 
 module, state = _find()

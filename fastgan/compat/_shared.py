@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Any
 
 import torch
@@ -65,6 +65,7 @@ def bce(target: float, weight: float = 1.0) -> Term:
     return cross_entropy(float(target), weight)
 
 
+@lru_cache(maxsize=64)
 def softplus(sign: int, weight: float = 1.0) -> Term:
     """Return the softplus of sign x."""
     return Term("softplus", scale=float(sign), weight=weight)
@@ -80,11 +81,13 @@ def distance(label: float, weight: float = 1.0) -> Term:
     return Term("abs", shift=-float(label), weight=weight)
 
 
+@lru_cache(maxsize=64)
 def hinge(sign: int, weight: float = 1.0) -> Term:
     """Return the term [1 + sign x]+, written with relu: its derivative at the kink is 0."""
     return Term("relu", scale=float(sign), shift=1.0, weight=weight)
 
 
+@lru_cache(maxsize=64)
 def min_hinge(sign: int, weight: float = 1.0) -> Term:
     """Return the term -min(-sign x - 1, 0): `hinge`, but at the kink the derivative is half of the slope."""
     return Term("relu_half", scale=float(sign), shift=1.0, weight=weight)

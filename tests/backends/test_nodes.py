@@ -50,7 +50,14 @@ def outcome(work):
     try:
         return work()
     except Exception as error:
-        return type(error), re.sub(r"0x[0-9a-f]+|\[W.*", "", str(error))
+        return type(error), re.sub(r"0x[0-9a-f]+|\bj\d+", "", str(error))
+
+
+def steps(t):
+    """Strides, but for dimensions of one element, where they mean nothing."""
+    if t.layout is not torch.strided or t.is_nested:
+        return t.layout
+    return [stride for size, stride in zip(t.shape, t.stride(), strict=True) if size > 1]
 
 
 def same(a, b):
@@ -58,10 +65,12 @@ def same(a, b):
         if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
             return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
         return type(a) is type(b) and a == b
-    if (a.dtype, a.shape, a.stride(), type(a)) != (b.dtype, b.shape, b.stride(), type(b)):
+    if (a.dtype, a.shape, steps(a), type(a)) != (b.dtype, b.shape, steps(b), type(b)):
         return False
     if a.requires_grad != b.requires_grad or a.is_inference() != b.is_inference():
         return False
+    if a.is_meta:
+        return True
     a, b = a.detach(), b.detach()
     return bool(((a.isnan() & b.isnan()) | ((a == b) & (a.signbit() == b.signbit()))).all())
 
@@ -88,7 +97,7 @@ def has_node(t):
 
 
 def normal(*shape, dtype=torch.float32, grad=True):
-    return (torch.randn(*shape) * 2).to(dtype).requires_grad_(grad)
+    return (torch.randn(shape) * 2).to(dtype).requires_grad_(grad)
 
 
 def listed(values):
@@ -119,7 +128,8 @@ def orders(call, *inputs):
     cotangents, arguments = like(first), [*upstream, *wanted]
     found += first + pulled(first, arguments, cotangents)
     second = pulled(first, arguments, cotangents, create_graph=True)
-    return found + second + pulled(second, [*arguments, *cotangents], like(second))
+    inputs = [t for t in (*arguments, *cotangents) if t is not None]
+    return found + second + pulled(second, inputs, like(second))
 
 
 def loss_call(role, loss, form, **options):
@@ -159,7 +169,7 @@ def test_other_numbers(form, dtype):
         for role in "DG":
             call = loss_call(role, loss, form, **options)
             fine(lambda: orders(call, normal(9, dtype=dtype), normal(9, dtype=dtype)))
-            fine(lambda: orders(call, *[special.to(dtype).flip(k).requires_grad_() for k in range(2)]))
+            fine(lambda: orders(call, *[special.to(dtype).roll(k).requires_grad_() for k in range(2)]))
 
 
 LAYOUTS = {
@@ -250,7 +260,13 @@ def test_the_same_tensor_twice():
 
 
 def test_without_grad():
-    fine(lambda: [loss_call("D", n, m)(normal(9, grad=False), normal(9, grad=False)) for n in fastgan.losses() for m in FORMS])
+    fine(
+        lambda: [
+            loss_call("D", n, m)(normal(9, grad=False), normal(9, grad=False))
+            for n in fastgan.losses()
+            for m in FORMS
+        ]
+    )
 
 
 def test_memory_that_is_not_filled():
@@ -324,7 +340,9 @@ def test_targets_and_zeros(target):
         fine(lambda: orders(lambda g: fastgan.norm_penalty(g, kind, target=target), zeros))
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 4, 4), (2, 3, 1, 1), (2, 1, 5, 5), (1, 2000, 2), (3, 2000, 2), (2, 7, 33, 65)])
+@pytest.mark.parametrize(
+    "shape", [(1, 3, 4, 4), (2, 3, 1, 1), (2, 1, 5, 5), (1, 2000, 2), (3, 2000, 2), (2, 7, 33, 65)]
+)
 @pytest.mark.parametrize("last", [False, True])
 def test_norms_over_channels(shape, last):
     def work():
@@ -338,7 +356,9 @@ def test_norms_over_channels(shape, last):
 @pytest.mark.parametrize("kind", [list, tuple])
 @every_over
 def test_norms_of_several_tensors(over, kind):
-    shapes = {"sample": ((5, 3), (5,), (5, 2, 2)), "channel": ((5, 3, 4), (5, 1, 4)), "batch": ((5, 3), (), (2,))}[over]
+    shapes = {"sample": ((5, 3), (5,), (5, 2, 2)), "channel": ((5, 3, 4), (5, 1, 4)), "batch": ((5, 3), (), (2,))}[
+        over
+    ]
 
     def work():
         tensors = [normal(*s) for s in shapes]
@@ -363,7 +383,9 @@ def test_layouts_of_norms_and_points(layout):
 
 
 @every_dtype
-@pytest.mark.parametrize("grads", [(True, True, True), (True, False, False), (False, True, False), (False, False, True)])
+@pytest.mark.parametrize(
+    "grads", [(True, True, True), (True, False, False), (False, True, False), (False, False, True)]
+)
 def test_points_to_third_order(grads, dtype):
     eps = torch.float64 if dtype == torch.float64 else torch.float32
 
@@ -379,7 +401,11 @@ def test_points_of_several_tensors():
         return fastgan.interpolate(t[:2], t[2:4], t[4])
 
     fine(lambda: orders(call, normal(5, 3), normal(5), normal(5, 3), normal(5), torch.rand(5).requires_grad_()))
-    fine(lambda: orders(call, normal(5, 3, grad=False), normal(5), normal(5, 3), normal(5, grad=False), torch.rand(5)))
+    fine(
+        lambda: orders(
+            call, normal(5, 3, grad=False), normal(5), normal(5, 3), normal(5, grad=False), torch.rand(5)
+        )
+    )
 
 
 def test_a_gradient_of_one_of_several_points():
@@ -397,7 +423,7 @@ def test_shapes_and_dtypes_of_eps(shape):
     for dtype in DTYPES:
         eps = torch.rand(shape).to(dtype)
         fine(lambda: fastgan.interpolate(normal(5, 3), normal(5, 3), eps))
-        fine(lambda: fastgan.interpolate(normal(5, 3, dtype=dtype), normal(5, 3), torch.rand(10)[::2]))
+        fine(lambda: fastgan.interpolate(normal(5, 3, dtype=dtype), normal(5, 3, dtype=dtype), torch.rand(10)[::2]))
 
 
 @pytest.mark.parametrize("loss", ["l1", "l2"])
@@ -410,7 +436,9 @@ def test_features(loss, weights, detach):
         )
 
     def work():
-        return orders(call, *[normal(*s, grad=k > 2 or not detach) for k, s in enumerate(((5,), (2, 3, 4), (3, 1)) * 2)])
+        return orders(
+            call, *[normal(*s, grad=k > 2 or not detach) for k, s in enumerate(((5,), (2, 3, 4), (3, 1)) * 2)]
+        )
 
     fine(work)
 
@@ -561,7 +589,6 @@ def test_hooks_of_saved_tensors(name):
     fine(work)
     with save_on_cpu():
         fine(lambda: stepped(CALLS[name]))
-        fine(lambda: orders(lambda r, f: CALLS[name](r, f) if "point" in name else fastgan.discriminator_loss(r, f), normal(5, 4), normal(5, 4)) if name == "loss" else [])
 
 
 CHANGES = {
@@ -735,6 +762,8 @@ def test_tensors_without_tangents_in_a_dual_level(name):
         with forward_ad.dual_level():
             return stepped(CALLS[name])
 
+    for _ in range(2):
+        outcome(lambda: stepped(CALLS[name]))  # which fills caches
     both(work)
 
 
@@ -1041,7 +1070,7 @@ class Subclass(torch.Tensor):
 
 
 def plain(*shape):
-    return torch.randn(*shape)
+    return torch.randn(shape)
 
 
 BAD = {
@@ -1083,7 +1112,6 @@ BAD = {
     "a parameter": lambda c: c(torch.nn.Parameter(plain(3)), plain(3)),
     "a buffer": lambda c: c(torch.nn.Buffer(plain(3)), plain(3)),
     "lazy": lambda c: c(torch.nn.UninitializedParameter(), plain(3)),
-    "named": lambda c: c(plain(3).refine_names("n"), plain(3)),
     "scalars": lambda c: c(plain(), plain()),
     "scalar and vector": lambda c: c(plain(), plain(3)),
 }
@@ -1102,7 +1130,7 @@ def test_bad_tensors(bad):
     calls += [lambda r, f: fastgan.reduce_terms([fastgan.term("abs")] * 2, [(r, f), r], return_values=True)]
     calls += [lambda r, f: fastgan.reduce_terms([fastgan.term("abs")], [(r, f)], centred=True)]
     for call in calls:
-        call(torch.randn(3, 3), torch.randn(3, 3)) if "weights" not in call.__code__.co_consts else None
+        outcome(lambda: call(torch.randn(3, 3), torch.randn(3, 3)))  # which fills caches
         both(lambda: BAD[bad](call))
 
 
@@ -1191,10 +1219,19 @@ def test_bad_options_of_norms(options):
     both(lambda: fastgan.norm_penalty(normal(3, 3), **options))
 
 
-@pytest.mark.parametrize(
-    "eps", [torch.full((3,), 1.5), torch.full((3,), float("nan")), torch.rand(4), torch.rand(1), torch.arange(3), 0.3, "x"]
-    + [torch.rand(3).to("meta"), torch.rand(3).to_sparse(), torch.rand(3, 2), torch.rand(())], ids=str,
-)  # fmt: skip
+EPS = [
+    torch.full((3,), 1.5),
+    torch.full((3,), float("nan")),
+    torch.rand(4),
+    torch.rand(1),
+    torch.arange(3),
+    0.3,
+    "x",
+]
+EPS += [torch.rand(3).to("meta"), torch.rand(3).to_sparse(), torch.rand(3, 2), torch.rand(())]
+
+
+@pytest.mark.parametrize("eps", EPS)
 def test_bad_eps(eps):
     both(lambda: fastgan.interpolate(normal(3, 3), normal(3, 3), eps))
 
@@ -1208,8 +1245,7 @@ def test_probabilities_are_warned_of(monkeypatch):
         monkeypatch.setattr(probabilities, "seen", 0)
         monkeypatch.setattr(_checks, "_said", set())
         with pytest.warns(UserWarning, match="all of the first"):
-            for _ in range(20):
-                fastgan.discriminator_loss(torch.rand(40), torch.rand(40))
+            [fastgan.discriminator_loss(torch.rand(40), torch.rand(40)) for _ in range(20)]
 
     both(work)
 
@@ -1227,11 +1263,16 @@ def scanned(scan, tensors):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("bad", BAD)
 def test_scans_agree(bad):
-    BAD[bad](lambda *t: [scanned(native.scan, x) == scanned(nodes.module.scan, x) or pytest.fail(str(x)) for x in (t, t[:1], t[1:])])
+    BAD[bad](
+        lambda *t: [
+            scanned(native.scan, x) == scanned(nodes.module.scan, x) or pytest.fail(str(x))
+            for x in (t, t[:1], t[1:])
+        ]
+    )
 
 
 def test_off_puts_the_nodes_back():
-    with pytest.raises(KeyError), nodes.off():
+    with contextlib.suppress(KeyError), nodes.off():
         assert nodes.module is None
         raise KeyError
     assert nodes.module is not None
@@ -1239,7 +1280,7 @@ def test_off_puts_the_nodes_back():
 
 
 MISUSE = """
-import torch, fastgan
+import sys, torch, fastgan
 from fastgan.backends import nodes
 m, r, f = nodes.module, torch.randn(4, requires_grad=True), torch.randn(4)
 term = "softplus -0x1p+0 0x0p+0 0x0p+0 0x1p+0 0x0p+0 {} {} {} 1 {} 1 -1 -1"
@@ -1247,32 +1288,35 @@ def loss(reduction, roles, *terms):
     return m.loss_plan(";".join([reduction, roles, *[term.format(*t) for t in terms]]))
 two = loss("mean", "1 2", (0, -1, -1, 0), (1, -1, -1, 0))
 one = m.penalty_plan("two_sided 0x1p+0 2 0x1p+0 sample mean")
-try:
-    print(repr(CALL))
-except (TypeError, ValueError, RuntimeError, UnicodeError) as error:
-    print(type(error).__name__)
+for call in sys.argv[1:]:
+    try:
+        print(call, repr(eval(call)), sep=" -> ", flush=True)
+    except (TypeError, ValueError, RuntimeError) as error:
+        print(call, "Error", sep=" -> ", flush=True)
 """
-NOTHING = ["m.loss(two, (r,))", "m.loss(two, (r, None))", "m.loss(two, (r, f, f))", "m.loss(two, {1: r, 2: f})"]
-NOTHING += ["m.loss(two, ())", "m.interpolate((r, f))", "m.interpolate(())", "m.penalty(one, (r, f[None]))"]
-NOTHING += ["m.penalty(one, ())", "m.loss(two, (r, torch.empty(0)))", "m.nothing(())", "m.serve(-1)", "m.serve(10**6)"]
-REFUSED = ["m.loss('x', ())", "m.loss()", "m.loss(two)", "m.loss(1, 2, 3, 4, 5)", "m.loss(one, (r, f))", "m.scan(5)"]
-REFUSED += ["m.penalty(two, (r,))", "m.penalty()", "m.interpolate(5)", "m.interpolate(None)", "m.loss(two, 5)"]
-REFUSED += ["m.loss_plan('garbage')", "m.loss_plan(5)", "m.loss_plan('')", "m.loss_plan(';;;')", "m.loss_plan('\\ud800')"]
-REFUSED += ["m.penalty_plan('')", "m.penalty_plan('two_sided')", "m.penalty_plan(None)", "m.serve('x')", "m.learn()"]
-REFUSED += ["m.penalty_plan('two_sided 0x1p+0 17 0x1p+0 sample mean')", "m.learn(1, 2, 3, 4)", "m.nothing(5)"]
-REFUSED += ["loss('mean', '1 2', (0, -1, -1, 0), (2, -1, -1, 0))", "loss('mean', '1', (-1, -1, -1, 0))"]
-REFUSED += ["loss('mean', '1 2', (0, 9, -1, 0))", "loss('mean', '1', (0, -1, 7, 0))", "loss('mean', '1', (0, 0, -1, 0))"]
-REFUSED += ["loss('mean', '1 2', (0, -1, -1, 0))", "loss('mean', '7', (0, -1, -1, 0))", "loss('max', '1', (0, -1, -1, 0))"]
-REFUSED += ["loss('mean 0x1p+0', '1', (0, -1, -1, 3))", "loss('mean', '1', ('x', -1, -1, 0))"]
-REFUSED += ["m.loss(loss('none', '1', (0, -1, -1, 0)), (r,))"]
+NOTHING = """m.loss(two, (r,)) | m.loss(two, (r, None)) | m.loss(two, (r, f, f)) | m.loss(two, {1: r, 2: f}) | m.loss(two, ())
+m.loss(two, (r, torch.empty(0))) | m.loss(two, (r, f.double())) | m.loss(two, (r, f.to("meta"))) | m.loss(two, (r, f.to_sparse()))
+m.interpolate((r, f)) | m.interpolate(()) | m.interpolate((r, f, torch.rand(3))) | m.interpolate((r, f, torch.rand(4).double()))
+m.penalty(one, (r[None], f[:, None])) | m.penalty(one, ()) | m.nothing(()) | m.serve(-1) | m.serve(10**6)"""
+REFUSED = r"""m.loss("x", ()) | m.loss() | m.loss(two) | m.loss(1, 2, 3, 4, 5) | m.loss(one, (r, f)) | m.scan(5) | m.penalty(two, (r,))
+m.penalty() | m.interpolate(5) | m.interpolate(None) | m.loss(two, 5) | m.loss_plan("garbage") | m.loss_plan(5) | m.loss_plan("")
+m.loss_plan(";;;") | m.loss_plan("mean;1;") | m.loss_plan("\ud800") | m.penalty_plan("") | m.penalty_plan("two_sided")
+m.penalty_plan(None) | m.serve("x") | m.learn() | m.learn(1, 2, 3, 4) | m.nothing(5)
+m.penalty_plan("two_sided 0x1p+0 17 0x1p+0 sample mean") | m.penalty_plan("two_sided 0x1p+0 2 0x1p+0 pixel mean")
+loss("mean", "1 2", (0, -1, -1, 0), (2, -1, -1, 0)) | loss("mean", "1", (-1, -1, -1, 0)) | loss("mean", "1 2", (0, 9, -1, 0))
+loss("mean", "1", (0, -1, 7, 0)) | loss("mean", "1", (0, 0, -1, 0)) | loss("mean", "1 2", (0, -1, -1, 0))
+loss("mean", "7", (0, -1, -1, 0)) | loss("max", "1", (0, -1, -1, 0)) | loss("mean 0x1p+0", "1", (0, -1, -1, 3))
+loss("mean", "1", ("x", -1, -1, 0)) | loss("mean", "1", ("1e300", -1, -1, 0)) | loss("mean", "1", ("nan", -1, -1, 0))
+m.loss(loss("none", "1", (0, -1, -1, 0)), (r,))"""
 
 
-@pytest.mark.parametrize(("call", "wanted"), [(c, "None") for c in NOTHING] + [(c, "Error") for c in REFUSED])
-def test_misuse(call, wanted):
+@pytest.mark.parametrize(("calls", "wanted"), [(NOTHING, "None"), (REFUSED, "Error")], ids=["None", "Error"])
+def test_misuse(calls, wanted):
     """An error or None, in a process of its own: never a crash."""
-    done = subprocess.run([sys.executable, "-c", MISUSE.replace("CALL", call)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().endswith(wanted)
+    calls = re.split(r" \| |\n", calls)
+    done = subprocess.run([sys.executable, "-c", MISUSE, *calls], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert done.stdout.splitlines() == [f"{call} -> {wanted}" for call in calls]
 
 
 COMMA = """
