@@ -569,7 +569,7 @@ def reduce_terms(
     """
     with_graph = with_graph or attached
     if not (centred or return_values or with_graph) and weights is masks is None:
-        result = _quick_terms(terms, tensors, reduction)
+        result = quick_terms(terms, tensors, reduction)
         if result is not None:
             return result
     checks.reduction(reduction)
@@ -596,7 +596,7 @@ def reduce_terms(
     return list(result) if reduction == "none" else result
 
 
-def _quick_terms(terms: Sequence[Term], tensors: Sequence[Operand], reduction: Any) -> Any:
+def quick_terms(terms: Sequence[Term], tensors: Sequence[Operand], reduction: Any) -> Any:
     """Return ordinary terms by one call of the C++ nodes, or None where anything wants a closer look."""
     if torch.compiler.is_compiling() or nodes.module is None or not _is_ordinary():
         return None

@@ -14,7 +14,7 @@ from ..backends.specs import Term
 from ..discriminator.double_backward import check, gradients_of
 from ..discriminator.forward import Forward, differentiable, prunable
 from ..discriminator.outputs import outputs_of
-from ..functional import reduce_terms
+from ..functional import quick_terms, reduce_terms
 from ..interpolation import interpolate
 from ..norms import gradient_norm, norm_penalty
 from ..ops.losses import cross_entropy
@@ -102,7 +102,11 @@ def mean_of(
     elements of the only entry.
     """
     terms, tensors = zip(*entries, strict=True)
-    result = reduce_terms(terms, tensors, reduction=reduction, centred=centred)
+    result = None if centred else quick_terms(terms, tensors, reduction)
+    if result is None:
+        result = reduce_terms(terms, tensors, reduction=reduction, centred=centred)
+    elif dtype is None and result.dtype is getattr(tensors[0], "dtype", None):
+        return result  # the dtype of all of them: nodes take no mixed ones
     if reduction == "none":
         (result,) = result
     dtype = dtype or result_dtype(tensors)
