@@ -62,7 +62,7 @@ exhaustive: $(VENV)/ready  ## all 2^32 float32 patterns, some minutes
 
 wheel: $(VENV)/ready  ## dist/*.whl with a manylinux tag, with CUDA kernels where they can be built (docs/install.md)
 	rm -rf build/lib* build/bdist* build/wheel
-	FASTGAN_NATIVE=1 $(BIN)/python -m build --wheel --outdir build/wheel .
+	FASTGAN_NATIVE=1 FASTGAN_NODES=0 $(BIN)/python -m build --wheel --outdir build/wheel .
 	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --wheel-dir dist build/wheel/*.whl
 
 clean:

@@ -72,7 +72,6 @@ Tensors ask_python(PyObject* function, const char* kind, const at::IValue& text,
   Reference name(PyUnicode_FromString(kind)),
       words(PyUnicode_FromString(text.toStringRef().c_str()));
   Reference beside(THPVariable_Wrap(extra)), operands(tuple_of(x)), ups(tuple_of(upstream));
-  Reference rest(PyTuple_New(0));
   std::vector<std::unique_ptr<Reference>> held;
   (held.push_back(std::make_unique<Reference>(tuple_of(more))), ...);
   std::vector<PyObject*> given = {name.get(), words.get(), beside.get(), operands.get(), ups.get()};

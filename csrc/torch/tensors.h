@@ -9,7 +9,7 @@
 #include <ATen/ops/empty_like.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
-#include <optional>
+#include <cstring>
 
 #include "../common/interface.h"
 

@@ -81,7 +81,7 @@ class LossSpec:
         single: what `single_terms` returned.
         has_constants: whether any term has a factor or a label per element.
         pairs: the operands that are subtracted from each other.
-        plans: what the C++ nodes take, by reduction and weights.
+        plans: what the C++ nodes take, by reduction and weights as text.
     """
 
     __slots__ = (

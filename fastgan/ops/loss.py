@@ -114,13 +114,13 @@ class Loss(Operation):
 
 def plan_of(spec: LossSpec, reduction: str, weights: tuple[float, ...] = ()) -> Any:
     """Return a loss as the C++ nodes take it, made once."""
-    key = (reduction, weights)
-    plan = spec.plans.get(key)
+    # As text, in which 0 and -0 are two.
+    words = " ".join([reduction, *[float(w).hex() for w in weights]]) if weights else reduction
+    plan = spec.plans.get(words)
     if plan is None:
         if len(spec.plans) >= 16:  # weights that change at each call
             spec.plans.clear()
-        words = " ".join([reduction, *[float(w).hex() for w in weights]])
-        plan = spec.plans[key] = nodes.module.loss_plan(f"{words};{spec.encode()}")
+        plan = spec.plans[words] = nodes.module.loss_plan(f"{words};{spec.encode()}")
     return plan
 
 

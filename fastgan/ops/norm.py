@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from math import copysign
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ class Penalty(Operation):
         """Return the penalty with a C++ node behind it; weights, masks and statistics have none."""
         if self.weights is not None or self.masks is not None or self.statistics:
             return None
-        found = nodes.module.penalty(_plan_of(self.spec), tensors)
+        found = nodes.module.penalty(_plan_of(self.spec, copysign(1.0, self.spec.scale)), tensors)
         if found is None:
             return None
         value, self.norms = found
@@ -82,8 +83,8 @@ class Penalty(Operation):
 
 
 @lru_cache(maxsize=256)
-def _plan_of(spec: PenaltySpec) -> Any:
-    """Return a penalty as the C++ nodes take it."""
+def _plan_of(spec: PenaltySpec, sign: float) -> Any:
+    """Return a penalty as the C++ nodes take it. The sign of its scale keeps 0 and -0 apart, which are equal."""
     psi, target, power, scale, over, reduction = spec
     return nodes.module.penalty_plan(f"{psi} {float(target).hex()} {power} {float(scale).hex()} {over} {reduction}")
 

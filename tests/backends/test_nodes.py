@@ -1339,3 +1339,17 @@ def test_a_locale_with_a_decimal_comma(tmp_path):
         [sys.executable, "-c", COMMA], capture_output=True, text=True, check=False, env=environment
     )
     assert done.stdout.strip() == "True True", done.stderr
+
+
+def test_zeros_of_either_sign_are_two_weights():
+    """0 and -0 are one key of a cache, and give zeros of other signs."""
+    r, f = normal(5), normal(5)
+
+    def signs(weight):
+        loss = fastgan.discriminator_loss([r], [f], "wasserstein", weights=[weight])
+        return torch.cat(torch.autograd.grad(loss, (r, f))).signbit()
+
+    found = [signs(weight) for weight in (0.0, -0.0)]
+    assert torch.equal(found[0], ~found[1])
+    with nodes.off():
+        assert all(torch.equal(a, signs(weight)) for a, weight in zip(found, (0.0, -0.0), strict=True))

