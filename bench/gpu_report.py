@@ -174,7 +174,7 @@ NOTES = (
     "forward and backward. eager is the formula as it is written in PyTorch, compiled the same under torch.compile "
     "(static shapes), copy a copy that moves as many bytes as the operation must (a penalty reads its gradient "
     "twice). Logits are counted in each tensor. Before a case is timed, its loss and gradients are "
-    "within three roundings (gradients through an average twice that) of fastgan's reference in "
+    "within four roundings (gradients through an average twice that) of fastgan's reference in "
     "float64. Launches are kernels, fills and copies of a step whose upstream is there already (autograd's own "
     "fill is one more for all)."
 )

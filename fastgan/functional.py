@@ -314,7 +314,7 @@ def _quick(make_spec: Any, logits: Sequence[Any], given: tuple[Any, ...], reduct
             logits = [t for member in zip(*logits, strict=True) for t in member]
     try:
         spec = make_spec(given, members, False)
-        plan = spec.plans.get(reduction)
+        plan = spec.plans.get(reduction) if reduction in ("mean", "sum") else None
     except (TypeError, ValueError):  # which `_loss` will say better
         return None
     if nodes.module is not None:
@@ -606,7 +606,7 @@ def quick_terms(terms: Sequence[Term], tensors: Sequence[Operand], reduction: An
         operands = [t for e, pair in zip(tensors, pairs, strict=True) for t in (e if pair else (e,))]
     try:
         spec = _terms_spec(tuple(terms), pairs, False)
-        plan = spec.plans.get(reduction)
+        plan = spec.plans.get(reduction) if reduction in ("mean", "sum") else None
     except (TypeError, ValueError, IndexError):
         return None
     return None if plan is None else nodes.module.loss(plan, operands)
