@@ -18,7 +18,7 @@ import triton.language as tl
 from .launch import kernel
 from .math import absolute, double
 from .memory import doubles, read, select, write
-from .tree import CHUNK, add_rows, chunks_at, empty_lanes, fold, minus_zero, rows_of
+from .tree import CHUNK, add_rows, chunks_at, empty_lanes, fold, minus_zero, rows_of, top
 
 # Per tensor: values (or real samples), a factor on them (or an upstream), cotangents (or fake samples), the result,
 # and a second result.
@@ -342,25 +342,48 @@ def _sum_items(
         return tl.where(whole, s, s + 0.0)  # never -0 of a chunk that is not full
 
 
+@triton.jit
+def _store_sums(out, s, there, chunks, PASS: tl.constexpr, WHOLE: tl.constexpr):
+    """Store the sums of T chunks, or of the group that they are."""
+    if WHOLE:
+        if PASS == GREATEST:
+            tl.store(out, tl.max(s, axis=0))
+        else:
+            tl.store(out, top(s, chunks))
+    else:
+        tl.store(out + tl.arange(0, s.shape[0]), s, mask=there)
+
+
 @kernel
 def group_sums(
     addresses, constants, layout, memory, COUNT: tl.constexpr, PASS: tl.constexpr, PSI: tl.constexpr,
     POWER: tl.constexpr, MASKED: tl.constexpr, DG: tl.constexpr, DE: tl.constexpr, DTYPES: tl.constexpr,
     ACCESS: tl.constexpr, TRANSPOSED: tl.constexpr, LANE_ROWS: tl.constexpr, E: tl.constexpr, T: tl.constexpr,
-    L: tl.constexpr,
+    L: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """Add up all chunks of all groups, a tensor's groups one after another; T chunks per program."""
+    """Add up all chunks of all groups, a tensor's groups one after another; T chunks per program.
+
+    WHOLE: a program has a group of up to T chunks, and also adds up their sums.
+    """
     program = tl.program_id(0).to(tl.int64)
     tensor = tensor_of(program, constants, COUNT)
     length = select(constants, tensor, LENGTH, FIELDS, COUNT)
     dtype = select(constants, tensor, DTYPE, FIELDS, COUNT)
     chunks = (length + (CHUNK - 1)) // CHUNK
-    item = (program - select(constants, tensor, FIRST_PROGRAM, FIELDS, COUNT)) * T + tl.arange(0, T)
-    there = item < memory[GROUPS].to(tl.int64) * chunks
-    group = tl.where(there, item // chunks, 0)
-    element = (item - item // chunks * chunks) * CHUNK
+    own = program - select(constants, tensor, FIRST_PROGRAM, FIELDS, COUNT)
+    first = own
+    if WHOLE:
+        group = own + tl.zeros((T,), tl.int64)
+        there = tl.arange(0, T) < chunks
+        element = tl.arange(0, T).to(tl.int64) * CHUNK
+    else:
+        first = own * T
+        item = first + tl.arange(0, T)
+        there = item < memory[GROUPS].to(tl.int64) * chunks
+        group = tl.where(there, item // chunks, 0)
+        element = (item - item // chunks * chunks) * CHUNK
     left = tl.where(there, tl.minimum(length - element, CHUNK), 0).to(tl.int32)
-    out = doubles(select(constants, tensor, SUMS, FIELDS, COUNT)) + item
+    out = doubles(select(constants, tensor, SUMS, FIELDS, COUNT)) + first
     if PASS == GREATEST or PASS == SCALED:
         # Only groups of doubles whose squares overflowed or underflowed, which are rare.
         square = over_tensors(memory[SQUARES_OF], group, there, memory, False)
@@ -370,14 +393,14 @@ def group_sums(
                 tensor, group, element, left, scale, dtype, addresses, layout, PASS, COUNT, MASKED, DG, DE, DTYPES,
                 ACCESS, TRANSPOSED, LANE_ROWS, E, T, L,
             )  # fmt: skip
-            tl.store(out, s, mask=there)
+            _store_sums(out, s, there, chunks, PASS, WHOLE)
     else:
         scale = _scale_of(group, there, memory, PASS, PSI, POWER)
         s = _sum_items(
             tensor, group, element, left, scale, dtype, addresses, layout, PASS, COUNT, MASKED, DG, DE, DTYPES,
             ACCESS, TRANSPOSED, LANE_ROWS, E, T, L,
         )  # fmt: skip
-        tl.store(out, s, mask=there)
+        _store_sums(out, s, there, chunks, PASS, WHOLE)
 
 
 @kernel
@@ -403,5 +426,5 @@ def shrink(source, target, lists, n, mean, GREATEST_ONES: tl.constexpr, DEVIATIO
         middle = tl.zeros((), tl.float64)
         if DEVIATIONS:
             middle = tl.load(doubles(mean))
-        s = chunks_at(source, first, tl.where(there, n, 0), own, middle, T, DEVIATIONS)
+        s = chunks_at(source, first, tl.where(there, n, 0), own, middle, 8, T, DEVIATIONS)
     tl.store(doubles(target) + item, s, mask=there)

@@ -3,6 +3,9 @@
 A call's terms come as three tuples of integers: addresses (ADDRESSES per term), constants (FIELDS per term) and
 memory. Kernel `loss_sums` computes the sums over all chunks of all terms, and `loss_finish` adds them up. For a
 call that is small enough (ONE), a single program does both. Kernel `loss_elements` writes the elementwise results.
+
+A table has room for TERMS terms, so that lists of several lengths share a kernel. Behind their constants is the
+number of terms that there are. The others have no elements, no programs and no role; they add -0 to the total.
 """
 
 import triton
@@ -12,7 +15,20 @@ from .launch import kernel
 from .math import double, to_odd
 from .memory import FLOAT16, ONLY_FLOAT64, column, doubles, read, select, write
 from .phi import PHI_CODE_COUNT, evaluate, evaluate_finely
-from .tree import CHUNK, add_rows, chunks_at, empty_lanes, fold, minus_zero, next_level, pick, top, totals
+from .tree import (
+    CHUNK,
+    LANE_ROW,
+    add_rows,
+    chunks_at,
+    empty_lanes,
+    fold,
+    lane_rows,
+    minus_zero,
+    next_level,
+    pick,
+    top,
+    totals,
+)
 
 # Per term, in `addresses`: operands, their gradients, their cotangents, an unreduced result and upstream.
 # OF_MEAN_OPERAND, the mean operand's, lies where a reduced call has no result.
@@ -257,7 +273,10 @@ def _sums_of_chunks(
     sign_x = value
     sign_y = value
     right = value
-    for row in range(0, 8, E):
+    rows = 8
+    if E < 8:  # lane rows without elements change nothing
+        rows = lane_rows(left)
+    for row in range(0, rows, E):
         lanes = c[None, :, None] * CHUNK + (tl.arange(0, E)[:, None, None] + row) * 128
         at = lanes + tl.arange(0, 128)[None, None, :]
         there = at < left
@@ -413,11 +432,11 @@ def _finish(
     """Turn the totals of a table's terms, (W,) each, into results; by one program, in the order of the terms."""
     W: tl.constexpr = value.shape[0]
     n = column(constants, N, FIELDS, TERMS, W)
-    at = tl.arange(0, W)
+    there = tl.arange(0, W) < constants[TERMS * FIELDS]
     if PASS == MEAN:
         mean_operand = column(constants, MEAN_OPERAND, FIELDS, TERMS, W)
         mean = tl.where(column(constants, NUMBER, FIELDS, TERMS, W) > 0, value / n.to(tl.float64), 0.0)
-        tl.store(doubles(memory[MEANS]) + mean_operand, mean, mask=at < TERMS)
+        tl.store(doubles(memory[MEANS]) + mean_operand, mean, mask=there)
     else:
         if SLOPES:
             _mean_constants(gradient, constants, memory, TERMS, FIRST, OPERANDS)
@@ -428,7 +447,7 @@ def _finish(
             summed = _coefficient(weight, member, n, memory, WEIGHTED, MEAN_OF) * value
             if KEEP:
                 number = column(constants, NUMBER, FIELDS, TERMS, W)
-                tl.store(doubles(memory[VALUES]) + number, summed, mask=at < TERMS)
+                tl.store(doubles(memory[VALUES]) + number, summed, mask=there)
             if STATS:
                 _statistics(
                     1, summed, sum_x, sum_y, sign_x, sign_y, right, constants, memory, TERMS, PAIRED, FIRST, LAST
@@ -439,6 +458,7 @@ def _finish(
         total = tl.zeros((), tl.float64)
         if not FIRST:
             total = tl.load(doubles(memory[CARRY]))
+        summed = tl.where(there, summed, minus_zero(summed))
         for k in tl.static_range(TERMS):
             total = total + pick(summed, k)
         if not LAST:
@@ -452,49 +472,147 @@ def _finish(
                     tl.store(result.to(tl.pointer_type(tl.float32)), total.to(tl.float32))
 
 
+@triton.jit
+def _sums_one_by_one(
+    addresses, constants, memory, TERMS: tl.constexpr, PHI_CODES: tl.constexpr, DTYPES: tl.constexpr,
+    ALIGNED: tl.constexpr, PASS: tl.constexpr, PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr,
+    SLOPES: tl.constexpr, STATS: tl.constexpr, ELEMENTWISE: tl.constexpr, WEIGHTED: tl.constexpr,
+    MEAN_OF: tl.constexpr, T: tl.constexpr, E: tl.constexpr, MASKED: tl.constexpr, SHORT_ONES: tl.constexpr,
+):  # fmt: skip
+    """Add up each term of a table of up to T chunks a term; return the sums, each (W,), in the order of the slots.
+
+    SHORT_ONES: of a term of up to a lane row, that row only.
+    """
+    W: tl.constexpr = triton.next_power_of_2(max(TERMS, 2))
+    at = tl.arange(0, W)
+    value = tl.zeros((W,), tl.float64)
+    gradient = value
+    dot = value
+    sum_x = value
+    sum_y = value
+    sign_x = value
+    sign_y = value
+    right = value
+    terms = TERMS
+    if TERMS > 2:  # a table of 1 or 2 is full
+        terms = constants[TERMS * FIELDS].to(tl.int32)
+    for k in range(terms):
+        if SHORT_ONES:
+            if select(constants, k, N, FIELDS, TERMS) <= LANE_ROW:
+                a, b, c, d, e, f, g, h = _sums_of_chunks(
+                    k, addresses, constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED,
+                    SUBTRACTS_MEAN, SLOPES, STATS, ELEMENTWISE, WEIGHTED, MEAN_OF, True, T, 1, MASKED,
+                )  # fmt: skip
+            else:
+                a, b, c, d, e, f, g, h = _sums_of_chunks(
+                    k, addresses, constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED,
+                    SUBTRACTS_MEAN, SLOPES, STATS, ELEMENTWISE, WEIGHTED, MEAN_OF, True, T, E, MASKED,
+                )  # fmt: skip
+        else:
+            a, b, c, d, e, f, g, h = _sums_of_chunks(
+                k, addresses, constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN,
+                SLOPES, STATS, ELEMENTWISE, WEIGHTED, MEAN_OF, True, T, E, MASKED,
+            )  # fmt: skip
+        chunks = (select(constants, k, N, FIELDS, TERMS) + (CHUNK - 1)) // CHUNK
+        value = tl.where(at == k, top(a, chunks), value)
+        if SLOPES:
+            gradient = tl.where(at == k, top(b, chunks), gradient)
+        if PASS == SECOND:
+            dot = tl.where(at == k, top(c, chunks), dot)
+        if STATS:
+            sum_x = tl.where(at == k, top(d, chunks), sum_x)
+            sign_x = tl.where(at == k, top(f, chunks), sign_x)
+            right = tl.where(at == k, top(h, chunks), right)
+            if PAIRED:
+                sum_y = tl.where(at == k, top(e, chunks), sum_y)
+                sign_y = tl.where(at == k, top(g, chunks), sign_y)
+    return value, gradient, dot, sum_x, sum_y, sign_x, sign_y, right
+
+
+@triton.jit
+def _add_lane_row(v, there, W: tl.constexpr):
+    """Add up a row of lanes of each term, v (1, V, 128); return the sums, (W,)."""
+    s = fold(add_rows(tl.zeros((v.shape[1], v.shape[2]), tl.float64), v, there))
+    return tl.broadcast_to(s, (W,))
+
+
+@triton.jit
+def _sums_side_by_side(
+    addresses, constants, TERMS: tl.constexpr, PHI_CODES: tl.constexpr, DTYPES: tl.constexpr,
+    ALIGNED: tl.constexpr, PAIRED: tl.constexpr, STATS: tl.constexpr,
+):  # fmt: skip
+    """Do as `_sums_one_by_one` for values of terms of up to a lane row each, of one dtype and phi: all at once."""
+    W: tl.constexpr = triton.next_power_of_2(max(TERMS, 2))
+    k = tl.arange(0, triton.next_power_of_2(TERMS))[None, :, None]
+    at = tl.arange(0, LANE_ROW)[None, None, :]
+    left = select(constants, k, N, FIELDS, TERMS).to(tl.int32)
+    there = at < left
+    x = read(select(addresses, k, X, ADDRESSES, TERMS), 0, at + k * 0, left, 0, DTYPES, ALIGNED)
+    y = x
+    z = x
+    if PAIRED:
+        address_y = select(addresses, k, Y, ADDRESSES, TERMS)
+        y = read(address_y, 0, at + k * 0, tl.where(address_y != 0, left, 0), 0, DTYPES, ALIGNED)
+        y = tl.where(address_y != 0, y, x)
+        z = tl.where(address_y != 0, x - y, x)
+    one = tl.full(k.shape, 1.0, tl.float64)  # of slopes, which are not computed
+    v, _u, _d = evaluate(
+        select(constants, 0, PHI_CODE, FIELDS, TERMS), z, double(select(constants, k, SCALE, FIELDS, TERMS)),
+        double(select(constants, k, SHIFT, FIELDS, TERMS)), double(select(constants, k, LINEAR, FIELDS, TERMS)),
+        one, x, x, PHI_CODES, True, False, False, False,
+    )  # fmt: skip
+    value = _add_lane_row(v, there, W)
+    gradient = tl.zeros((W,), tl.float64)
+    sum_x = gradient
+    sum_y = gradient
+    sign_x = gradient
+    sign_y = gradient
+    right = gradient
+    if STATS:
+        side = select(constants, k, SIDE, FIELDS, TERMS).to(z.dtype)
+        threshold = double(select(constants, k, THRESHOLD, FIELDS, TERMS)).to(z.dtype)
+        sum_x = _add_lane_row(x, there, W)
+        sign_x = _add_lane_row(_signs(x), there, W)
+        right = _add_lane_row((side * (z - threshold) > 0).to(tl.float64), there, W)
+        if PAIRED:
+            sum_y = _add_lane_row(y, there, W)
+            sign_y = _add_lane_row(_signs(y), there, W)
+    return value, gradient, gradient, sum_x, sum_y, sign_x, sign_y, right
+
+
 @kernel
 def loss_sums(
     addresses, constants, memory, TERMS: tl.constexpr, PHI_CODES: tl.constexpr, DTYPES: tl.constexpr,
     ALIGNED: tl.constexpr, PASS: tl.constexpr, PAIRED: tl.constexpr, SUBTRACTS_MEAN: tl.constexpr,
     SLOPES: tl.constexpr, STATS: tl.constexpr, KEEP: tl.constexpr, ELEMENTWISE: tl.constexpr,
     WEIGHTED: tl.constexpr, MEAN_OF: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr, OPERANDS: tl.constexpr,
-    ONE: tl.constexpr, T: tl.constexpr, E: tl.constexpr, MASKED: tl.constexpr,
+    ONE: tl.constexpr, T: tl.constexpr, E: tl.constexpr, MASKED: tl.constexpr, SIDE_BY_SIDE: tl.constexpr,
 ):  # fmt: skip
     """Add up the chunks of all terms of a table; ONE: also compute the results.
 
     PASS: FORWARD sums values, SECOND products with cotangents, MEAN operands. SLOPES: also the gradients for the
     constants of mean operands (BACKWARD and SECOND: times their upstream). STATS: also the numbers for LossStats. T
-    chunks per program, E rows at a time.
+    chunks per program, E rows at a time. SIDE_BY_SIDE: terms of up to a lane row each are taken all at once.
     """
     if ONE:
-        W: tl.constexpr = triton.next_power_of_2(max(TERMS, 2))
-        at = tl.arange(0, W)
-        value = tl.zeros((W,), tl.float64)
-        gradient = value
-        dot = value
-        sum_x = value
-        sum_y = value
-        sign_x = value
-        sign_y = value
-        right = value
-        for k in range(TERMS):
-            a, b, c, d, e, f, g, h = _sums_of_chunks(
-                k, addresses, constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN,
-                SLOPES, STATS, ELEMENTWISE, WEIGHTED, MEAN_OF, ONE, T, E, MASKED,
+        if SIDE_BY_SIDE:
+            longest = constants[N].to(tl.int64)
+            for i in tl.static_range(1, TERMS):
+                longest = tl.maximum(longest, constants[i * FIELDS + N].to(tl.int64))
+            if longest <= LANE_ROW:
+                value, gradient, dot, sum_x, sum_y, sign_x, sign_y, right = _sums_side_by_side(
+                    addresses, constants, TERMS, PHI_CODES, DTYPES, ALIGNED, PAIRED, STATS
+                )
+            else:
+                value, gradient, dot, sum_x, sum_y, sign_x, sign_y, right = _sums_one_by_one(
+                    addresses, constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN,
+                    SLOPES, STATS, ELEMENTWISE, WEIGHTED, MEAN_OF, T, E, MASKED, False,
+                )  # fmt: skip
+        else:
+            value, gradient, dot, sum_x, sum_y, sign_x, sign_y, right = _sums_one_by_one(
+                addresses, constants, memory, TERMS, PHI_CODES, DTYPES, ALIGNED, PASS, PAIRED, SUBTRACTS_MEAN,
+                SLOPES, STATS, ELEMENTWISE, WEIGHTED, MEAN_OF, T, E, MASKED, T == 1 and E == 8,
             )  # fmt: skip
-            chunks = (select(constants, k, N, FIELDS, TERMS) + (CHUNK - 1)) // CHUNK
-            value = tl.where(at == k, top(a, chunks), value)
-            if SLOPES:
-                gradient = tl.where(at == k, top(b, chunks), gradient)
-            if PASS == SECOND:
-                dot = tl.where(at == k, top(c, chunks), dot)
-            if STATS:
-                sum_x = tl.where(at == k, top(d, chunks), sum_x)
-                sign_x = tl.where(at == k, top(f, chunks), sign_x)
-                right = tl.where(at == k, top(h, chunks), right)
-                if PAIRED:
-                    sum_y = tl.where(at == k, top(e, chunks), sum_y)
-                    sign_y = tl.where(at == k, top(g, chunks), sign_y)
         _finish(
             value, gradient, dot, sum_x, sum_y, sign_x, sign_y, right, constants, memory, TERMS, PASS, DTYPES == 2,
             PAIRED, SLOPES, STATS, KEEP, WEIGHTED, MEAN_OF, FIRST, LAST, OPERANDS,
@@ -555,7 +673,7 @@ def loss_shrink(
     c = (program - start) * T + tl.arange(0, T)
     for slot in range(BEGIN, END):
         first = own_first + memory[PARTIALS].to(tl.int64) * slot
-        s = chunks_at(memory[PARTIAL], first + c * 0, own_n + c * 0, c, 0.0, T, False)
+        s = chunks_at(memory[PARTIAL], first + c * 0, own_n + c * 0, c, 0.0, 8, T, False)
         tl.store(doubles(memory[PARTIAL]) + first + own_n + c, s, mask=c * CHUNK < own_n)
 
 
@@ -576,7 +694,7 @@ def loss_finish(
         first, chunks = next_level(first, chunks)
     found = tl.zeros((8, W), tl.float64)
     for slot in range(BEGIN, END):
-        totals_of = totals(memory[PARTIAL], first + memory[PARTIALS].to(tl.int64) * slot, chunks, 0.0, False)
+        totals_of = totals(memory[PARTIAL], first + memory[PARTIALS].to(tl.int64) * slot, chunks, 0.0, 8, False)
         found = tl.where(tl.arange(0, 8)[:, None] == slot, totals_of[None, :], found)
     _finish(
         _row(found, VALUE), _row(found, GRADIENT), _row(found, DOT), _row(found, SUM_X), _row(found, SUM_Y),

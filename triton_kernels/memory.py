@@ -27,7 +27,10 @@ def doubles(address):
 def _pointers(address, start, TYPE: tl.constexpr, ALIGNED: tl.constexpr):
     p = address.to(tl.int64).to(tl.pointer_type(TYPE))
     if ALIGNED:
-        p = tl.multiple_of(p, 16)
+        if len(p.shape) == 3:  # an address per item of a block
+            p = tl.multiple_of(p, [16, 16, 16])
+        else:
+            p = tl.multiple_of(p, 16)
     return p + start
 
 

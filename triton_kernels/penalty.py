@@ -27,6 +27,7 @@ from .groups import (
     SQUARES_OF,
     STATISTICS,
     TARGET,
+    TENSORS,
     TWO_SIDED,
     UPSTREAM,
     WEIGHTS,
@@ -46,8 +47,10 @@ from .groups import (
 )
 from .launch import kernel
 from .math import double, to_odd
-from .memory import doubles, select
-from .tree import CHUNK, add_rows, empty_lanes, fold, top, total
+from .memory import FLOAT16, ONLY_FLOAT64, doubles, select
+from .tree import CHUNK, LANE_ROW, add_rows, empty_lanes, fold, lane_rows, top, total, totals
+
+GROUPS_AT_ONCE = tl.constexpr(32)  # whose chunks' sums a program adds up at a time
 
 
 @triton.jit
@@ -96,9 +99,44 @@ def _psi(n, square, target, PSI: tl.constexpr, POWER: tl.constexpr):
 
 
 @triton.jit
-def _norms(group, there, memory, IS_FLOAT64: tl.constexpr):
+def _sums_of_chunks(group, constants, memory, COUNT: tl.constexpr, STORED: tl.constexpr):
+    """Add up a lane row of groups' sums over their chunks, and these over tensors, one tensor after another.
+
+    `constants` has, per tensor, the address of its groups' sums over chunks and the number of chunks of a group.
+    STORED: also store each tensor's sums, for a later launch.
+    """
+    groups = memory[GROUPS].to(tl.int32)
+    lane = tl.arange(0, LANE_ROW)
+    total = tl.zeros((LANE_ROW,), tl.float64)
+    for k in range(0, memory[TENSORS].to(tl.int32)):
+        address = select(constants, k, 0, 2, COUNT)
+        chunks = select(constants, k, 1, 2, COUNT).to(tl.int32)
+        found = tl.zeros((LANE_ROW // GROUPS_AT_ONCE, GROUPS_AT_ONCE), tl.float64)
+        part = tl.arange(0, LANE_ROW // GROUPS_AT_ONCE)[:, None]
+        for first in range(0, groups, GROUPS_AT_ONCE):
+            own = first + tl.arange(0, GROUPS_AT_ONCE)
+            n = tl.where(own < groups, chunks, 0)
+            s = totals(address, (own * chunks).to(tl.int64), n, 0.0, lane_rows(chunks), False)
+            found = tl.where(part == first // GROUPS_AT_ONCE, s[None, :], found)
+        s = tl.reshape(found, (LANE_ROW,))
+        if STORED:
+            tl.store(doubles(memory[SQUARES_OF]) + k * groups + lane, s, mask=lane < groups)
+        total = tl.where(k == 0, s, total + s)
+    return tl.reshape(total, group.shape)
+
+
+@triton.jit
+def _sums(group, there, constants, memory, COUNT: tl.constexpr, STORED: tl.constexpr):
+    """Return each group's sum over its tensors; COUNT > 0: of sums over chunks."""
+    if COUNT > 0:
+        return _sums_of_chunks(group, constants, memory, COUNT, STORED)
+    else:
+        return over_tensors(memory[SQUARES_OF], group, there, memory, False)
+
+
+@triton.jit
+def _norms(square, group, there, memory, IS_FLOAT64: tl.constexpr):
     """Return norms and their squares; for groups of doubles, also where the squares overflow or underflow."""
-    square = over_tensors(memory[SQUARES_OF], group, there, memory, False)
     norm = tl.sqrt(square)
     if IS_FLOAT64:
         again = extreme(square) & there
@@ -111,44 +149,78 @@ def _norms(group, there, memory, IS_FLOAT64: tl.constexpr):
     return norm, square
 
 
+@triton.jit
+def _few_total(v, there, n):
+    """Add up n numbers of a lane row, (1, 1, 128), as `total` does; a single number stays as it is."""
+    one = n + tl.zeros((1,), tl.int64) == 1
+    return tl.sum(fold(add_rows(empty_lanes(one, LANE_ROW), v, there)), axis=0)
+
+
+@triton.jit
+def _few_statistics(norm, there, memory):
+    """Do as `penalty_statistics` for a lane row of norms, (1, 1, 128)."""
+    groups = memory[GROUPS].to(tl.int64)
+    count = groups.to(tl.float64)
+    mean = _few_total(norm, there, groups) / count
+    d = norm - mean
+    variance = _few_total(d * d, there, groups) / count
+    norm = tl.reshape(norm, (LANE_ROW,))
+    there = tl.reshape(there, (LANE_ROW,))
+    bad = tl.max((there & (norm != norm)).to(tl.int32), axis=0) > 0
+    infinity = tl.full((LANE_ROW,), float("inf"), tl.float64)
+    least = tl.min(tl.where(there & (norm == norm), norm, infinity), axis=0)
+    most = tl.max(tl.where(there & (norm == norm), norm, -infinity), axis=0)
+    above = tl.sum((there & (norm > double(memory[TARGET]))).to(tl.float64), axis=0)
+    p = doubles(memory[STATISTICS])
+    tl.store(p, mean)
+    tl.store(p + 1, tl.sqrt(variance))
+    tl.store(p + 2, tl.where(bad, float("nan"), least))
+    tl.store(p + 3, tl.where(bad, float("nan"), most))
+    tl.store(p + 4, above / count)
+
+
 @kernel
 def penalty_groups(
-    memory, PASS: tl.constexpr, PSI: tl.constexpr, POWER: tl.constexpr, IS_FLOAT64: tl.constexpr,
-    WEIGHTED: tl.constexpr, UNREDUCED: tl.constexpr, ONE: tl.constexpr, T: tl.constexpr, E: tl.constexpr,
+    constants, memory, COUNT: tl.constexpr, PASS: tl.constexpr, PSI: tl.constexpr, POWER: tl.constexpr,
+    IS_FLOAT64: tl.constexpr, WEIGHTED: tl.constexpr, UNREDUCED: tl.constexpr, ONE: tl.constexpr,
+    FEW: tl.constexpr, STATS: tl.constexpr, T: tl.constexpr, E: tl.constexpr,
 ):  # fmt: skip
     """Compute the results that need sums over groups.
 
     They are norms and penalties (SQUARES), the upstream's gradient (DOTS), or that of eps (APART). Each program has
-    T chunks of groups; ONE has all of them, and the penalty too.
+    T chunks of groups; ONE has all of them, and the penalty too. FEW: of up to a lane row of groups, it can also
+    have the sums over chunks (COUNT > 0: of up to so many tensors), and the numbers of PenaltyStats (STATS).
     """
     groups = memory[GROUPS].to(tl.int64)
     first = tl.program_id(0).to(tl.int64) * (T * CHUNK)
     c = tl.arange(0, T)
     lane = empty_lanes(first + (c + 1) * CHUNK <= groups, 128)
     target = double(memory[TARGET])
-    for lane_row in range(0, 8, E):
+    rows = 8
+    if FEW:
+        rows = 1
+    elif E < 8:
+        rows = lane_rows(groups - first)
+    for lane_row in range(0, rows, E):
         group = first + c[None, :, None] * CHUNK + places(E, T, 128, False) + lane_row * 128
         there = group < groups
         if PASS == APART:
-            _store(
-                memory[RESULT],
-                group,
-                over_tensors(memory[SQUARES_OF], group, there, memory, False),
-                there,
-                IS_FLOAT64,
-            )
+            _store(memory[RESULT], group, _sums(group, there, constants, memory, COUNT, False), there, IS_FLOAT64)
         else:
             weight = _weights(group, there, memory, WEIGHTED)
             coefficient = double(memory[SCALE]) * weight
             if PASS == DOTS:
-                dot = over_tensors(memory[SQUARES_OF], group, there, memory, False)
+                dot = _sums(group, there, constants, memory, COUNT, True)
                 norm = tl.load(doubles(memory[NORMS]) + group, mask=there, other=1.0)
                 _scale, slope, _bend = group_factors(norm, target, PSI, POWER)
                 value = coefficient * (slope * dot)
                 unreduced = value
             else:
-                norm, square = _norms(group, there, memory, IS_FLOAT64)
+                square = _sums(group, there, constants, memory, COUNT, False)
+                norm, square = _norms(square, group, there, memory, IS_FLOAT64)
                 tl.store(doubles(memory[NORMS]) + group, norm, mask=there)
+                if STATS:
+                    _few_statistics(norm, there, memory)
                 value = _psi(norm, square, target, PSI, POWER)
                 unreduced = coefficient * value
                 value = weight * value
@@ -298,9 +370,12 @@ def penalty_gradient(
         g = spread(first, TRANSPOSED) * h
     if MASKED:
         g = g * mask
-    if not IS_FLOAT64:
-        # Of 16 bits, so that the rounding to them is the only one.
-        g = tl.where(dtype >= 2, to_odd(g), g.to(tl.float32))
+    if DTYPES == 1:
+        g = g.to(tl.float32)
+    elif DTYPES % 4 == 0:  # of 16 bits, so that the rounding to them is the only one
+        g = to_odd(g)
+    elif DTYPES != ONLY_FLOAT64:
+        g = tl.where(dtype >= FLOAT16, to_odd(g), g.to(tl.float32))
     put(
         OUT, g, tensor, group, element, at, left, dtype, addresses, layout, COUNT, DG, DE, DTYPES, ACCESS,
         TRANSPOSED,

@@ -12,6 +12,7 @@ from .math import const
 from .memory import doubles
 
 CHUNK = tl.constexpr(1024)
+LANE_ROW = tl.constexpr(128)  # elements of a chunk's row of lanes
 
 
 @triton.jit
@@ -47,6 +48,12 @@ def fold(lane):
             # Two numbers have one order; and neighbours meet by shuffles, without a change of layout.
             v = tl.sum(tl.reshape(v, (T, L >> (k + 1), 2)), axis=2)
     return tl.reshape(v, (T,))
+
+
+@triton.jit
+def lane_rows(n):
+    """Return how many lane rows of a chunk have elements if the chunk has n of them, or all 8 if n is greater."""
+    return tl.minimum((n + (LANE_ROW - 1)) // LANE_ROW, 8).to(tl.int32)
 
 
 @triton.jit
@@ -93,14 +100,14 @@ def _transformed(v, mean, SQUARES: tl.constexpr):
 
 
 @triton.jit
-def chunks_at(address, first, n, c, mean, T: tl.constexpr, SQUARES: tl.constexpr):
+def chunks_at(address, first, n, c, mean, rows, T: tl.constexpr, SQUARES: tl.constexpr):
     """Add up the chunks numbered c (T,) of lists of n (T,) float64 that begin at `first` (T,).
 
-    SQUARES: add up squared deviations from `mean`.
+    SQUARES: add up squared deviations from `mean`. All chunks are empty past their first `rows` lane rows, up to 8.
     """
     left = n - c * CHUNK
     lane = empty_lanes(left >= CHUNK, 128)
-    for row in range(8):
+    for row in range(0, rows):
         at = tl.arange(0, 128)[None, None, :] + row * 128
         there = at < left[None, :, None]
         p = doubles(address) + (first + c * CHUNK)[None, :, None] + at
@@ -109,20 +116,20 @@ def chunks_at(address, first, n, c, mean, T: tl.constexpr, SQUARES: tl.constexpr
 
 
 @triton.jit
-def totals(address, first, n, mean, SQUARES: tl.constexpr):
+def totals(address, first, n, mean, rows, SQUARES: tl.constexpr):
     """Add up W lists of float64 of up to a chunk each: n (W,) numbers that begin at `first` (W,).
 
     A single number stays as it is, as it does in tree.h, and the sum of none is 0.
     """
     alone = _transformed(tl.load(doubles(address) + first, mask=n == 1, other=0.0), mean, SQUARES)
-    return tl.where(n == 1, alone, chunks_at(address, first, n, n * 0, mean, n.shape[0], SQUARES))
+    return tl.where(n == 1, alone, chunks_at(address, first, n, n * 0, mean, rows, n.shape[0], SQUARES))
 
 
 @triton.jit
 def total(address, n, mean, SQUARES: tl.constexpr):
     """Add up at most a chunk of float64 at an address."""
     two = tl.arange(0, 2)
-    return pick(totals(address, two.to(tl.int64) * 0, tl.where(two == 0, n, 0), mean, SQUARES), 0)
+    return pick(totals(address, two.to(tl.int64) * 0, tl.where(two == 0, n, 0), mean, 8, SQUARES), 0)
 
 
 @triton.jit

@@ -99,7 +99,7 @@ def _trial(device: torch.device) -> None:
     """
     terms = most_terms(device.type)
     arguments = tuple(
-        [(0,) * n for n in (terms * loss.ADDRESSES.value, terms * loss.FIELDS.value, loss.MEMORY.value)]
+        [(0,) * n for n in (terms * loss.ADDRESSES.value, terms * loss.FIELDS.value + 1, loss.MEMORY.value)]
     )
     launch.load(
         loss.loss_elements, arguments, (terms, 1, 1, True, 1, False, False, False, -1, False, 1024, False), 4
@@ -320,9 +320,7 @@ class Triton(Kernels):
         if call.wide:
             call.set(greatest_of=call.sums(GREATEST))
             call.set(scaled_of=call.sums(SCALED))
-        call.finish(SQUARES, result, unreduced, weights is not None)
-        if numbers is not None:
-            call.statistics(norms, numbers)
+        call.finish(SQUARES, result, unreduced, weights is not None, numbers)
 
     def _penalty_backward(
         self,

@@ -29,7 +29,7 @@ def most_terms(kind: str, masked: bool = False) -> int:
     """Return how many terms fit into the parameters of a launch; `masked` ones have factors or labels."""
     own = loss.CONSTANTS_PER_ELEMENT.value if masked else 0
     a_term = 8 * (loss.FIELDS.value + loss.ADDRESSES.value + own)
-    return min(TERMS, (parameter_bytes(kind) - 8 * loss.MEMORY.value) // a_term)
+    return min(TERMS, (parameter_bytes(kind) - 8 * (loss.MEMORY.value + 1)) // a_term)
 
 
 class Table(NamedTuple):
@@ -37,12 +37,14 @@ class Table(NamedTuple):
 
     Attributes:
         bound: of each row, the term's number (None where there is none), x, y and the mean operand.
-        constants: the rows; triton_kernels/loss.py says what is in them.
+        room: how many terms the kernel is compiled for; the last may not be there.
+        constants: the rows, then how many there are; triton_kernels/loss.py says what is in them.
         phi_codes: a bit for each code of triton_kernels/phi.py.
         programs, partials: how many units and chunks there are.
     """
 
     bound: list[tuple[int | None, int, int, int]]
+    room: int
     constants: tuple[int, ...]
     phi_codes: int
     programs: int
@@ -54,6 +56,14 @@ def _row(**fields: int) -> list[int]:
     for name, value in fields.items():
         row[getattr(loss, name.upper()).value] = value
     return row
+
+
+def _no_row(programs: int, partials: int) -> list[int]:
+    """Return the row of a term that is not there, behind those that have so many programs and partial sums."""
+    return _row(
+        first_program=programs, chunks=partials, mean_operand=-1, mean_operand_n=1, mean_operand_x=-1, number_x=-1,
+        number_y=-1,
+    )  # fmt: skip
 
 
 def _term_rows(
@@ -121,7 +131,10 @@ def _tables(
             phi_codes |= 1 << row[loss.PHI_CODE.value]
             bound.append(operands)
             constants += row
-        tables.append(Table(bound, tuple(constants), phi_codes, programs, partials))
+        room = min(up(len(bound)), most) if len(found) <= most else most
+        for _ in range(room - len(bound)):
+            constants += _no_row(programs, partials)
+        tables.append(Table(bound, room, (*constants, len(bound)), phi_codes, programs, partials))
     return tables
 
 
@@ -209,11 +222,14 @@ class LossLaunches:
             else:
                 found.append(address(out[number]) if out and number is not None else 0)
             found.append(address(up[number]) if up and number is not None else 0)
+        absent = table.room - len(table.bound)
+        found += [0] * (absent * loss.ADDRESSES.value)
         if self.masked:
             for number, *_ in table.bound:
                 b = None if number is None else self.spec.terms[number]
                 own = (-1, -1) if b is None else (b.factor, b.label)
                 found += [address(self.tensors[j]) if j >= 0 else 0 for j in own]
+            found += [0] * (absent * loss.CONSTANTS_PER_ELEMENT.value)
         return tuple(found)
 
     def chunks_at_once(self, tables: list[Table]) -> int:
@@ -254,27 +270,39 @@ class LossLaunches:
                 table, self.tensors, (), v, (), up, one and subtracts_mean and what == FORWARD
             )
             memory, first, last = tuple(self.memory), k == 0, k == len(tables) - 1
-            count = len(table.bound)
+            side_by_side = one and t == 1 and what == FORWARD and self.alike(table)
             shared = (self.weighted, self.mean, first, last, self.operands)
             launch.launch(
                 loss.loss_sums,
                 1 if one else table.programs,
                 (addresses, table.constants, memory),
                 (
-                    count, table.phi_codes, self.dtypes, aligned(addresses), what, self.paired, subtracts_mean,
-                    slopes,
-                    stats, self.keep, bool(up), *shared, one, t, rows_at_once, self.masked,
+                    table.room, table.phi_codes, self.dtypes, aligned(addresses), what, self.paired,
+                    subtracts_mean, slopes, stats, self.keep, bool(up), *shared, one, t, rows_at_once, self.masked,
+                    side_by_side,
                 ),
-                min(2 * t if one and rows_at_once == 1 else t, 8),
+                self.warps(one, t, rows_at_once, table.room if side_by_side else 1),
             )  # fmt: skip
             if not one:
                 self._finish(table, memory, what, slopes, stats, shared)
+
+    def alike(self, table: Table) -> bool:
+        """Return whether a table's values can be computed side by side: they have one dtype, one phi, no means."""
+        several = self.dtypes & (self.dtypes - 1) or table.phi_codes & (table.phi_codes - 1)
+        return not (several or self.spec.subtracts_mean or self.masked)
+
+    @staticmethod
+    def warps(one: bool, t: int, rows_at_once: int, side_by_side: int) -> int:
+        """Return how many warps a program has: one for a chunk, and for up to 4 terms side by side."""
+        if one and t == 1:
+            return max(1, side_by_side // 4)
+        return min(2 * t if one and rows_at_once == 1 else t, 8)
 
     def _finish(
         self, table: Table, memory: tuple[int, ...], what: int, slopes: bool, stats: bool, shared: tuple[Any, ...]
     ) -> None:
         """Add up a table's sums, level by level of the tree, and make results of them."""
-        count = len(table.bound)
+        count = table.room
         begin = 0 if what in (FORWARD, MEAN) else 1 if slopes else 2
         end = SLOTS if stats else 3 if what == SECOND else 2 if slopes else 1
         sums = [cdiv(self.n[i], CHUNK) for _, i, _, _ in table.bound]
@@ -302,7 +330,6 @@ class LossLaunches:
             memory = list(self.memory)
             memory[loss.MEANS.value] = place
             shared = (-1, False, True, True, 1)
-            count = len(table.bound)
             if any([there[i] for _, i, _, _ in table.bound]):
                 found = [o if o is not None else self.tensors[i] for i, o in enumerate(operands)]
                 addresses = self.addresses(table, tuple(found), (), (), (), (), False)
@@ -311,8 +338,8 @@ class LossLaunches:
                     table.programs,
                     (addresses, table.constants, tuple(memory)),
                     (
-                        count, 1, self.dtypes, aligned(addresses), MEAN, False, False, False, False, False, False,
-                        *shared, False, t, 8, self.masked,
+                        table.room, 1, self.dtypes, aligned(addresses), MEAN, False, False, False, False, False,
+                        False, *shared, False, t, 8, self.masked, False,
                     ),
                     t,
                 )  # fmt: skip
@@ -329,7 +356,7 @@ class LossLaunches:
                 table.programs,
                 (addresses, table.constants, tuple(self.memory)),
                 (
-                    len(table.bound), table.phi_codes, self.dtypes, aligned(addresses), what, self.paired,
+                    table.room, table.phi_codes, self.dtypes, aligned(addresses), what, self.paired,
                     self.spec.subtracts_mean, bool(up), self.weighted, self.mean, block, self.masked,
                 ),
                 4,

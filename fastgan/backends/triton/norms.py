@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from . import Triton
 
 PARTS = 8  # tensors in one launch; a longer list takes several
+FEW = 128  # groups, whose sums over chunks and statistics one program also computes
+FEW_STEPS = 4  # of 32 groups and 128 chunks each, that adding up a tensor's sums over chunks may take it
 LONG = 2**31  # elements of a row, from which on indices take 64 bits
 SQUARES, SCALED, DOTS, APART, GREATEST = range(5)
 
@@ -86,7 +88,10 @@ def _padded(values: list[int], dims: int, fill: int) -> list[int]:
 
 
 class RowTable(NamedTuple):
-    """What a launch over some parts is told, and how it is compiled: dims are those of rows and of elements."""
+    """What a launch over some parts is told, and how it is compiled: dims are those of rows and of elements.
+
+    The kernel is compiled for so many `parts`, of which the last may not be there: no program has one.
+    """
 
     addresses: tuple[int, ...]
     constants: tuple[int, ...]
@@ -119,6 +124,7 @@ class GroupLaunches:
         self.psi, self.power, self.masked = 0, 2, False
         self.memory = [0] * groups.MEMORY.value
         self.held: list[Tensor] = []
+        self.folded: list[tuple[int, int]] = []
         self.set(groups=rows_in_all, tensors=len(parts), groups_per_weight=1)
 
     def set(self, **entries: int) -> None:
@@ -141,12 +147,14 @@ class GroupLaunches:
         a_part = 8 * (groups.ADDRESSES.value + groups.FIELDS.value + (dr + de) * (1 + groups.ADDRESSES.value))
         room = parameter_bytes(self.device.type) - 8 * groups.MEMORY.value
         most = max(1, min(PARTS, room // a_part))
-        for begin in range(0, len(lies), most):
-            yield self._table(lies[begin : begin + most], (dr, de), units, sums)
+        room = min(up(len(lies)), most)
+        for begin in range(0, len(lies), room):
+            yield self._table(lies[begin : begin + room], room, (dr, de), units, sums)
 
     def _table(
         self,
         lies: list[tuple[int, Layout]],
+        room: int,
         dims: tuple[int, int],
         units: Callable[[NormTensor], int],
         sums: Sequence[int],
@@ -170,13 +178,21 @@ class GroupLaunches:
             for row_stride, stride in zip(lie.row_strides, steps, strict=True):
                 layout += _padded(row_stride, dr, 0) + _padded(stride, de, 0)
                 in_step = in_step and not any([s % whole for s in row_stride])
+        absent = room - len(lies)
+        addresses += [0] * (absent * groups.ADDRESSES.value)
+        constants += [0, programs, 0, 0] * absent
+        layout += ([1] * (dr + de) + [0] * ((dr + de) * groups.ADDRESSES.value)) * absent
         access = groups.ALIGNED_ACCESS.value if in_step and aligned(addresses) else 0
         if max([self.parts[k].length for k, _ in lies]) >= LONG:
             access = access or groups.LONG_GROUPS.value
-        return RowTable(tuple(addresses), tuple(constants), tuple(layout), dims, access, programs, len(lies))
+        return RowTable(tuple(addresses), tuple(constants), tuple(layout), dims, access, programs, room)
 
     def sums(self, what: int) -> int:
-        """Sum over the groups of each tensor, one tensor after another; return the address."""
+        """Sum over the groups of each tensor, one tensor after another; return the address.
+
+        Where `finish` adds up the sums over chunks, these are in `folded`: of each tensor their address, and how
+        many a group has. At the address is room then.
+        """
         result = self.scratch(self.rows * len(self.parts))
         longest = max([p.length for p in self.parts])
         lanes = min(128, up(longest))
@@ -184,29 +200,42 @@ class GroupLaunches:
         heavy = self.transposed or self.masked or self.wide or what != SQUARES
         at_once = min(of_rows, self.kernels.rows_at_once(heavy))
         t = self.kernels.tile // (lanes * at_once) if heavy or of_rows == 1 else 4
-        targets, pending = [], []
-        for k, p in enumerate(self.parts):
-            chunks = cdiv(p.length, CHUNK)
-            own = result + 8 * self.rows * k
-            targets.append(own if chunks == 1 else self.scratch(self.rows * chunks))
-            if chunks > 1:
-                pending.append((targets[-1], own, chunks))
-        for table in self.tables(
-            lambda p: cdiv(self.rows * cdiv(p.length, CHUNK), t), targets, False, [True] * len(self.parts)
-        ):
+        whole = 1 < cdiv(longest, CHUNK) <= t and not self.transposed
+        if whole:
+            t = up(cdiv(longest, CHUNK))
+        chunks = [1 if whole else cdiv(p.length, CHUNK) for p in self.parts]
+        places = [result + 8 * self.rows * k for k in range(len(self.parts))]
+        sources = [own if n == 1 else self.scratch(self.rows * n) for own, n in zip(places, chunks, strict=True)]
+
+        def units(p: NormTensor) -> int:
+            return self.rows if whole else cdiv(self.rows * cdiv(p.length, CHUNK), t)
+
+        for table in self.tables(units, sources, False, [True] * len(self.parts)):
             launch.launch(
                 groups.group_sums,
                 table.programs,
                 (table.addresses, table.constants, table.layout, tuple(self.memory)),
                 (
                     table.parts, what, self.psi, self.power, self.masked, *table.dims, self.dtypes, table.access,
-                    self.transposed, of_rows, at_once, t, lanes,
+                    self.transposed, of_rows, at_once, t, lanes, whole,
                 ),
-                4,
+                min(t, 4) if whole else 4,
             )  # fmt: skip
-        for source, own, chunks in pending:
-            self._shrink(source, own, chunks, what == GREATEST)
+        self.folded = []
+        if self.finish_folds(what, chunks):
+            self.folded = list(zip(sources, chunks, strict=True))
+            return result
+        for source, own, n in zip(sources, places, chunks, strict=True):
+            self._shrink(source, own, n, what == GREATEST)
         return result
+
+    def finish_folds(self, what: int, chunks: Sequence[int]) -> bool:
+        """Return whether `finish` can add up the sums over chunks itself, and there are some."""
+        steps = sum([cdiv(self.rows, 32) * cdiv(n, 128) for n in chunks])
+        spared = sum([n > 1 for n in chunks])  # launches
+        if self.rows > FEW or len(self.parts) > PARTS or max(chunks) > CHUNK or steps > FEW_STEPS * spared:
+            return False
+        return not self.wide or what in (DOTS, APART)
 
     def _shrink(self, source: int, target: int, n: int, greatest: bool) -> None:
         while n > 1:
@@ -218,29 +247,39 @@ class GroupLaunches:
             )
             source, n = place, left
 
-    def finish(self, what: int, result: Tensor | None, unreduced: bool, weighted: bool) -> None:
-        """Make results of the sums over groups."""
-        one = self.rows <= 16 * CHUNK
+    def finish(
+        self, what: int, result: Tensor | None, unreduced: bool, weighted: bool, numbers: Tensor | None = None
+    ) -> None:
+        """Make results of the sums over groups; `numbers` are those of PenaltyStats."""
+        one, few = self.rows <= 16 * CHUNK, self.rows <= FEW
+        room = up(len(self.folded)) if self.folded else 0
+        absent = [(0, 0)] * (max(room, 1) - len(self.folded))
+        constants = tuple([v for pair in (*self.folded, *absent) for v in pair])
         t = up(cdiv(self.rows, CHUNK)) if one else 4
-        self.set(result=address(result))
+        self.set(result=address(result), statistics=address(numbers))
         if not one and not unreduced:
             partial = self.scratch(cdiv(self.rows, CHUNK))
             self.set(partial=partial)
         launch.launch(
             penalty.penalty_groups,
             1 if one else cdiv(self.rows, t * CHUNK),
-            (tuple(self.memory),),
-            (what, self.psi, self.power, self.wide, weighted, unreduced, one, t, self.kernels.rows_at_once(True)),
-            min(t, 8),
-        )
+            (constants, tuple(self.memory)),
+            (
+                room, what, self.psi, self.power, self.wide, weighted, unreduced, one, few,
+                few and numbers is not None, t, 1 if few else self.kernels.rows_at_once(True),
+            ),
+            8 if room else min(t, 8),
+        )  # fmt: skip
         if not one and not unreduced:
             source, n = self._levels(partial, cdiv(self.rows, CHUNK))
             launch.launch(penalty.penalty_total, 1, (source, n, tuple(self.memory)), (what, self.wide), 4)
+        if numbers is not None and not few:
+            self._statistics()
 
-    def statistics(self, norms: Tensor, numbers: Tensor) -> None:
+    def _statistics(self) -> None:
         """Compute the numbers of PenaltyStats from the norms."""
-        source, statistics = address(norms), address(numbers)
-        self.set(statistics=statistics)
+        source = self.memory[groups.NORMS.value]
+        statistics = self.memory[groups.STATISTICS.value]
         memory = tuple(self.memory)
         n = self.rows
         if n > CHUNK:

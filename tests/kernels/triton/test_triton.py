@@ -12,7 +12,8 @@ import torch
 
 import fastgan
 from fastgan.backends import native
-from tests.helpers.calls import flat, gradients, layouts, logits, losses, norms, parts, per_element, points, same
+from tests.helpers import calls
+from tests.helpers.calls import flat, gradients, layouts, logits, losses, parts, per_element, points, same
 from tests.helpers.marks import slow_but
 
 pytest.importorskip("triton")
@@ -41,6 +42,15 @@ def check_same(call):
     with fastgan.backend("triton"):
         got = [t.detach() for t in flat(call())]
     same(got, want, strides=False)  # a copy is made of what has gaps
+
+
+def norms(grads, *arguments, **options):
+    """`calls.norms`, and the statistics, which it leaves out."""
+    call = calls.norms(grads, *arguments, **options)
+    if not options.get("return_stats"):
+        return call
+    given = {k: v for k, v in options.items() if k != "second"}
+    return lambda: [call(), fastgan.norm_penalty(grads, *arguments, **given)[1]]
 
 
 @pytest.fixture
@@ -172,6 +182,70 @@ def test_lists_of_tensors_over_several_tables(form):
     weights = [0.5 + k % 3 for k in range(17)]
     check_same(losses(real, fake, relativistic=form, second=form == "average", weights=weights, return_stats=True))
     check_same(losses(real, fake, relativistic=form, second=False, reduction="none"))
+
+
+@pytest.mark.parametrize("count", slow_but([3, 5], [3, 5, 6, 7, 9]))
+@pytest.mark.parametrize("form", FORMS)
+def test_lists_shorter_than_their_table(form, count):
+    """The terms that are not there change nothing: no NaN of theirs, no zero, no statistic."""
+    real = [logits(n) for n in (40, 128, 1100, 7, 129, 60, 1, 2, 3)[:count]]
+    fake = [logits(r.numel(), seed=1) for r in real]
+    options = {"relativistic": form, "return_stats": True, "second": form == "average"}
+    check_same(losses(real, fake, **options))
+    check_same(losses(real, fake, weights=torch.linspace(0.1, 2, count), loss="hinge", **options))
+    real[1][3] = torch.nan
+    check_same(losses([r[:60] for r in real], [f[:60] for f in fake], **options))
+    check_same(losses(real[:3], fake[:3], relativistic=form, reduction="none"))
+    for x in (real[:3], [torch.full((n,), -0.0) for n in (5, 6, 7)]):
+        check_same(lambda x=x: fastgan.reduce_terms([fastgan.term("identity")] * 3, x, return_values=True))
+
+
+@pytest.fixture
+def evaluated(monkeypatch):
+    """The shapes of the blocks in which the sums evaluate terms."""
+    from fastgan.triton_kernels import loss
+
+    shapes, evaluate = [], loss.evaluate
+    monkeypatch.setattr(
+        loss, "evaluate", lambda code, z, *a: shapes.append(tuple(int(n) for n in z.shape)) or evaluate(code, z, *a)
+    )
+    return shapes
+
+
+@pytest.mark.usefixtures("as_on_a_device")
+@pytest.mark.parametrize(
+    ("count", "n", "options", "blocks"),
+    [
+        (1, 64, {}, [(1, 2, 128)]),
+        (1, 128, {"return_stats": True}, [(1, 2, 128)]),
+        (1, 64, {"relativistic": "paired", "return_stats": True}, [(1, 1, 128)]),
+        (3, 64, {"return_stats": True}, [(1, 8, 128)]),
+        (3, 129, {}, [(8, 1, 128)] * 6),
+        (1, 300, {"return_stats": True}, [(1, 1, 128)] * 6),
+        (1, 64, {"relativistic": "average", "return_stats": True}, [(1, 1, 128)] * 2),
+        (1, 64, {"real_target": 0.9}, [(1, 1, 128)] * 2),
+        (1, 200, {"real_target": 0.9}, [(8, 1, 128)] * 2),
+    ],
+)
+def test_rows_of_lanes_that_are_empty_are_not_evaluated(count, n, options, blocks, evaluated):
+    """One warp has both terms of a small loss at a time."""
+    real, fake = [logits(n, seed=k) for k in range(count)], [logits(n, seed=9 + k) for k in range(count)]
+
+    check_same(lambda: [fastgan.discriminator_loss(real, fake, **options)])
+    assert evaluated == blocks
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", [None, "paired"])
+def test_small_terms_side_by_side(form, dtype):
+    """Up to a row of lanes; of sizes that differ."""
+    for sizes in ((128, 1), (127, 128), (128, 129), (64,), (3, 100, 128, 2, 31)):
+        real = [logits(n, dtype=dtype) for n in sizes]
+        fake = [logits(n, dtype=dtype, seed=1) for n in sizes]
+        for loss in ("nonsaturating", "hinge"):
+            check_same(losses(real, fake, loss=loss, relativistic=form, return_stats=True, second=False))
+    base = logits(200, dtype=dtype)
+    check_same(losses(base[1:65], base[7:71], relativistic=form, second=False))
 
 
 @pytest.mark.parametrize("dtype", slow_but([torch.float32], DTYPES))
@@ -348,6 +422,62 @@ def test_gradients_are_rounded_once(dtype):
 def test_penalties_in_launch_shapes_of_a_device(over):
     for shape in ((3, 9, 20, 25), (2, 150, 5, 5), (40, 3, 2)):
         check_same(norms(gradients(*shape), over=over, return_stats=True))
+
+
+@pytest.mark.parametrize("shape", [(1, 150_000), (2, 4097), (34, 4200), (128, 4100), (129, 4100), (3, 3000)])
+def test_sums_over_chunks_in_the_last_program(shape):
+    """Of few groups; of more, and of up to 4 chunks, elsewhere."""
+    g = gradients(*shape)
+    check_same(norms(g, "one_sided", target=0.9, return_stats=True, second=shape[0] < 40))
+    if shape[0] < 10:
+        check_same(norms(g, over="batch"))
+        g[-1, 7] = torch.nan
+        check_same(norms(g, "power", reduction="none", return_stats=True, second=False))
+
+
+def test_sums_over_chunks_of_several_tensors():
+    """One has a chunk; others have 5 chunks and more."""
+    gs = [gradients(9, n, dtype=d) for n, d in ((5000, torch.float32), (3, torch.bfloat16), (6000, torch.float16))]
+    check_same(norms(gs, return_stats=True))
+    check_same(norms([g.double() for g in gs], "power", power=1, return_stats=True))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 127, 128, 129, 300])
+def test_statistics_of_few_norms(rows):
+    for dtype in (torch.float32, torch.float64):
+        g = gradients(rows, 3, dtype=dtype)
+        check_same(norms(g, return_stats=True, second=False))
+        g[-1] = torch.nan
+        check_same(norms(g, return_stats=True, second=False))
+
+
+@pytest.mark.usefixtures("as_on_a_device")
+@pytest.mark.parametrize(("rows", "times"), [(1, 1), (64, 1), (129, 2), (1025, 8)])
+def test_rows_of_lanes_without_norms_are_not_evaluated(rows, times, monkeypatch):
+    from fastgan.triton_kernels import penalty
+
+    calls, psi = [], penalty._psi
+    monkeypatch.setattr(penalty, "_psi", lambda *a: calls.append(1) or psi(*a))
+    check_same(lambda: [fastgan.norm_penalty(gradients(rows, 3))])
+    assert len(calls) == times
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "rounds"),
+    [
+        ([torch.float32], False),
+        ([torch.float64], False),
+        ([torch.bfloat16], True),
+        ([torch.float16, torch.float32], True),
+    ],
+)
+def test_only_16_bits_are_rounded_to_odd(dtypes, rounds, monkeypatch):
+    from fastgan.triton_kernels import penalty
+
+    calls, to_odd = [], penalty.to_odd
+    monkeypatch.setattr(penalty, "to_odd", lambda x: calls.append(1) or to_odd(x))
+    check_same(norms([gradients(3, 70, dtype=d) for d in dtypes]))
+    assert bool(calls) == rounds
 
 
 def test_many_rows():

@@ -55,6 +55,9 @@ def calls():
         losses([torch.zeros(900)] * 3, [torch.ones(900)] * 3, weights=torch.ones(3, dtype=bf16), second=False),
         losses(*pair(3000, f64), relativistic="average", return_stats=True),
         losses(*pair(200_000, f64)),
+        losses(*pair(64)),
+        losses([torch.zeros(64)] * 6, [torch.ones(64)] * 6, return_stats=True, second=False),
+        losses(*pair(64, bf16), relativistic="paired", return_stats=True),
         *[
             losses(*pair(n, dtype), relativistic="average", real_mask=torch.ones(n), fake_target=torch.ones(1) > 0)
             for n, dtype in ((3000, f32), (200_000, f32), (200_000, bf16), (3000, f64))
@@ -67,6 +70,9 @@ def calls():
         norms([image.bfloat16(), image.bfloat16()]),
         norms(image.double(), return_stats=True),
         norms(image.double(), over="channel"),
+        norms(torch.ones(200, 3, 32, 32)),
+        norms(torch.ones(200, 5000)),
+        norms([image, torch.ones(4, 9), image.half()], return_stats=True),
         points(image, image),
         points(image.bfloat16(), image.bfloat16(), need_eps=False),
         points(image.double(), image.double()),
@@ -99,13 +105,24 @@ def name_of(fn, arguments, constants):
             "penalty_gradient": ["first", "", "second order"],
             "loss_elements": ["value", "gradient", "second order"],
         }.get(fn.__name__, ["squares", "scaled", "products", "eps", "greatest"]),
-        "DTYPES": {1: "float32", 2: "float64", 4: "float16", 8: "bfloat16"},
+        "DTYPES": {1: "float32", 2: "float64", 4: "float16", 8: "bfloat16", 5: "several dtypes"},
         "ALIGNED": {True: "", False: "any address"},
         "ACCESS": {0: "any address", 1: "", 2: "any address"},
         "ONE": {True: "one program", False: ""},
         "BACKWARD": {True: "backward", False: ""},
     }
-    for flag in ("SUBTRACTS_MEAN", "PAIRED", "SLOPES", "STATS", "MASKED", "TRANSPOSED", "ELEMENTWISE", "UNREDUCED"):
+    for flag in (
+        "SUBTRACTS_MEAN",
+        "PAIRED",
+        "SLOPES",
+        "STATS",
+        "MASKED",
+        "TRANSPOSED",
+        "ELEMENTWISE",
+        "UNREDUCED",
+        "FEW",
+        "WHOLE",
+    ):
         words[flag] = {True: flag.lower().replace("_", " "), False: ""}
     said = [words[k][v] for k, v in named.items() if k in words]
     if named.get("IS_FLOAT64"):
@@ -234,7 +251,7 @@ def table(found):
     """For docs/triton.md: what was compiled for all."""
     of = collections.defaultdict(dict)
     for name, arch, numbers, _ in found:
-        of[name][arch] = numbers
+        of[name].setdefault(arch, numbers)  # the same launch for all: the first
     archs = [t[1] for t in TARGETS]
     heads = [f"sm_{a}" if isinstance(a, int) else a for a in archs]
     lines = [

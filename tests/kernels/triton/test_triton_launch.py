@@ -15,7 +15,7 @@ import fastgan
 from fastgan import backends
 from fastgan.backends import cuda, nodes, verdicts
 from tests.helpers import ROOT
-from tests.helpers.calls import losses, norms
+from tests.helpers.calls import losses, norms, points
 
 triton = pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
@@ -24,6 +24,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 from fastgan.triton_kernels import groups, launch, loss  # noqa: E402
 
 from fastgan.backends import triton as ft  # noqa: E402
+from tests.helpers.precompile import recording  # noqa: E402
 
 
 class Driver:
@@ -111,6 +112,108 @@ def test_lists_are_one_launch(driver):
     assert len(driver.launches) == 1
     fastgan.discriminator_loss([torch.zeros(5000)] * 8, [torch.ones(5000)] * 8)
     assert [n.grid[0] for n in driver.launches[1:]] == [16 * 5, 1]
+
+
+@contextlib.contextmanager
+def noting():
+    """(kernel's name, programs, constants by name, warps) of each launch; nothing is compiled."""
+    noted = []
+
+    def launched(fn, programs, arguments, constants, warps):
+        named = dict(zip(fn.arg_names[len(arguments) :], constants, strict=True))
+        noted.append((fn.__name__, programs, named, warps))
+
+    with recording({}) as patch:
+        patch.setattr(launch, "launch", launched)
+        patch.setattr(backends, "get", lambda tensors, scanned=-1: ft.BACKEND)
+        yield noted
+
+
+def names(call):
+    """The names of the kernels that a call launches."""
+    with noting() as noted:
+        call()
+    return [name for name, *_ in noted]
+
+
+def test_one_warp_for_both_terms_of_a_small_loss():
+    x, y = torch.zeros(64), torch.ones(64)
+    with noting() as noted:
+        fastgan.discriminator_loss(x, y)
+        fastgan.discriminator_loss(x, y, return_stats=True)
+        fastgan.discriminator_loss(x, y, relativistic="average", return_stats=True)
+    assert [(name, programs, warps) for name, programs, _, warps in noted] == [("loss_sums", 1, 1)] * 3
+    assert [named["SIDE_BY_SIDE"] for _, _, named, _ in noted] == [True, True, False]
+
+
+def lists(count, shape=(60,)):
+    return [[torch.full(shape, 0.5 * k) for _ in range(count)] for k in range(2)]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda n: losses(*lists(n), return_stats=True),
+        lambda n: losses(*lists(n), relativistic="average", return_stats=True),
+        lambda n: losses(*lists(n, (9000,)), relativistic="paired"),
+        lambda n: losses(*lists(n), reduction="none", real_mask=[torch.ones(60)] * n),
+        lambda n: norms(lists(n, (3, 60))[0]),
+        lambda n: norms([torch.ones(3, 7, 20, 40).transpose(1, 3)] * n),
+        lambda n: points(*(tuple(v) for v in lists(n, (3, 60)))),
+    ],
+    ids=["stats", "average", "paired", "mask", "norms", "strided norms", "points"],
+)
+def test_a_longer_list_compiles_nothing_new(call):
+    found = {}
+    with recording(found) as patch:
+        patch.setattr(backends, "get", lambda tensors, scanned=-1: ft.BACKEND)
+        call(5)()
+        compiled = len(found)
+        for count in (6, 7, 8):
+            call(count)()
+    assert len(found) == compiled > 0
+
+
+def test_every_kernel_of_a_list_takes_the_arguments_of_its_length(driver):
+    """What is launched is what was compiled: the handle's key does not say how long the tuples are."""
+    for count in (5, 7):
+        fastgan.generator_loss([torch.zeros(60)] * count)
+    assert len(launch._handles) == 1
+    kinds = [noted.signature for noted in driver.launches]
+    assert kinds[0] == kinds[1]
+    for noted in driver.launches:
+        assert [len(noted.arguments[k]) for k in range(2)] == [
+            len(noted.signature[k]) for k in ("addresses", "constants")
+        ]
+
+
+@pytest.mark.parametrize(
+    ("shape", "sums"),
+    [
+        ((64, 8), ["group_sums"]),
+        ((64, 3, 64, 64), ["group_sums"]),
+        ((128, 3, 32, 32), ["group_sums"]),
+        ((1000, 3, 32, 32), ["group_sums"]),
+        ((129, 10_000), ["group_sums", "shrink"]),
+        ((5, 200_000), ["group_sums"]),
+        ((64, 300_000), ["group_sums", "shrink"]),
+    ],
+)
+def test_launches_of_norms(shape, sums):
+    """Sums over groups, then all that is made of them."""
+    g = torch.zeros(1).expand(shape)
+    assert names(lambda: fastgan.norm_penalty(g)) == [*sums, "penalty_groups"]
+    assert names(norms(g))[len(sums) + 1 :] == ["penalty_gradient", *sums, "penalty_groups", "penalty_gradient"]
+    statistics = [] if shape[0] <= 128 else ["penalty_statistics"]
+    assert names(lambda: fastgan.norm_penalty(g, return_stats=True)) == [*sums, "penalty_groups", *statistics]
+
+
+def test_launches_of_norms_of_a_list():
+    gs = [torch.zeros(1).expand(16, 200 * 4**k) for k in range(4)]
+    assert names(lambda: fastgan.norm_penalty(gs)) == ["group_sums", "penalty_groups"]
+    assert names(lambda: fastgan.norm_penalty(gs, over="batch")) == ["group_sums", "penalty_groups"]
+    gs = [torch.zeros(1).expand(1, n) for n in (1_300_000, 10_000, 10_000)]  # one is of more than a chunk of chunks
+    assert names(lambda: fastgan.norm_penalty(gs)) == ["group_sums", *["shrink"] * 4, "penalty_groups"]
 
 
 def test_arguments_are_integers_of_64_bits(driver):
