@@ -225,7 +225,7 @@ class NativeBuild(build_ext):
         self, cxx: list[str], module: str, cuda: toolkit.Toolkit, sources: list[Path]
     ) -> list[Command]:
         """Return the commands that compile a module's CUDA sources and its binding."""
-        threads = max(1, (os.cpu_count() or 1) // len(sources))
+        threads = os.cpu_count() or 1  # architectures at once, of the few large sources there are
         commands = []
         for path in sources:
             out = str(self.work / f"{module}_cuda_{path.stem}.o")

@@ -245,6 +245,18 @@ void second(const Spec& spec, const py::tuple& x, const py::object& g, const py:
   On::loss_second(call, where);
 }
 
+#ifdef FASTGAN_WITH_CUDA
+// As backward, of gradients that forward wrote for an upstream of 1; where it is 1 they stay.
+void cuda_rescale(const Spec& spec, const py::tuple& x, const py::object& g,
+                  const py::tuple& upstream, const py::object& weights, int reduction,
+                  const py::object& buffers, const py::tuple& where) {
+  Call call = make_call(spec, x, g, py::none(), weights, reduction, buffers);
+  set_upstream(call, upstream);
+  call.unless_one = true;
+  OnCuda::loss_backward(call, where);
+}
+#endif
+
 bool rescale(const Spec& spec, const py::tuple& g, const py::tuple& upstream,
              const py::object& buffers, int threads) {
   py::tuple nothing(g.size());
@@ -400,6 +412,9 @@ PYBIND11_MODULE(FASTGAN_MODULE, m, py::mod_gil_not_used()) {
   define<OnCpu>(m, "");
 #ifdef FASTGAN_WITH_CUDA
   define<OnCuda>(m, "cuda_");
+  m.def("cuda_rescale", &cuda_rescale, py::arg("spec"), py::arg("x"), py::arg("g"),
+        py::arg("upstream"), py::arg("weights"), py::arg("reduction"), py::arg("buffers"),
+        py::arg("where"));
   m.def("cuda_unusable", &cuda::unusable, py::call_guard<py::gil_scoped_release>());
   m.def("cuda_versions", &cuda::versions);
   m.def("cuda_shape", &set_shape, py::arg("warps"), py::arg("blocks_per_multi"),

@@ -41,7 +41,6 @@ std::string described(py::handle o) {
   return "a " + std::string(Py_TYPE(p)->tp_name);
 }
 
-const char* const dtype_names[] = {"float32", "float64", "float16", "bfloat16"};
 constexpr const char* any_dtype = "float32, float64, float16 or bfloat16";
 
 // `kind` says in words what T is.

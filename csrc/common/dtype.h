@@ -6,6 +6,8 @@ namespace fastgan {
 
 enum class DType : int { float32 = 0, float64 = 1, float16 = 2, bfloat16 = 3 };
 
+constexpr const char* dtype_names[] = {"float32", "float64", "float16", "bfloat16"};
+
 FASTGAN_HD constexpr int64_t item_size(DType t) {
   return t == DType::float64 ? 8 : t == DType::float32 ? 4 : 2;
 }

@@ -102,8 +102,9 @@ struct Call {
   Reduction reduction;
   bool is_float64 = false;  // the loss is float64, else float32
   bool stats = false;
-  bool keep = false;     // forward: a backward will follow and need K
-  void* loss = nullptr;  // reduced forward; second: gradient of the upstream
+  bool keep = false;        // forward: a backward will follow and need K
+  bool unless_one = false;  // CUDA's backward: forward wrote the gradients for an upstream of 1
+  void* loss = nullptr;     // reduced forward; second: gradient of the upstream
   // Python's LossBuffers, from forward for backward: the mean of each mean operand, and K of each;
   // then a value per term, and the statistics. May be null where there are no means or statistics.
   double* buffers = nullptr;

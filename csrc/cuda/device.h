@@ -4,17 +4,24 @@
 #ifdef FASTGAN_SIM
 #include "cusim.h"
 #define FASTGAN_DEVICE inline
+#define FASTGAN_CALLED inline
 #else
 #include <cuda_runtime.h>
 #define FASTGAN_DEVICE __device__ __forceinline__
+#define FASTGAN_CALLED static __device__ __noinline__  // once, not wherever it is called
 #define FASTGAN_SHARED(type, name, dims) __shared__ type name dims
 #define FASTGAN_GRID_CONSTANT(type) const __grid_constant__ type
 #endif
+
+// A function object's body into its caller: as a function of its own it would keep its captures on
+// the stack.
+#define FASTGAN_INLINED __attribute__((always_inline))
 
 #include <stdexcept>
 #include <string>
 #include <type_traits>
 
+#include "../common/dtype.h"
 #include "place.h"
 
 namespace fastgan {
@@ -38,25 +45,24 @@ constexpr size_t parameter_bytes = (size_t(0) + ... + ((sizeof(Parameters) + 15)
 
 // The one place where a kernel is launched.
 template <class... Parameters, class... Arguments>
-void launch(const char* name, void (*kernel)(Parameters...), int64_t blocks, int threads,
+void launch(const std::string& name, void (*kernel)(Parameters...), int64_t blocks, int threads,
             const Place& place, const Arguments&... arguments) {
   static_assert((std::is_same_v<std::decay_t<Parameters>, Arguments> && ...));
   static_assert(parameter_bytes<Arguments...> <= most_parameters);
   if (blocks < 1 || blocks > 0x7fffffff)
-    throw std::invalid_argument(std::string(name) + ": the call is too large for one launch");
+    throw std::invalid_argument(name + ": the call is too large for one launch");
   dim3 grid{unsigned(blocks)}, block{unsigned(threads)};
 #ifdef FASTGAN_SIM
   cudaError_t error =
-      place.waiting([&] { return cusim::launch(name, kernel, grid, block, arguments...); });
-  std::string what =
-      error ? std::string("the kernel ") + name + " failed: " + cusim::last_message() : "";
+      place.waiting([&] { return cusim::launch(name.c_str(), kernel, grid, block, arguments...); });
+  std::string what = error ? "the kernel " + name + " failed: " + cusim::last_message() : "";
 #else
   void* list[] = {const_cast<void*>(static_cast<const void*>(&arguments))...};
   cudaError_t error = place.waiting([&] {
     return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, block, list, 0,
                             cudaStream_t(place.stream));
   });
-  std::string what = error ? cuda::launch_failure(name, error) : "";
+  std::string what = error ? cuda::launch_failure(name.c_str(), error) : "";
 #endif
   if (error) throw std::runtime_error(what);
 }
@@ -74,6 +80,34 @@ std::string loadable(Kernels... kernels) {
   (void)sizeof...(kernels);
 #endif
   return "";
+}
+
+// The first reason that one of these gives, or "".
+template <std::string (*... checks)()>
+std::string first_reason() {
+  std::string why;
+  (void)((why = checks(), why.empty()) && ...);
+  return why;
+}
+
+// ---------------------------------------------------------------------------------- dtypes
+
+// body(dtype) for a call's dtype, where results are of F.
+template <class F, class Body>
+void with_dtype(DType dtype, const Body& body) {
+  if constexpr (sizeof(F) == 8) {
+    body(std::integral_constant<DType, DType::float64>());
+  } else {
+    switch (dtype) {
+      case DType::float16: return body(std::integral_constant<DType, DType::float16>());
+      case DType::bfloat16: return body(std::integral_constant<DType, DType::bfloat16>());
+      default: return body(std::integral_constant<DType, DType::float32>());
+    }
+  }
+}
+
+inline std::string named(const char* kernel, DType dtype) {
+  return std::string(kernel) + dtype_names[int(dtype)] + ">";
 }
 
 }  // namespace fastgan

@@ -18,7 +18,6 @@ constexpr int most_tensors = 4, eight = 8, team = lanes / eight, teams = warp / 
 
 struct Lie {  // a Grid; data null: not there
   char* data;
-  DType dtype;
   Strides groups, elements;  // no dimensions: without gaps
 };
 
@@ -28,10 +27,9 @@ struct TensorEntry {
   Lie x, mask, v, out;  // as NormTensor in ../common/penalty.h
 };
 
-inline Lie lie_of(const Grid& grid, DType dtype) {
+inline Lie lie_of(const Grid& grid) {
   Lie lie;
   lie.data = grid.groups.data;
-  lie.dtype = dtype;
   lie.groups = strides_of(grid.groups);
   lie.elements = strides_of(grid.elements);
   return lie;
@@ -61,30 +59,26 @@ inline void straighten(std::initializer_list<Lie*> lies) {
 }
 
 // A run of a group's elements from `start` on, and one of the same element of neighbouring groups.
+template <DType D>
 FASTGAN_DEVICE Run along_group(const Lie& lie, int64_t group, int64_t start) {
   int64_t offset = lie.groups.dims ? offset_of(lie.groups, group) : group;
-  return run_of(lie.data + offset * item_size(lie.dtype), lie.dtype,
-                lie.elements.dims ? &lie.elements : nullptr, start);
+  return run_of<D>(lie.data + offset * item_size(D), lie.elements.dims ? &lie.elements : nullptr,
+                   start);
 }
 
-template <class F>
-FASTGAN_DEVICE F read_one(const Lie& lie, int64_t group, int64_t at) {
+template <DType D>
+FASTGAN_DEVICE Bits<D>* one_of(const Lie& lie, int64_t group, int64_t at) {
   int64_t k = (lie.groups.dims ? offset_of(lie.groups, group) : group) +
               (lie.elements.dims ? offset_of(lie.elements, at) : at);
-  if constexpr (sizeof(F) == 8) return reinterpret_cast<const double*>(lie.data)[k];
-  else if (lie.dtype == DType::float32) return reinterpret_cast<const float*>(lie.data)[k];
-  else if (lie.dtype == DType::float16) return widen(reinterpret_cast<const Half*>(lie.data)[k]);
-  else return widen(reinterpret_cast<const BFloat16*>(lie.data)[k]);
+  return reinterpret_cast<Bits<D>*>(lie.data) + k;
 }
-
-template <class F>
-FASTGAN_DEVICE void write_one(const Lie& lie, int64_t group, int64_t at, F x) {
-  int64_t k = (lie.groups.dims ? offset_of(lie.groups, group) : group) +
-              (lie.elements.dims ? offset_of(lie.elements, at) : at);
-  if constexpr (sizeof(F) == 8) reinterpret_cast<double*>(lie.data)[k] = x;
-  else if (lie.dtype == DType::float32) reinterpret_cast<float*>(lie.data)[k] = x;
-  else if (lie.dtype == DType::float16) reinterpret_cast<Half*>(lie.data)[k] = narrow<Half>(x);
-  else reinterpret_cast<BFloat16*>(lie.data)[k] = narrow<BFloat16>(x);
+template <DType D>
+FASTGAN_DEVICE Arithmetic<D> read_one(const Lie& lie, int64_t group, int64_t at) {
+  return number<D>(*one_of<D>(lie, group, at));
+}
+template <DType D>
+FASTGAN_DEVICE void write_one(const Lie& lie, int64_t group, int64_t at, Arithmetic<D> x) {
+  *one_of<D>(lie, group, at) = bits_of<D>(x);
 }
 
 // Where this thread's eight lanes of a chunk are.
@@ -115,19 +109,106 @@ FASTGAN_HD int64_t pair_count(int64_t length) {
   return (length + chunk * teams - 1) / (chunk * teams);
 }
 
+// ---------------------------------------------------------------------------------- rows
+
+// Which tensors a pass reads beside x.
+template <bool Mask, bool V>
+struct Beside {
+  static constexpr bool mask = Mask, v = V;
+};
+
+// Eight neighbours of each tensor; M: the mask's dtype. What is absent is 0.
+template <DType D, DType M, class B>
+struct Eights {
+  Raw<D, eight> x, v;
+  Raw<M, eight> mask;
+
+  // body(at, x, mask, v), in numbers.
+  template <class Body>
+  FASTGAN_DEVICE void give(int at, const Body& body) const {
+    Arithmetic<D> a[eight], m[eight] = {}, b[eight] = {};
+    unpack<D, eight>(x, a);
+    if constexpr (B::mask) unpack<M, eight>(mask, m);
+    if constexpr (B::v) unpack<D, eight>(v, b);
+    body(at, a, m, b);
+  }
+};
+
+// The rows of a chunk.
+template <DType D, DType M, class B>
+struct Rows {
+  Run x, mask, v;
+
+  FASTGAN_DEVICE Rows(const Lie& x, const Lie& mask, const Lie& v, int64_t group, int64_t start)
+      : x(along_group<D>(x, group, start)) {
+    if constexpr (B::mask) this->mask = along_group<M>(mask, group, start);
+    if constexpr (B::v) this->v = along_group<D>(v, group, start);
+  }
+  FASTGAN_DEVICE bool vectors() const {
+    return x.vector && (!B::mask || mask.vector) && (!B::v || v.vector);
+  }
+  // This thread's part of a row, `whole`: of a chunk that is, and whose tensors are aligned.
+  template <bool whole>
+  FASTGAN_DEVICE Eights<D, M, B> row(int at, int n) const {
+    Eights<D, M, B> e;
+    get<whole, D>(x, at, n, e.x);
+    if constexpr (B::mask) get<whole, M>(mask, at, n, e.mask);
+    if constexpr (B::v) get<whole, D>(v, at, n, e.v);
+    return e;
+  }
+
+ private:
+  template <bool whole, DType E>
+  FASTGAN_DEVICE static void get(const Run& run, int at, int n, Raw<E, eight>& to) {
+    if constexpr (whole) to = load_words<sizeof to / 4>(run.data + at * item_size(E));
+    else to = fetch<E, eight>(run, at, n);
+  }
+};
+
+// body(first element, eight of x, of the mask, of v) for this thread's part of a chunk's rows. Of a
+// whole chunk several rows are on their way at once, as many as so many registers hold.
+template <int registers, DType D, DType M, class B, class Body>
+FASTGAN_DEVICE void for_each_row(const Eighth& e, const Rows<D, M, B>& rows, const Body& body) {
+  constexpr int words =
+      (1 + B::v) * sizeof(Raw<D, eight>) / 4 + B::mask * sizeof(Raw<M, eight>) / 4;
+  constexpr int most = registers / words, ahead = most >= 8 ? 8 : most >= 4 ? 4 : most >= 2 ? 2 : 1;
+  if (e.n == chunk && rows.vectors()) {
+#pragma unroll 1
+    for (int first = e.lane0; first < chunk; first += ahead * lanes) {
+      Eights<D, M, B> now[ahead];
+#pragma unroll
+      for (int r = 0; r < ahead; ++r) now[r] = rows.template row<true>(first + r * lanes, chunk);
+#pragma unroll
+      for (int r = 0; r < ahead; ++r) now[r].give(first + r * lanes, body);
+    }
+  } else {
+#pragma unroll 1
+    for (int at = e.lane0; at < e.n; at += lanes) rows.template row<false>(at, e.n).give(at, body);
+  }
+}
+
+// ---------------------------------------------------------------------------------- summands
+
 // What sums over groups are of: squares of mask * x, products of v with mask * x * scale, or
 // products of `mask` with x - v, which is the gradient of an interpolation's eps.
 enum Summand { squares, dots, apart };
 
-template <Summand S>
-FASTGAN_DEVICE double added(double sum, double x, double mask, double v, bool masked,
-                            double scale) {
-  if constexpr (S == apart) return sum + mask * (x - v);
-  if (masked) x = x * mask;
-  x = x * scale;
-  if constexpr (S == squares) return fma(x, x, sum);
-  return fma(masked ? v * mask : v, x, sum);
+// `Scaled`: whether `scale` may be other than 1.
+template <Summand S, bool Masked, bool Scaled>
+FASTGAN_DEVICE double added(double sum, double x, double mask, double v, double scale) {
+  if constexpr (S == apart) {
+    return sum + mask * (x - v);
+  } else {
+    if (Masked) x = x * mask;
+    if (Scaled) x = x * scale;
+    if constexpr (S == squares) return fma(x, x, sum);
+    else return fma(Masked ? v * mask : v, x, sum);
+  }
 }
+
+// Squares are scaled only where those of doubles overflow or underflow.
+template <Summand S, DType D>
+constexpr bool is_scaled = S == dots || (S == squares && D == DType::float64);
 
 // A lane before its first summand. By an fma the first square is as from a product; chunk_dot() of
 // ../cpu/penalty.cpp then never gives -0 for a chunk that is not full.
@@ -136,36 +217,34 @@ FASTGAN_DEVICE double no_sum(int n) {
   return S == apart ? empty_lane(n) : -0.;
 }
 
-template <Summand S, class F>
+template <Summand S, DType D, bool Masked>
 FASTGAN_DEVICE double sum_of_chunk(const TensorEntry& tensor, int64_t group, const Eighth& e,
                                    double scale) {
-  bool masked = tensor.mask.data;
-  Run x = along_group(tensor.x, group, e.start), mask = x, v = x;
-  if (masked) mask = along_group(tensor.mask, group, e.start);
-  if (S != squares) v = along_group(tensor.v, group, e.start);
+  using F = Arithmetic<D>;
+  constexpr DType M = S == apart ? D : native<F>;
+  Rows<D, M, Beside<Masked, S != squares>> rows(tensor.x, tensor.mask, tensor.v, group, e.start);
   double lane[eight];
 #pragma unroll
   for (int i = 0; i < eight; ++i) lane[i] = no_sum<S>(e.n);
-  const Run runs[3] = {x, mask, v};
-  const bool there[3] = {true, masked, S != squares};
-  for_each_row<F, eight>(runs, there, e.lane0, e.n, [&](int at, const Raw<F, eight>(&raw)[3]) {
-    F a[eight], m[eight] = {}, b[eight] = {};
-    unpack(raw[0], x.dtype, a);
-    if (masked) unpack(raw[1], mask.dtype, m);
-    if constexpr (S != squares) unpack(raw[2], v.dtype, b);
+  for_each_row<32>(e, rows,
+                   [&](int at, const F(&a)[eight], const F(&m)[eight], const F(&b)[eight])
+                       FASTGAN_INLINED {
+                         bool all = at + eight <= e.n;
 #pragma unroll
-    for (int i = 0; i < eight; ++i)
-      if (at + i < e.n)
-        lane[i] = added<S>(lane[i], double(a[i]), double(m[i]), double(b[i]), masked, scale);
-  });
+                         for (int i = 0; i < eight; ++i)
+                           if (all || at + i < e.n)
+                             lane[i] = added<S, Masked, is_scaled<S, D>>(
+                                 lane[i], double(a[i]), double(m[i]), double(b[i]), scale);
+                       });
   double sum = fold(lane);
   return S == apart || e.n == chunk ? sum : sum + 0.;
 }
 
 // The same tree over a group of at most a chunk, by one thread: lanes in order, each joined to its
 // neighbours as soon as these are complete.
-template <Summand S, class F>
+template <Summand S, DType D>
 FASTGAN_DEVICE double sum_of_short_group(const TensorEntry& tensor, int64_t group, double scale) {
+  constexpr DType M = S == apart ? D : native<Arithmetic<D>>;
   double level[7] = {}, sum = 0;
   int used = tensor.length < lanes ? int(tensor.length) : lanes;
   bool masked = tensor.mask.data;
@@ -174,10 +253,11 @@ FASTGAN_DEVICE double sum_of_short_group(const TensorEntry& tensor, int64_t grou
     sum = no_sum<S>(int(tensor.length));
 #pragma unroll 1
     for (int64_t at = lane; at < tensor.length; at += lanes) {
-      double x = double(read_one<F>(tensor.x, group, at));
-      double m = masked ? double(read_one<F>(tensor.mask, group, at)) : 0.;
-      double v = S == squares ? 0. : double(read_one<F>(tensor.v, group, at));
-      sum = added<S>(sum, x, m, v, masked, scale);
+      double x = double(read_one<D>(tensor.x, group, at));
+      double m = masked ? double(read_one<M>(tensor.mask, group, at)) : 0.;
+      double v = S == squares ? 0. : double(read_one<D>(tensor.v, group, at));
+      sum = masked ? added<S, true, is_scaled<S, D>>(sum, x, m, v, scale)
+                   : added<S, false, is_scaled<S, D>>(sum, x, m, v, scale);
     }
     bool open = true;
 #pragma unroll
@@ -218,7 +298,7 @@ struct GroupSums {  // what a kernel that sums over groups is told
 constexpr int shared_sums = 256;
 
 // The sums of a group's chunks, by `blocks` blocks of which this is number `block`.
-template <Summand S, class F>
+template <Summand S, DType D>
 FASTGAN_DEVICE void sum_chunks(const GroupSums& table, int64_t group, double scale, double* partial,
                                unsigned block, unsigned blocks) {
   for (int k = 0; k < table.tensors; ++k) {
@@ -227,7 +307,9 @@ FASTGAN_DEVICE void sum_chunks(const GroupSums& table, int64_t group, double sca
     for (int64_t pair = int64_t(block) * warps_here() + warp_number(); pair < pairs;
          pair += int64_t(blocks) * warps_here()) {
       Eighth e(pair, tensor.length);
-      double sum = sum_of_chunk<S, F>(tensor, group, e, scale);
+      double sum = S == apart || tensor.mask.data
+                       ? sum_of_chunk<S, D, true>(tensor, group, e, scale)
+                       : sum_of_chunk<S, D, false>(tensor, group, e, scale);
       if (e.lane0 == 0 && e.n > 0) partial[tensor.partials + e.chunk_number] = sum;
     }
   }
@@ -239,9 +321,8 @@ FASTGAN_DEVICE double sum_group(const GroupSums& table, double* partial, bool fi
   FASTGAN_SHARED(double, result, );
   double total = before;
   for (int k = 0; k < table.tensors; ++k) {
-    int64_t n = chunk_count(table.tensor[k].length);
-    double* v = shrink(partial + table.tensor[k].partials, &n);
-    double sum = warp_tree_sum(v, int(n));
+    Level list{partial + table.tensor[k].partials, chunk_count(table.tensor[k].length)};
+    double sum = shrink(list).sum();
     total = first && k == 0 ? sum : total + sum;
   }
   if (threadIdx.x == 0) result = total;
@@ -251,11 +332,12 @@ FASTGAN_DEVICE double sum_group(const GroupSums& table, double* partial, bool fi
   return all;
 }
 
-// Fills in the tensors; whether a thread or a team of warps should have a group.
+// Fills in tensors from number `begin` on, of one dtype.
 template <class Tensor, class Fill>
 void set_tensors(GroupSums& table, const std::vector<Tensor>& tensors, size_t begin,
                  const Fill& fill) {
   for (size_t k = begin; k < tensors.size() && table.tensors < most_tensors; ++k) {
+    if (tensors[k].dtype != tensors[begin].dtype) return;
     TensorEntry& e = table.tensor[table.tensors++];
     e.length = tensors[k].length;
     int64_t p = table.partials;
@@ -274,19 +356,19 @@ struct Shape {
 
 // Blocks for sums over groups: several for each of few long groups, else whole groups for each
 // block.
-inline Shape shape_for(GroupSums& table, const Place& place, int extra_tickets) {
+inline Shape shape_for(GroupSums& table, const Place& place, int per_multi, int extra_tickets) {
   int64_t pairs = 0;
   for (int k = 0; k < table.tensors; ++k) pairs += pair_count(table.tensor[k].length);
   int64_t warps = pairs < place.warps ? pairs : place.warps, per_group = 1;
-  if (table.groups < place.most_blocks() && table.groups + extra_tickets <= ticket_count) {
-    int64_t most = (place.most_blocks() + table.groups - 1) / table.groups;
+  int64_t blocks = place.most_blocks(int(warps) * warp, per_multi);
+  if (table.groups < blocks && table.groups + extra_tickets <= ticket_count) {
+    int64_t most = (blocks + table.groups - 1) / table.groups;
     per_group = (pairs + warps - 1) / warps;
     if (per_group > most) per_group = most;
   }
   int64_t groups = table.groups;
   if (per_group == 1) {
-    int64_t fill = place.most_blocks() * (place.warps / warps);
-    if (groups > fill) groups = fill;
+    if (groups > blocks) groups = blocks;
   }
   table.blocks_per_group = unsigned(per_group);
   int64_t regions = groups;

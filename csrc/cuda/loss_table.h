@@ -22,21 +22,32 @@ struct OperandEntry {
   int number;                                   // in the call
   unsigned first_chunk, first_partial;          // where its mean is taken
   signed char x_strides, g_strides, v_strides;  // in Table::strided; -1: contiguous
-  unsigned char dtype, role;
+  unsigned char role;
   bool is_mean_operand;
 };
+
+// Of a term on the device. Without a linear part, what stands for it adds to a gradient without a
+// trace: so all gradients are of one form.
+template <class F>
+FASTGAN_HD Coefficients<F> coefficients_of(double scale, double shift, double linear,
+                                           double coefficient) {
+  Coefficients<F> k(scale, shift, linear, coefficient);
+  if (linear == 0) k.slope_linear = F(-0.);
+  return k;
+}
 
 template <class F>
 struct TermEntry {
   Coefficients<F> k;
   double scale, shift, linear, weight;  // k is formed of these where the weight is on the device
+  double coefficient;                   // and this is the weight, divided by n for a mean
   F factor, threshold;
   char* out;  // unreduced: value (forward), gradient of the upstream (second)
   const char* upstream;
   int64_t mean_operand_n;
-  unsigned first_chunk, first_partial;
-  int number, mean_operand, member;  // in the call; mean operand -1: none
-  signed char x, y, side;            // operands of the table; y -1: none
+  unsigned first_chunk, last_chunk, first_partial;  // the last is the next term's first
+  int number, mean_operand, member;                 // in the call; mean operand -1: none
+  signed char x, y, side;                           // operands of the table; y -1: none
   signed char out_strides, upstream_strides;
   signed char factor_operand, label_operand;  // of the table; -1: none
   unsigned char phi, role;
@@ -53,8 +64,12 @@ template <class F>
 struct Table {
   int terms, operands, mean_operands;
   unsigned chunks, mean_chunks;
+  int64_t longest;   // elements of a term
   bool first, last;  // launch of the call
   bool reduced, mean, means_here, sums, write;
+  bool plain;       // all tensors are aligned and without gaps, and nothing comes per element
+  bool unless_one;  // backward: nothing is to be done for an upstream of 1
+  DType dtype;      // of all terms, or of the operands whose mean is taken
   signed char slot[sum_count];  // where the partial sums of a kind lie; -1: not taken
   unsigned partials;            // a slot
   double* partial;              // null: in shared memory
@@ -98,21 +113,27 @@ struct Tables {
     return *all.back();
   }
 
-  void open() {
+  void open(DType dtype) {
     all.push_back(std::make_unique<Table<F>>());
     Table<F>& t = table();
     memset(static_cast<void*>(&t), 0, sizeof t);
     memset(t.slot, -1, sizeof t.slot);
+    t.dtype = dtype;
+    t.plain = true;
     strided = 0;
   }
 
-  // Makes room for what a term brings along.
-  void reserve(int operands, std::initializer_list<const View*> views) {
+  // Makes room for what a term, of this dtype, brings along.
+  void reserve(DType dtype, int operands, std::initializer_list<const View*> views) {
     int more = 0;
     for (const View* w : views) more += w && w->data && w->dims > 0;
-    if (all.empty() || table().terms == most_terms || table().operands + operands > most_operands ||
-        strided + more > most_strided)
-      open();
+    if (all.empty() || table().dtype != dtype || table().terms == most_terms ||
+        table().operands + operands > most_operands || strided + more > most_strided)
+      open(dtype);
+    for (const View* w : views)
+      if (w && w->data)
+        table().plain =
+            table().plain && w->dims == 0 && reinterpret_cast<uintptr_t>(w->data) % 16 == 0;
   }
 
   signed char strides(const View& w) {
@@ -135,7 +156,6 @@ struct Tables {
     e.x_strides = strides(a.*values);
     e.g_strides = strides(a.g);
     e.v_strides = strides(a.v);
-    e.dtype = static_cast<unsigned char>(a.dtype);
     e.role = static_cast<unsigned char>(call.spec->roles[j]);
     e.is_mean_operand = call.spec->is_mean_operand[j];
     return static_cast<signed char>(t.operands++);
@@ -159,17 +179,18 @@ struct Tables {
     const View* out = call.out.empty() ? nullptr : &call.out[number];
     const View* up = call.upstream.empty() ? nullptr : &call.upstream[number];
     auto constant = [&](int j) { return j >= 0 ? &call.operands[j].x : nullptr; };
-    reserve((b ? 2 : 1) + (t.factor >= 0) + (t.label >= 0),
+    reserve(a.dtype, (b ? 2 : 1) + (t.factor >= 0) + (t.label >= 0),
             {&a.x, &a.g, &a.v, b ? &b->x : nullptr, b ? &b->g : nullptr, b ? &b->v : nullptr, out,
              up, constant(t.factor), constant(t.label)});
     double w = weight(t), c = call.reduction == Reduction::mean ? w / double(a.n) : w;
     Table<F>& to = table();
     TermEntry<F>& e = to.term[to.terms++];
-    e.k = Coefficients<F>(t.scale, t.shift, t.linear, c);
+    e.k = coefficients_of<F>(t.scale, t.shift, t.linear, c);
     e.scale = t.scale;
     e.shift = t.shift;
     e.linear = t.linear;
     e.weight = w;
+    e.coefficient = c;
     e.factor = F(c);
     e.threshold = F(t.threshold);
     e.out = out ? out->data : nullptr;
@@ -192,23 +213,31 @@ struct Tables {
       e.last_of_mean = --terms_of_mean[t.mean_operand] == 0;
       seen_mean[t.mean_operand] = true;
     }
-    e.first_chunk = to.chunks;
-    e.first_partial = to.partials;
-    count(a, &to.chunks, &to.partials);
+    // As paired ones have, a term of operands whose mean is subtracted elsewhere has two constants.
+    bool two = b && (call.spec->is_mean_operand[t.x] || call.spec->is_mean_operand[t.y]);
+    to.plain = to.plain && !two && !out && !up && t.factor < 0 && t.label < 0;
+    place(a, e);
   }
 
   // The gradient of an operand that is a mean operand only.
   void fill(int j) {
     const Operand& a = call.operands[j];
-    reserve(1, {&a.x, &a.g, &a.v});
+    reserve(a.dtype, 1, {&a.x, &a.g, &a.v});
     Table<F>& to = table();
     TermEntry<F>& e = to.term[to.terms++];
     e.fill = true;
     e.mean_operand = e.y = -1;
     e.x = operand(j);
+    place(a, e);
+  }
+
+  void place(const Operand& a, TermEntry<F>& e) {
+    Table<F>& to = table();
     e.first_chunk = to.chunks;
     e.first_partial = to.partials;
     count(a, &to.chunks, &to.partials);
+    e.last_chunk = to.chunks;
+    if (a.n > to.longest) to.longest = a.n;
   }
 
   void add_terms() {

@@ -43,120 +43,177 @@ FASTGAN_DEVICE int64_t offset_of(const Strides& s, int64_t at) {
   return sum + int64_t(index) * s.stride[0];
 }
 
-// A run of elements start, start + 1, ... of a tensor.
-struct Run {
-  char* data;
-  const Strides* strides;  // null: the run lies at `data` without gaps
-  int64_t start;
-  DType dtype;
-  bool vector;  // and is aligned to 16 bytes
-};
+// The type of a dtype's arithmetic; that of its derivatives in losses (../common/loss.h).
+template <DType D>
+using Arithmetic = std::conditional_t<D == DType::float64, double, float>;
+template <DType D>
+using Derivative = std::conditional_t<D == DType::float32, float, double>;
 
-FASTGAN_DEVICE Run run_of(char* data, DType dtype, const Strides* strides, int64_t start) {
-  if (strides) return {data, strides, start, dtype, false};
-  data += start * item_size(dtype);
-  return {data, nullptr, 0, dtype, reinterpret_cast<uintptr_t>(data) % 16 == 0};
-}
-
-// The address of an element.
-template <class T>
-FASTGAN_DEVICE T* element(const Run& run, int at) {
-  T* p = reinterpret_cast<T*>(run.data);
-  return p + (run.strides ? offset_of(*run.strides, run.start + at) : at);
-}
+template <class F>
+constexpr DType native = sizeof(F) == 8 ? DType::float64 : DType::float32;
 
 template <class T, int n>
 struct alignas(n * sizeof(T) < 16 ? n * sizeof(T) : 16) Vec {
   T v[n];
 };
 
-// Neighbours as they lie in memory, before their dtype is looked at: so a fetch need not wait for
-// what it fetches. F is the type of the arithmetic; of 16-bit elements half the words are used.
-template <class F, int count>
-using Raw = Vec<uint32_t, count* int(sizeof(F)) / 4>;
+// Neighbours as they lie in memory.
+template <DType D, int count>
+using Raw = Vec<uint32_t, count* int(item_size(D)) / 4>;
 
-template <class F, int count>
-FASTGAN_DEVICE Raw<F, count> pack(const F (&v)[count], DType dtype) {
-  Raw<F, count> raw{};
+// ---------------------------------------------------------------------------------- conversion
+
+// The bits of two numbers in 16 bits, a's first. As narrow() rounds, but for what a NaN carries.
+template <DType D>
+FASTGAN_DEVICE uint32_t narrow_two(float a, float b) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  uint32_t both;
+  if constexpr (D == DType::float16)
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(b), "f"(a));
+  else asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(b), "f"(a));
+  return both;
+#else
+  if constexpr (D == DType::float16)
+    return narrow<Half>(a).raw | uint32_t(narrow<Half>(b).raw) << 16;
+  else return narrow<BFloat16>(a).raw | uint32_t(narrow<BFloat16>(b).raw) << 16;
+#endif
+}
+
+template <DType D>
+FASTGAN_DEVICE float widen_bits(uint16_t b) {
+  if constexpr (D == DType::bfloat16) return widen(BFloat16{b});
+#ifdef __CUDA_ARCH__
+  float x;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(b));
+  return x;
+#else
+  return widen(Half{b});
+#endif
+}
+
+template <DType D, int count>
+FASTGAN_DEVICE Raw<D, count> pack(const Arithmetic<D> (&v)[count]) {
+  Raw<D, count> raw;
 #pragma unroll
   for (int k = 0; k < count; ++k) {
-    if constexpr (sizeof(F) == 8) {
+    if constexpr (D == DType::float64) {
       uint64_t b = bits<uint64_t>(v[k]);
       raw.v[2 * k] = uint32_t(b);
       raw.v[2 * k + 1] = uint32_t(b >> 32);
-    } else if (dtype == DType::float32) {
+    } else if constexpr (D == DType::float32) {
       raw.v[k] = bits<uint32_t>(v[k]);
-    } else {
-      uint32_t b = dtype == DType::float16 ? narrow<Half>(v[k]).raw : narrow<BFloat16>(v[k]).raw;
-      raw.v[k / 2] |= b << (k % 2 * 16);
+    } else if (k % 2 == 0) {
+      raw.v[k / 2] = narrow_two<D>(v[k], v[k + 1]);
     }
   }
   return raw;
 }
 
-template <class F, int count>
-FASTGAN_DEVICE void unpack(const Raw<F, count>& raw, DType dtype, F (&v)[count]) {
+template <DType D, int count>
+FASTGAN_DEVICE void unpack(const Raw<D, count>& raw, Arithmetic<D> (&v)[count]) {
 #pragma unroll
   for (int k = 0; k < count; ++k) {
-    if constexpr (sizeof(F) == 8) {
+    if constexpr (D == DType::float64)
       v[k] = bits<double>(uint64_t(raw.v[2 * k]) | uint64_t(raw.v[2 * k + 1]) << 32);
-    } else if (dtype == DType::float32) {
-      v[k] = bits<float>(raw.v[k]);
-    } else {
-      uint16_t b = uint16_t(raw.v[k / 2] >> (k % 2 * 16));
-      v[k] = dtype == DType::float16 ? widen(Half{b}) : widen(BFloat16{b});
-    }
+    else if constexpr (D == DType::float32) v[k] = bits<float>(raw.v[k]);
+    else v[k] = widen_bits<D>(uint16_t(raw.v[k / 2] >> (k % 2 * 16)));
   }
+}
+
+// ---------------------------------------------------------------------------------- runs
+
+// A run of elements start, start + 1, ... of a tensor.
+struct Run {
+  char* data;
+  const Strides* strides;  // null: the run lies at `data` without gaps
+  int64_t start;
+  bool vector;  // and is aligned to 16 bytes
+};
+
+template <DType D>
+FASTGAN_DEVICE Run run_of(char* data, const Strides* strides, int64_t start) {
+  if (strides) return {data, strides, start, false};
+  data += start * item_size(D);
+  return {data, nullptr, 0, reinterpret_cast<uintptr_t>(data) % 16 == 0};
+}
+
+// An element's bits: of 8, 4 or 2 bytes.
+template <DType D>
+using Bits = std::conditional_t<item_size(D) == 8, uint64_t,
+                                std::conditional_t<item_size(D) == 4, uint32_t, uint16_t>>;
+
+// The address of an element; strides null: the tensor lies without gaps.
+template <DType D>
+FASTGAN_DEVICE Bits<D>* element(char* data, const Strides* strides, int64_t at) {
+  return reinterpret_cast<Bits<D>*>(data) + (strides ? offset_of(*strides, at) : at);
+}
+template <DType D>
+FASTGAN_DEVICE Bits<D>* element(const Run& run, int at) {
+  return element<D>(run.data, run.strides, run.start + at);
+}
+
+// The same with less code where there are many of it.
+FASTGAN_CALLED int64_t offset_called(const Strides& s, int64_t at) {
+  return offset_of(s, at);
+}
+template <DType D>
+FASTGAN_DEVICE Bits<D>* any_element(char* data, const Strides* strides, int64_t at) {
+  return reinterpret_cast<Bits<D>*>(data) + (strides ? offset_called(*strides, at) : at);
+}
+
+// An element's number, and its bits for a number.
+template <DType D>
+FASTGAN_DEVICE Arithmetic<D> number(Bits<D> b) {
+  if constexpr (item_size(D) == 2) return widen_bits<D>(b);
+  else return bits<Arithmetic<D>>(b);
+}
+template <DType D>
+FASTGAN_DEVICE Bits<D> bits_of(Arithmetic<D> x) {
+  if constexpr (item_size(D) == 2) return uint16_t(narrow_two<D>(x, 0.f));
+  else return bits<Bits<D>>(x);
 }
 
 // What is not aligned, strided or at an edge: element by element, 0 past the end. The words move up
 // by one element a time, so that a short loop will do (an index that varies would need memory).
-template <class F, int count>
-FASTGAN_DEVICE Raw<F, count> fetch_each(const Run& run, int at, int n) {
-  Raw<F, count> raw{};
+template <DType D, int count>
+FASTGAN_DEVICE Raw<D, count> fetch_each(const Run& run, int at, int n) {
+  Raw<D, count> raw{};
   constexpr int words = int(sizeof raw / 4), step = words / count;
-  bool half = item_size(run.dtype) == 2;
 #pragma unroll 1
   for (int k = 0; k < count; ++k) {
-    uint64_t b = 0;
-    if (at + k < n) {
-      if constexpr (sizeof(F) == 8) b = bits<uint64_t>(*element<double>(run, at + k));
-      else
-        b = half ? element<Half>(run, at + k)->raw : bits<uint32_t>(*element<float>(run, at + k));
-    }
-    if (half) {
+    uint64_t b = at + k < n ? *element<D>(run, at + k) : 0;
+    if constexpr (step == 0) {
 #pragma unroll
-      for (int i = 0; i < count / 2 - 1; ++i) raw.v[i] = raw.v[i] >> 16 | raw.v[i + 1] << 16;
-      raw.v[count / 2 - 1] = raw.v[count / 2 - 1] >> 16 | uint32_t(b) << 16;
-      continue;
-    }
+      for (int i = 0; i < words - 1; ++i) raw.v[i] = raw.v[i] >> 16 | raw.v[i + 1] << 16;
+      raw.v[words - 1] = raw.v[words - 1] >> 16 | uint32_t(b) << 16;
+    } else {
 #pragma unroll
-    for (int i = 0; i < words - step; ++i) raw.v[i] = raw.v[i + step];
-    raw.v[words - step] = uint32_t(b);
-    if constexpr (step == 2) raw.v[words - 1] = uint32_t(b >> 32);
+      for (int i = 0; i < words - step; ++i) raw.v[i] = raw.v[i + step];
+      raw.v[words - step] = uint32_t(b);
+      if constexpr (step == 2) raw.v[words - 1] = uint32_t(b >> 32);
+    }
   }
   return raw;
 }
 
-template <class F, int count>
-FASTGAN_DEVICE void put_each(const Run& run, int at, int n, Raw<F, count> raw) {
+template <DType D, int count>
+FASTGAN_DEVICE void put_each(const Run& run, int at, int n, Raw<D, count> raw) {
   constexpr int words = int(sizeof raw / 4), step = words / count;
-  bool half = item_size(run.dtype) == 2;
 #pragma unroll 1
   for (int k = 0; k < count; ++k) {
     if (at + k >= n) return;
-    if (half) {
-      *element<Half>(run, at + k) = Half{uint16_t(raw.v[0])};
+    Bits<D>* to = element<D>(run, at + k);
+    if constexpr (step == 0) {
+      *to = uint16_t(raw.v[0]);
 #pragma unroll
-      for (int i = 0; i < count / 2 - 1; ++i) raw.v[i] = raw.v[i] >> 16 | raw.v[i + 1] << 16;
-      raw.v[count / 2 - 1] >>= 16;
-      continue;
+      for (int i = 0; i < words - 1; ++i) raw.v[i] = raw.v[i] >> 16 | raw.v[i + 1] << 16;
+      raw.v[words - 1] >>= 16;
+    } else {
+      if constexpr (step == 2) *to = uint64_t(raw.v[0]) | uint64_t(raw.v[1]) << 32;
+      else *to = raw.v[0];
+#pragma unroll
+      for (int i = 0; i < words - step; ++i) raw.v[i] = raw.v[i + step];
     }
-    if constexpr (sizeof(F) == 8)
-      *element<double>(run, at + k) = bits<double>(uint64_t(raw.v[0]) | uint64_t(raw.v[1]) << 32);
-    else *element<float>(run, at + k) = bits<float>(raw.v[0]);
-#pragma unroll
-    for (int i = 0; i < words - step; ++i) raw.v[i] = raw.v[i + step];
   }
 }
 
@@ -165,6 +222,7 @@ FASTGAN_DEVICE void put_each(const Run& run, int at, int n, Raw<F, count> raw) {
 template <int words>
 FASTGAN_DEVICE Vec<uint32_t, words> load(const char* p) {
 #ifdef FASTGAN_SIM
+  cusim::moved(4 * words, 0);
   return *reinterpret_cast<const Vec<uint32_t, words>*>(p);
 #else
   if constexpr (words == 4) {
@@ -180,6 +238,7 @@ FASTGAN_DEVICE Vec<uint32_t, words> load(const char* p) {
 template <int words>
 FASTGAN_DEVICE void store(char* p, const Vec<uint32_t, words>& v) {
 #ifdef FASTGAN_SIM
+  cusim::moved(0, 4 * words);
   *reinterpret_cast<Vec<uint32_t, words>*>(p) = v;
 #else
   size_t to = __cvta_generic_to_global(p);
@@ -190,9 +249,10 @@ FASTGAN_DEVICE void store(char* p, const Vec<uint32_t, words>& v) {
 #endif
 }
 
-// All words of `raw` from or to memory, or the half of them that 16-bit elements use.
-template <int words, int all>
-FASTGAN_DEVICE void load_words(const char* p, Vec<uint32_t, all>& raw) {
+// All words of `raw` from or to memory.
+template <int words>
+FASTGAN_DEVICE Vec<uint32_t, words> load_words(const char* p) {
+  Vec<uint32_t, words> raw;
   constexpr int piece = words < 4 ? words : 4;
 #pragma unroll
   for (int i = 0; i < words; i += piece) {
@@ -200,10 +260,11 @@ FASTGAN_DEVICE void load_words(const char* p, Vec<uint32_t, all>& raw) {
 #pragma unroll
     for (int k = 0; k < piece; ++k) raw.v[i + k] = part.v[k];
   }
+  return raw;
 }
 
-template <int words, int all>
-FASTGAN_DEVICE void store_words(char* p, const Vec<uint32_t, all>& raw) {
+template <int words>
+FASTGAN_DEVICE void store_words(char* p, const Vec<uint32_t, words>& raw) {
   constexpr int piece = words < 4 ? words : 4;
 #pragma unroll
   for (int i = 0; i < words; i += piece) {
@@ -214,51 +275,87 @@ FASTGAN_DEVICE void store_words(char* p, const Vec<uint32_t, all>& raw) {
   }
 }
 
-// `count` elements from `at` on, of a run that has n.
-template <class F, int count>
-FASTGAN_DEVICE Raw<F, count> fetch(const Run& run, int at, int n) {
-  if (!run.vector || at + count > n) return fetch_each<F, count>(run, at, n);
-  const char* p = run.data + at * item_size(run.dtype);
-  constexpr int words = count * int(sizeof(F)) / 4;
-  Raw<F, count> raw{};
-  if constexpr (sizeof(F) == 8) load_words<words>(p, raw);
-  else if (run.dtype == DType::float32) load_words<words>(p, raw);
-  else load_words<words / 2>(p, raw);
-  return raw;
+// `count` elements from `at` on, of a run that has n; 0 past the end.
+template <DType D, int count>
+FASTGAN_DEVICE Raw<D, count> fetch(const Run& run, int at, int n) {
+  if (!run.vector || at + count > n) return fetch_each<D, count>(run, at, n);
+  return load_words<sizeof(Raw<D, count>) / 4>(run.data + at * item_size(D));
 }
 
-template <class F, int count>
-FASTGAN_DEVICE void put(const Run& run, int at, int n, const F (&v)[count]) {
-  Raw<F, count> raw = pack(v, run.dtype);
-  if (!run.vector || at + count > n) return put_each<F, count>(run, at, n, raw);
-  char* p = run.data + at * item_size(run.dtype);
-  constexpr int words = count * int(sizeof(F)) / 4;
-  if constexpr (sizeof(F) == 8) store_words<words>(p, raw);
-  else if (run.dtype == DType::float32) store_words<words>(p, raw);
-  else store_words<words / 2>(p, raw);
+template <DType D, int count>
+FASTGAN_DEVICE void put(const Run& run, int at, int n, const Raw<D, count>& raw) {
+  if (!run.vector || at + count > n) return put_each<D, count>(run, at, n, raw);
+  store_words(run.data + at * item_size(D), raw);
 }
 
+// ---------------------------------------------------------------------------------- compilers
+
+// x, which the compiler has to have made by here. Else it would make it after loads into the
+// registers of what it is made of, which would have to be copied first.
 template <class F>
-constexpr DType native = sizeof(F) == 8 ? DType::float64 : DType::float32;
-
-// body(first element, elements of each run as they lie there) for this thread's part of the rows of
-// 128 lanes of a chunk; the next row's are on their way meanwhile. Of a run that is not there, 0.
-// (A pointer that may be null would put the runs into memory.)
-template <class F, int count, int runs, class Body>
-FASTGAN_DEVICE void for_each_row(const Run (&run)[runs], const bool (&there)[runs], int lane0,
-                                 int n, const Body& body) {
-  constexpr int row = 128;
-  Raw<F, count> next[runs] = {};
-#pragma unroll 1
-  for (int at = lane0 - row; at < n; at += row) {
-    Raw<F, count> now[runs];
-#pragma unroll
-    for (int r = 0; r < runs; ++r) {
-      now[r] = next[r];
-      if (there[r] && at + row < n) next[r] = fetch<F, count>(run[r], at + row, n);
-    }
-    if (at >= 0) body(at, now);  // else nothing is there yet
-  }
+FASTGAN_DEVICE F fixed(F x) {
+#ifndef FASTGAN_SIM
+  if constexpr (sizeof(F) == 8) asm volatile("" : "+d"(x));
+  else asm volatile("" : "+f"(x));
+#endif
+  return x;
 }
+
+// A place of four numbers in shared memory, in one register.
+template <class F>
+class InShared {
+ public:
+  FASTGAN_DEVICE explicit InShared(F* place) {
+#ifdef FASTGAN_SIM
+    place_ = place;
+#else
+    place_ = unsigned(__cvta_generic_to_shared(place));
+    asm volatile("" : "+r"(place_));  // else it is worked out wherever it is used
+#endif
+  }
+  // The sum of two places, and of two the one that this is not.
+  FASTGAN_DEVICE uintptr_t sum(const InShared& other) const {
+    return uintptr_t(place_) + uintptr_t(other.place_);
+  }
+  FASTGAN_DEVICE InShared other_of(uintptr_t both) const {
+    InShared other = *this;
+#ifdef FASTGAN_SIM
+    other.place_ = reinterpret_cast<F*>(both - uintptr_t(place_));
+#else
+    other.place_ = unsigned(both) - place_;
+#endif
+    return other;
+  }
+  FASTGAN_DEVICE F* generic() const {
+#ifdef FASTGAN_SIM
+    return place_;
+#else
+    return static_cast<F*>(__cvta_shared_to_generic(place_));
+#endif
+  }
+  FASTGAN_DEVICE void store(const F (&v)[4]) const {
+#ifdef FASTGAN_SIM
+    for (int i = 0; i < 4; ++i) place_[i] = v[i];
+#else
+    if constexpr (sizeof(F) == 8) {
+      asm volatile("st.shared.v2.f64 [%0], {%1, %2};" ::"r"(place_), "d"(v[0]), "d"(v[1])
+                   : "memory");
+      asm volatile("st.shared.v2.f64 [%0], {%1, %2};" ::"r"(place_ + 16), "d"(v[2]), "d"(v[3])
+                   : "memory");
+    } else {
+      asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(place_), "f"(v[0]), "f"(v[1]),
+                   "f"(v[2]), "f"(v[3])
+                   : "memory");
+    }
+#endif
+  }
+
+ private:
+#ifdef FASTGAN_SIM
+  F* place_;
+#else
+  unsigned place_;
+#endif
+};
 
 }  // namespace fastgan

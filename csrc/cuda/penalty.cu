@@ -64,8 +64,8 @@ FASTGAN_DEVICE double greatest(const GroupSums& table, int64_t group, int first,
   for (int k = 0; k < table.tensors; ++k) {
     const TensorEntry& tensor = table.tensor[k];
     for (int64_t at = first; at < tensor.length; at += step) {
-      double h = read_one<double>(tensor.x, group, at);
-      if (tensor.mask.data) h = h * read_one<double>(tensor.mask, group, at);
+      double h = read_one<DType::float64>(tensor.x, group, at);
+      if (tensor.mask.data) h = h * read_one<DType::float64>(tensor.mask, group, at);
       most = absolute(h) > most ? absolute(h) : most;
     }
   }
@@ -91,7 +91,7 @@ FASTGAN_DEVICE double rescued_norm(const GroupSums& table, int64_t group, double
   double most = block_maximum(greatest(table, group, int(threadIdx.x), int(blockDim.x)));
   Rescue r(most);
   if (r.done) return most;
-  sum_chunks<squares, double>(table, group, r.scale, partial, 0, 1);
+  sum_chunks<squares, DType::float64>(table, group, r.scale, partial, 0, 1);
   __syncthreads();
   return root(sum_group(table, partial, true, 0)) / r.scale;
 }
@@ -101,7 +101,7 @@ FASTGAN_DEVICE double rescued_norm_by_thread(const GroupSums& table, int64_t gro
   Rescue r(most);
   if (r.done) return most;
   for (int k = 0; k < table.tensors; ++k)
-    total += sum_of_short_group<squares, double>(table.tensor[k], group, r.scale);
+    total += sum_of_short_group<squares, DType::float64>(table.tensor[k], group, r.scale);
   return root(total) / r.scale;
 }
 
@@ -128,8 +128,7 @@ FASTGAN_DEVICE void finish_dot(const PenaltyTable<F>& t, int64_t group, double d
 
 // The sum of `n` doubles at v, by a block; v has room for the levels above. In all threads.
 FASTGAN_DEVICE double block_tree_sum(double* v, int64_t n) {
-  double* top = shrink(v, &n);
-  double sum = warp_tree_sum(top, int(n));
+  double sum = shrink(Level{v, n}).sum();
   __syncthreads();
   return sum;
 }
@@ -153,9 +152,9 @@ template <class F>
 FASTGAN_DEVICE void take_statistics(const PenaltyTable<F>& t) {
   int64_t groups = t.sums.groups;
   double n = double(groups), mean = block_tree_sum(t.statistic, groups) / n;
-  double least = written(t.norms), most = least, above = 0;
+  double least = t.norms[0], most = least, above = 0;
   for (int64_t i = threadIdx.x; i < groups; i += blockDim.x) {
-    double x = written(t.norms + i), d = x - mean;
+    double x = t.norms[i], d = x - mean;
     least = x < least || x != x ? x : least;
     most = x > most || x != x ? x : most;
     above += x > t.target ? 1. : 0.;
@@ -195,22 +194,22 @@ __global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
 // ---------------------------------------------------------------------------------- sums
 
 // A group by a block, or by several.
-template <Summand S, class F>
-FASTGAN_DEVICE void sum_by_blocks(const PenaltyTable<F>& t) {
+template <Summand S, DType D>
+FASTGAN_DEVICE void sum_by_blocks(const PenaltyTable<Arithmetic<D>>& t) {
   FASTGAN_SHARED(double, shared, [shared_sums]);
   const GroupSums& sums = t.sums;
   unsigned b = sums.blocks_per_group, block = blockIdx.x % b;
   double* partial = sums.partial ? sums.partial + size_t(blockIdx.x / b) * sums.partials : shared;
   for (int64_t group = blockIdx.x / b; group < sums.groups; group += gridDim.x / b) {
     double scale = S == dots ? factors_of(t, group).scale : 1.;
-    sum_chunks<S, F>(sums, group, scale, partial, block, b);
+    sum_chunks<S, D>(sums, group, scale, partial, block, b);
     if (!last_to_come(b > 1 ? sums.tickets + 1 + group : nullptr, b)) continue;
     double before = sums.first ? 0. : sums.sums[group];
     double sum = sum_group(sums, partial, sums.first, before), norm = 0;
-    bool later = S == squares && sizeof(F) == 8 && t.rescue_later && extreme(sum);
+    bool later = S == squares && D == DType::float64 && t.rescue_later && extreme(sum);
     if (S == squares && t.last) {
       norm = root(sum);
-      if (sizeof(F) == 8 && extreme(sum) && !later) {
+      if (D == DType::float64 && extreme(sum) && !later) {
         norm = rescued_norm(sums, group, partial);
         sum = norm * norm;
       }
@@ -224,15 +223,15 @@ FASTGAN_DEVICE void sum_by_blocks(const PenaltyTable<F>& t) {
 }
 
 // A group by a thread.
-template <Summand S, class F>
-FASTGAN_DEVICE void sum_by_threads(const PenaltyTable<F>& t) {
+template <Summand S, DType D>
+FASTGAN_DEVICE void sum_by_threads(const PenaltyTable<Arithmetic<D>>& t) {
   const GroupSums& sums = t.sums;
   for (int64_t group = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; group < sums.groups;
        group += int64_t(gridDim.x) * blockDim.x) {
     double scale = S == dots ? factors_of(t, group).scale : 1.,
            sum = sums.first ? 0. : sums.sums[group];
     for (int k = 0; k < sums.tensors; ++k) {
-      double s = sum_of_short_group<S, F>(sums.tensor[k], group, scale);
+      double s = sum_of_short_group<S, D>(sums.tensor[k], group, scale);
       sum = sums.first && k == 0 ? s : sum + s;
     }
     sums.sums[group] = sum;
@@ -242,7 +241,7 @@ FASTGAN_DEVICE void sum_by_threads(const PenaltyTable<F>& t) {
       continue;
     }
     double norm = root(sum);
-    if (sizeof(F) == 8 && extreme(sum)) {
+    if (D == DType::float64 && extreme(sum)) {
       if (t.rescue_later) continue;
       norm = rescued_norm_by_thread(sums, group);
       sum = norm * norm;
@@ -251,11 +250,17 @@ FASTGAN_DEVICE void sum_by_threads(const PenaltyTable<F>& t) {
   }
 }
 
-template <Summand S, class F>
-__global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
-    penalty_sums(FASTGAN_GRID_CONSTANT(PenaltyTable<F>) t) {
-  if (t.by_thread) sum_by_threads<S>(t);
-  else sum_by_blocks<S>(t);
+// Blocks of 256 threads that live at once on a multiprocessor with 65,536 registers, at least.
+template <Summand S, DType D>
+constexpr int blocks_of_sums = D == DType::float64 ? 1
+                               : S == squares      ? 3
+                                                   : 2;
+
+template <Summand S, DType D>
+__global__ void __launch_bounds__(most_warps* warp, blocks_of_sums<S, D>)
+    penalty_sums(FASTGAN_GRID_CONSTANT(PenaltyTable<Arithmetic<D>>) t) {
+  if (t.by_thread) sum_by_threads<S, D>(t);
+  else sum_by_blocks<S, D>(t);
   if (t.last && t.finish_here && last_to_come(t.sums.tickets, gridDim.x)) finish_all(t);
 }
 
@@ -283,7 +288,7 @@ __global__ void __launch_bounds__(most_warps* warp, 1)
     Rescue r(t.most[group]);
     double norm = t.most[group];
     if (!r.done) {
-      sum_chunks<squares, double>(t.sums, group, r.scale, partial, 0, 1);
+      sum_chunks<squares, DType::float64>(t.sums, group, r.scale, partial, 0, 1);
       __syncthreads();
       double sum = sum_group(t.sums, partial, t.sums.first, t.sums.first ? 0. : t.scaled[group]);
       if (threadIdx.x == 0) t.scaled[group] = sum;
@@ -315,78 +320,97 @@ struct Gradient {
     second = second * second_scale;
   }
 
-  FASTGAN_DEVICE F of(double h, double w, double mask, bool masked, bool second_order,
-                      bool odd) const {
-    if (masked) h = h * mask;
-    if (sizeof(F) == 8) h = h * (second_order ? second_scale : scale);
+  // The gradient at an element, in double.
+  template <bool Masked, bool Second>
+  FASTGAN_DEVICE double of(double h, double w, double mask) const {
+    if (Masked) h = h * mask;
+    if (sizeof(F) == 8) h = h * (Second ? second_scale : scale);
     double g = first * h;
-    if (second_order) {
-      if (masked) w = w * mask;
+    if (Second) {
+      if (Masked) w = w * mask;
       if (sizeof(F) == 8) w = w * scale;
       g = fma(first, w, second * h);
     }
-    if (masked) g = g * mask;
-    if constexpr (sizeof(F) == 8) return g;
-    else return odd ? to_odd(g) : float(g);
+    return Masked ? g * mask : g;
   }
 };
 
-template <class F>
-FASTGAN_DEVICE void write_chunk(const PenaltyTable<F>& t, const TensorEntry& tensor, int64_t group,
-                                const Eighth& e) {
+template <DType D, class B>
+FASTGAN_DEVICE void write_chunk(const PenaltyTable<Arithmetic<D>>& t, const TensorEntry& tensor,
+                                int64_t group, const Eighth& e) {
+  using F = Arithmetic<D>;
   Gradient<F> gradient(t, group);
-  bool masked = tensor.mask.data, odd = item_size(tensor.out.dtype) == 2;
-  Run x = along_group(tensor.x, group, e.start), out = along_group(tensor.out, group, e.start),
-      mask = x, v = x;
-  if (masked) mask = along_group(tensor.mask, group, e.start);
-  if (t.second) v = along_group(tensor.v, group, e.start);
-  const Run runs[3] = {x, mask, v};
-  const bool there[3] = {true, masked, t.second};
-  for_each_row<F, eight>(runs, there, e.lane0, e.n, [&](int at, const Raw<F, eight>(&raw)[3]) {
-    F a[eight], m[eight] = {}, w[eight] = {}, g[eight];
-    unpack(raw[0], x.dtype, a);
-    if (masked) unpack(raw[1], mask.dtype, m);
-    if (t.second) unpack(raw[2], v.dtype, w);
+  Rows<D, native<F>, B> rows(tensor.x, tensor.mask, tensor.v, group, e.start);
+  Run out = along_group<D>(tensor.out, group, e.start);
+  for_each_row<16>(
+      e, rows,
+      [&](int at, const F(&h)[eight], const F(&m)[eight], const F(&w)[eight]) FASTGAN_INLINED {
+        auto of = [&](int i) FASTGAN_INLINED {
+          return gradient.template of<B::mask, B::v>(double(h[i]), double(w[i]), double(m[i]));
+        };
+        F g[eight];
 #pragma unroll
-    for (int i = 0; i < eight; ++i)
-      g[i] = gradient.of(double(a[i]), double(w[i]), double(m[i]), masked, t.second, odd);
-    put<F, eight>(out, at, e.n, g);
-  });
+        for (int i = 0; i < eight; ++i) g[i] = F(of(i));
+        if constexpr (item_size(D) == 2) {
+          // Rounded to a float first, as is right unless that lies in the middle between two
+          // numbers of 16 bits: its last 12 bits are 0 then.
+          bool middle = false;
+#pragma unroll
+          for (float x : g) middle = middle || (bits<uint32_t>(x) & 0xfffu) == 0;
+          if (middle) {
+#pragma unroll
+            for (int i = 0; i < eight; ++i) g[i] = to_odd(of(i));
+          }
+        }
+        put<D, eight>(out, at, e.n, pack<D, eight>(g));
+      });
 }
 
-template <class F>
-FASTGAN_DEVICE void write_short_group(const PenaltyTable<F>& t, int64_t group) {
+template <DType D, class B>
+FASTGAN_DEVICE void write_short_group(const PenaltyTable<Arithmetic<D>>& t,
+                                      const TensorEntry& tensor, int64_t group) {
+  using F = Arithmetic<D>;
   Gradient<F> gradient(t, group);
-  for (int k = 0; k < t.sums.tensors; ++k) {
-    const TensorEntry& tensor = t.sums.tensor[k];
-    bool masked = tensor.mask.data, odd = item_size(tensor.out.dtype) == 2;
-    if (!tensor.out.data) continue;
-    for (int64_t at = 0; at < tensor.length; ++at) {
-      double h = double(read_one<F>(tensor.x, group, at));
-      double m = masked ? double(read_one<F>(tensor.mask, group, at)) : 0.;
-      double w = t.second ? double(read_one<F>(tensor.v, group, at)) : 0.;
-      write_one(tensor.out, group, at, gradient.of(h, w, m, masked, t.second, odd));
-    }
+  for (int64_t at = 0; at < tensor.length; ++at) {
+    double h = double(read_one<D>(tensor.x, group, at)), m = 0, w = 0;
+    if constexpr (B::mask) m = double(read_one<native<F>>(tensor.mask, group, at));
+    if constexpr (B::v) w = double(read_one<D>(tensor.v, group, at));
+    double g = gradient.template of<B::mask, B::v>(h, w, m);
+    F out;
+    if constexpr (item_size(D) == 2) out = to_odd(g);
+    else out = F(g);
+    write_one<D>(tensor.out, group, at, out);
   }
 }
 
-template <class F>
-__global__ void __launch_bounds__(most_warps* warp, sizeof(F) == 8 ? 1 : 2)
-    penalty_gradient(FASTGAN_GRID_CONSTANT(PenaltyTable<F>) t) {
+template <DType D, class B>
+FASTGAN_DEVICE void write_tensor(const PenaltyTable<Arithmetic<D>>& t, const TensorEntry& tensor) {
+  int64_t thread = int64_t(blockIdx.x) * blockDim.x + threadIdx.x,
+          threads = int64_t(gridDim.x) * blockDim.x;
   if (t.by_thread) {
-    for (int64_t group = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; group < t.sums.groups;
-         group += int64_t(gridDim.x) * blockDim.x)
-      write_short_group(t, group);
+    for (int64_t group = thread; group < t.sums.groups; group += threads)
+      write_short_group<D, B>(t, tensor, group);
     return;
   }
-  int64_t first = int64_t(blockIdx.x) * warps_here() + warp_number(),
-          step = int64_t(gridDim.x) * warps_here();
+  int64_t pairs = pair_count(tensor.length);
+  for (int64_t u = thread / warp; u < pairs * t.sums.groups; u += threads / warp) {
+    int64_t group = u / pairs;
+    write_chunk<D, B>(t, tensor, group, Eighth(u - group * pairs, tensor.length));
+  }
+}
+
+// Blocks of 256 threads that live at once on a multiprocessor with 65,536 registers, at least.
+template <DType D>
+constexpr int blocks_of_gradients = D == DType::float64 ? 1 : 4;
+
+template <bool Second, DType D>
+__global__ void __launch_bounds__(most_warps* warp, blocks_of_gradients<D>)
+    penalty_gradient(FASTGAN_GRID_CONSTANT(PenaltyTable<Arithmetic<D>>) t) {
   for (int k = 0; k < t.sums.tensors; ++k) {
     const TensorEntry& tensor = t.sums.tensor[k];
     if (!tensor.out.data) continue;
-    int64_t pairs = pair_count(tensor.length);
-    for (int64_t u = first; u < pairs * t.sums.groups; u += step)
-      write_chunk(t, tensor, u / pairs, Eighth(u % pairs, tensor.length));
+    if (tensor.mask.data) write_tensor<D, Beside<true, Second>>(t, tensor);
+    else write_tensor<D, Beside<false, Second>>(t, tensor);
   }
 }
 
@@ -399,10 +423,10 @@ PenaltyTable<F> table_of(const PenaltyCall& call, size_t begin) {
   t.sums.groups = call.groups;
   t.sums.first = begin == 0;
   set_tensors(t.sums, call.tensors, begin, [&](const NormTensor& tensor, TensorEntry& e) {
-    e.x = lie_of(tensor.g, tensor.dtype);
-    e.mask = lie_of(tensor.mask, native<F>);
-    e.v = lie_of(tensor.v, tensor.dtype);
-    e.out = lie_of(tensor.out, tensor.dtype);
+    e.x = lie_of(tensor.g);
+    e.mask = lie_of(tensor.mask);
+    e.v = lie_of(tensor.v);
+    e.out = lie_of(tensor.out);
   });
   t.last = begin + size_t(t.sums.tensors) == call.tensors.size();
   t.psi = call.psi;
@@ -425,39 +449,40 @@ PenaltyTable<F> table_of(const PenaltyCall& call, size_t begin) {
   return t;
 }
 
-Shape by_thread(int64_t groups, const Place& place) {
+// A thread for each group, or for each of whatever there is to do.
+Shape by_thread(int64_t threads_of_work, const Place& place, int per_multi) {
   int threads = place.warps * warp;
-  int64_t blocks = (groups + threads - 1) / threads;
-  return {blocks < place.most_blocks() ? blocks : place.most_blocks(), threads};
+  return {place.grid((threads_of_work + threads - 1) / threads, threads, per_multi), threads};
 }
 
 double* doubles(const Place& place, int64_t n) {
   return reinterpret_cast<double*>(place.scratch(n * int64_t(sizeof(double))));
 }
 
-// The tables of a call, with the memory that they share.
+// run(a table, its tensors' dtype) for the tables of a call, with the memory that they share.
 template <class F, class Run>
 void for_each_table(const PenaltyCall& call, const PenaltyTable<F>& shared, const Run& run) {
-  for (size_t begin = 0; begin < call.tensors.size(); begin += most_tensors) {
+  for (size_t begin = 0, count; begin < call.tensors.size(); begin += count) {
     PenaltyTable<F> t = table_of<F>(call, begin);
     t.sums.sums = shared.sums.sums;
     t.value = shared.value;
     t.statistic = shared.statistic;
     t.most = shared.most;
     t.scaled = shared.scaled;
-    run(t);
+    count = size_t(t.sums.tensors);
+    with_dtype<F>(call.tensors[begin].dtype, [&](auto d) { run(t, d); });
   }
 }
 
 void rescue(const PenaltyCall& call, PenaltyTable<double> shared, const Place& place) {
   shared.most = doubles(place, call.groups);
   shared.scaled = doubles(place, call.groups);
-  int64_t blocks = call.groups < place.most_blocks() ? call.groups : place.most_blocks();
   int threads = place.warps * warp;
-  for_each_table(call, shared, [&](PenaltyTable<double>& t) {
+  int64_t blocks = place.grid(call.groups, threads, 1);
+  for_each_table(call, shared, [&](PenaltyTable<double>& t, auto) {
     launch("penalty_greatest", penalty_greatest, blocks, threads, place, t);
   });
-  for_each_table(call, shared, [&](PenaltyTable<double>& t) {
+  for_each_table(call, shared, [&](PenaltyTable<double>& t, auto) {
     if (t.sums.partials > shared_sums) t.sums.partial = doubles(place, blocks * t.sums.partials);
     launch("penalty_rescue", penalty_rescue, blocks, threads, place, t);
   });
@@ -465,19 +490,23 @@ void rescue(const PenaltyCall& call, PenaltyTable<double> shared, const Place& p
 
 // Sums over all groups, and what is made of them. The sums stay behind at the address returned.
 template <Summand S, class F>
-double* sum_rows(const char* name, const PenaltyCall& call, const Place& place) {
+double* sum_rows(const PenaltyCall& call, const Place& place) {
   PenaltyTable<F> shared{};
   shared.sums.sums = doubles(place, call.groups);
   if (call.result) shared.value = doubles(place, level_space(call.groups));
   if (call.statistics) shared.statistic = doubles(place, level_space(call.groups));
   bool later = S == squares && call.is_float64 && call.tensors.size() > most_tensors;
-  for_each_table(call, shared, [&](PenaltyTable<F>& t) {
+  for_each_table(call, shared, [&](PenaltyTable<F>& t, auto d) {
+    constexpr DType D = decltype(d)::value;
+    constexpr int per_multi = blocks_of_sums<S, D>;
     t.second = S == dots;
     t.rescue_later = later;
     t.finish_here = call.groups <= groups_at_once && !later;
-    Shape shape = t.by_thread ? by_thread(call.groups, place) : shape_for(t.sums, place, 1);
+    Shape shape = t.by_thread ? by_thread(call.groups, place, per_multi)
+                              : shape_for(t.sums, place, per_multi, 1);
     if (shape.blocks > 1) t.sums.tickets = place.tickets();
-    launch(name, penalty_sums<S, F>, shape.blocks, shape.threads, place, t);
+    launch(named(S == squares ? "penalty_sums<squares, " : "penalty_sums<dots, ", D),
+           penalty_sums<S, D>, shape.blocks, shape.threads, place, t);
     if (!t.last || t.finish_here) return;
     if constexpr (sizeof(F) == 8)
       if (later) rescue(call, shared, place);
@@ -487,42 +516,41 @@ double* sum_rows(const char* name, const PenaltyCall& call, const Place& place) 
   return shared.sums.sums;
 }
 
-template <class F>
+template <bool Second, class F>
 void write_gradients(const PenaltyCall& call, double* dots, const Place& place) {
-  for (size_t begin = 0; begin < call.tensors.size(); begin += most_tensors) {
-    PenaltyTable<F> t = table_of<F>(call, begin);
-    t.second = dots;
-    t.sums.sums = dots;
+  PenaltyTable<F> shared{};
+  shared.sums.sums = dots;
+  for_each_table(call, shared, [&](PenaltyTable<F>& t, auto d) {
+    constexpr DType D = decltype(d)::value;
+    t.second = Second;
+    int64_t pairs = 0;
     for (int k = 0; k < t.sums.tensors; ++k) {
       TensorEntry& tensor = t.sums.tensor[k];
       straighten({&tensor.x, &tensor.mask, &tensor.v, &tensor.out});
+      pairs += call.groups * pair_count(tensor.length);
     }
-    Shape shape = by_thread(call.groups, place);
-    if (!t.by_thread) {
-      int64_t pairs = 0;
-      for (int k = 0; k < t.sums.tensors; ++k)
-        pairs += call.groups * pair_count(t.sums.tensor[k].length);
-      shape = by_thread(pairs * warp, place);
-    }
-    launch("penalty_gradient", penalty_gradient<F>, shape.blocks, shape.threads, place, t);
-  }
+    Shape shape =
+        by_thread(t.by_thread ? call.groups : pairs * warp, place, blocks_of_gradients<D>);
+    launch(named(Second ? "penalty_gradient<second, " : "penalty_gradient<first, ", D),
+           penalty_gradient<Second, D>, shape.blocks, shape.threads, place, t);
+  });
 }
 
 template <class F>
 void forward_in(const PenaltyCall& call, const Place& place) {
-  sum_rows<squares, F>("penalty_forward", call, place);
+  sum_rows<squares, F>(call, place);
 }
 
 template <class F>
 void second_in(const PenaltyCall& call, const Place& place) {
-  write_gradients<F>(call, sum_rows<dots, F>("penalty_second", call, place), place);
+  write_gradients<true, F>(call, sum_rows<dots, F>(call, place), place);
 }
 
-std::string load_kernels() {
-  return loadable(penalty_sums<squares, float>, penalty_sums<squares, double>,
-                  penalty_sums<dots, float>, penalty_sums<dots, double>, penalty_greatest,
-                  penalty_rescue, penalty_finish<float>, penalty_finish<double>,
-                  penalty_gradient<float>, penalty_gradient<double>);
+template <DType D>
+std::string load_kernels_of() {
+  return loadable(penalty_sums<squares, D>, penalty_sums<dots, D>, penalty_gradient<false, D>,
+                  penalty_gradient<true, D>, penalty_finish<Arithmetic<D>>, penalty_greatest,
+                  penalty_rescue);
 }
 
 }  // namespace
@@ -530,7 +558,8 @@ std::string load_kernels() {
 namespace cuda {
 
 std::string penalty_unusable() {
-  return load_kernels();
+  return first_reason<load_kernels_of<DType::float32>, load_kernels_of<DType::float64>,
+                      load_kernels_of<DType::float16>, load_kernels_of<DType::bfloat16>>();
 }
 
 void penalty_forward(PenaltyCall& call, const Place& place) {
@@ -539,8 +568,8 @@ void penalty_forward(PenaltyCall& call, const Place& place) {
 }
 
 void penalty_backward(PenaltyCall& call, const Place& place) {
-  if (call.is_float64) write_gradients<double>(call, nullptr, place);
-  else write_gradients<float>(call, nullptr, place);
+  if (call.is_float64) write_gradients<false, double>(call, nullptr, place);
+  else write_gradients<false, float>(call, nullptr, place);
 }
 
 void penalty_second(PenaltyCall& call, const Place& place) {

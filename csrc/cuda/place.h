@@ -11,8 +11,9 @@ namespace fastgan {
 struct Place {
   void* stream = nullptr;
   int multiprocessors = 1;
-  int warps = 8;             // a block, at most
-  int blocks_per_multi = 4;  // of a grid that fills the device
+  int threads_per_multi = 2048;  // that live at once on a multiprocessor
+  int warps = 8;                 // a block, at most, of kernels that leave it open
+  int blocks_per_multi = 0;      // of a grid that fills the device; 0: what a kernel says
   // Memory for this call alone, of that many bytes, aligned to 16.
   std::function<char*(int64_t)> scratch;
   // Counters that are 0, and that the kernel leaves 0; no other launch that may run at the same
@@ -23,8 +24,20 @@ struct Place {
   void* (*release)() = nullptr;
   void (*acquire)(void*) = nullptr;
 
-  int64_t most_blocks() const {
-    return int64_t(multiprocessors) * blocks_per_multi;
+  // The most blocks of so many threads that live at once, where `per_multi` of 256 threads do on a
+  // multiprocessor.
+  int64_t most_blocks(int threads, int per_multi) const {
+    int each = per_multi * 256 / threads, fit = threads_per_multi / threads;
+    each = each < fit ? each : fit;
+    each = each < 32 ? each : 32;
+    return int64_t(multiprocessors) * (blocks_per_multi ? blocks_per_multi : each < 1 ? 1 : each);
+  }
+
+  // Blocks for so many pieces of work, one after another: as many as live at once, or as few as
+  // take no longer.
+  int64_t grid(int64_t pieces, int threads, int per_multi) const {
+    int64_t most = most_blocks(threads, per_multi), rounds = (pieces + most - 1) / most;
+    return rounds < 2 ? pieces : (pieces + rounds - 1) / rounds;
   }
 
   // `call()`, which may block, as a launch does while the device's queue is full; meanwhile other

@@ -44,8 +44,9 @@ class LossKind {
     state = {result.buffers, std::move(result.ahead)};
     return {result.value};
   }
-  bool rescale(const Tensors& ahead, const Tensor& extra, const Tensor& upstream) const {
-    return loss_rescale(*plan, ahead, extra, upstream);
+  bool rescale(const Tensors& x, const Tensors& ahead, const Tensor& extra,
+               const Tensor& upstream) const {
+    return loss_rescale(*plan, x, ahead, extra, upstream);
   }
   Tensors backward(const Tensors& x, const Tensor& extra, const Tensors& u, const Need& n) const {
     return loss_backward(*plan, x, extra, u[0], n);
@@ -88,7 +89,7 @@ class PenaltyKind {
     state.extra = norms;
     return {value};
   }
-  bool rescale(const Tensors&, const Tensor&, const Tensor&) const {
+  bool rescale(const Tensors&, const Tensors&, const Tensor&, const Tensor&) const {
     return false;
   }
   Tensors backward(const Tensors& x, const Tensor& extra, const Tensors& u, const Need& n) const {
@@ -134,7 +135,7 @@ class PointsKind {
   Tensors forward(const Tensors& x, const Need*, State&) const {
     return interpolate_forward(x);
   }
-  bool rescale(const Tensors&, const Tensor&, const Tensor&) const {
+  bool rescale(const Tensors&, const Tensors&, const Tensor&, const Tensor&) const {
     return false;
   }
   Tensors backward(const Tensors& x, const Tensor&, const Tensors& u, const Need& need) const {

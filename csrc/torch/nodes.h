@@ -191,7 +191,8 @@ struct OperationOf : torch::autograd::Function<Self> {
                    ask_python(python_backward, Kind::name, kind.text(), extra, x, upstream, need));
     if (at::GradMode::is_enabled()) return with_graph(kind, x, extra, upstream, need);
     Tensors ahead = taken(ctx, x.size());
-    if (is_enough(ahead, need) && kind.rescale(ahead, extra, upstream[0])) return after(2, ahead);
+    if (is_enough(ahead, need) && kind.rescale(x, ahead, extra, upstream[0]))
+      return after(2, ahead);
     return after(2, kind.backward(x, extra, upstream, need));
   }
 

@@ -46,7 +46,7 @@ inline LossResult loss_forward(const LossPlan& plan, const Tensors& x, const Nee
   call.loss = address(result.value);
   call.stats = statistics;
   call.keep = need != nullptr;
-  if (need && first.is_cpu()) {
+  if (need && (first.is_cpu() || !plan.spec.subtracts_mean)) {
     // float16 is left to backward: its upstream is a loss scale, and a gradient rounded before it
     // is scaled has lost what the scale is for.
     result.ahead.resize(x.size());
@@ -87,9 +87,22 @@ inline Tensors loss_second(const LossPlan& plan, const Tensors& x, const Tensor&
   return grads;
 }
 
+// The device looks at the upstream, and computes the gradients from the operands if it is not 1.
+inline bool loss_rescale_on_device(const LossPlan& plan, const Tensors& x, const Tensors& ahead,
+                                   const Tensor& buffers, const Tensor& upstream) {
+  Call call = call_of(plan, x, buffers);
+  for (size_t j = 0; j < x.size(); ++j)
+    if (ahead[j].defined()) call.operands[j].g = view(ahead[j]);
+  call.scalar_upstream = address(upstream);
+  call.unless_one = true;
+  FASTGAN_RUN(loss, backward, call, x[0]);
+  return true;
+}
+
 // Turn gradients for an upstream of 1 into those for `upstream`, in place; false if they cannot be.
-inline bool loss_rescale(const LossPlan& plan, const Tensors& ahead, const Tensor& buffers,
-                         const Tensor& upstream) {
+inline bool loss_rescale(const LossPlan& plan, const Tensors& x, const Tensors& ahead,
+                         const Tensor& buffers, const Tensor& upstream) {
+  if (!x[0].is_cpu()) return loss_rescale_on_device(plan, x, ahead, buffers, upstream);
   bool one = upstream.scalar_type() == at::kDouble ? *upstream.const_data_ptr<double>() == 1.0
                                                    : *upstream.const_data_ptr<float>() == 1.0f;
   if (one && !plan.spec.subtracts_mean) return true;

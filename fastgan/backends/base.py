@@ -102,6 +102,9 @@ class LossCall(Protocol):
     statistics: bool
     buffers: LossBuffers | None
 
+    def check_weights(self) -> None:
+        """Raise if weights in a tensor were modified after forward."""
+
 
 class PenaltyCall(Protocol):
     """What a backend reads and writes of one call of a penalty on norms (fastgan/ops/norm.py).
@@ -187,14 +190,7 @@ def without_negation(t: Tensor) -> Tensor:
 
 
 class Kernels(Backend):
-    """A backend of kernels: memory for results, and one launch for each call.
-
-    Attributes:
-        writes_unit_gradients: a loss's forward writes gradients that `rescale` can make the wanted ones; else
-            backward computes them from the operands.
-    """
-
-    writes_unit_gradients = False
+    """A backend of kernels: memory for results, and one launch for each call."""
 
     @abstractmethod
     def _launch(self, name: str, t: Tensor, *arguments: Any) -> None:
@@ -218,7 +214,11 @@ class Kernels(Backend):
         """Return a tensor of weights as the kernels take it."""
         return weights.detach()
 
-    def rescale(self, call: LossCall, unit_gradients: Gradients, upstream: Tensor) -> bool:
+    def writes_unit_gradients(self, spec: LossSpec) -> bool:
+        """Return whether forward writes gradients that `rescale` makes the wanted ones, and not backward."""
+        return False
+
+    def rescale(self, call: LossCall, tensors: Operands, unit_gradients: Gradients, upstream: Tensor) -> bool:
         """Turn gradients for an upstream of 1 into those for `upstream`, in place; return False if they cannot."""
         return False
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import Gradients, LossCall, Weights, memory_of, place_name
+from .base import Gradients, LossCall, Operands, Weights, memory_of, place_name
 from .native import Extension, missing, native
+from .specs import LossSpec
 
 __all__ = ["BACKEND", "PREFERRED", "missing", "native"]
 
@@ -23,7 +24,6 @@ class Cpu(Extension):
     """The CPU kernels, on torch's own threads."""
 
     name = "cpu"
-    writes_unit_gradients = True
 
     def missing(self) -> str | None:
         """Return why there are no CPU kernels, or None where there are."""
@@ -42,7 +42,11 @@ class Cpu(Extension):
         """Return a tensor of weights as numbers."""
         return tuple(weights.tolist())
 
-    def rescale(self, call: LossCall, unit_gradients: Gradients, upstream: Tensor) -> bool:
+    def writes_unit_gradients(self, spec: LossSpec) -> bool:
+        """Return True: for every loss."""
+        return True
+
+    def rescale(self, call: LossCall, tensors: Operands, unit_gradients: Gradients, upstream: Tensor) -> bool:
         """Turn gradients for an upstream of 1 into those for `upstream`, in place."""
         if upstream.item() == 1.0 and not call.spec.subtracts_mean:
             return True

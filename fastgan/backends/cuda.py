@@ -15,8 +15,9 @@ from torch import Tensor
 
 from .._torch_internals import current_stream
 from . import native
-from .base import Weights, place_name, without_negation
+from .base import REDUCTIONS, Gradients, LossCall, Operands, Weights, memory_of, place_name, without_negation
 from .native import Extension
+from .specs import LossSpec
 from .verdicts import PassingError, lasting
 
 # What the kernels' tables of strides hold; see csrc/cuda/memory.h.
@@ -83,6 +84,19 @@ class Cuda(Extension):
     def prepare_weights(self, weights: Tensor) -> Weights:
         """Return a tensor of weights, without gaps; it stays on its device."""
         return without_negation(weights.detach()).contiguous()
+
+    def writes_unit_gradients(self, spec: LossSpec) -> bool:
+        """Return whether no gradient waits for a sum over all logits, as a relativistic average's does."""
+        return not spec.subtracts_mean
+
+    def rescale(self, call: LossCall, tensors: Operands, unit_gradients: Gradients, upstream: Tensor) -> bool:
+        """Compute the gradients anew, from the operands, if the device finds that the upstream is not 1."""
+        call.check_weights()
+        self._launch(
+            "rescale", tensors[0], self._loss(call.spec), tensors, unit_gradients, self._all((upstream,)),
+            call.weights, REDUCTIONS[call.reduction], memory_of(call),
+        )  # fmt: skip
+        return True
 
     def _launch(self, name: str, t: Tensor, *arguments: Any) -> None:
         device = t.get_device()

@@ -38,7 +38,8 @@ class Loss(Operation):
         self.unit_gradients: Gradients | None = None
         self.weights_version = 0
 
-    def _check_weights(self) -> None:
+    def check_weights(self) -> None:
+        """Raise if weights in a tensor were modified after forward."""
         if isinstance(self.weights, Tensor) and version(self.weights) != self.weights_version:
             raise RuntimeError("weights: modified by an inplace operation between forward and backward")
 
@@ -55,7 +56,7 @@ class Loss(Operation):
         if not backend.differentiable:
             if self.buffers is None and (self.spec.subtracts_mean or self.statistics):
                 self.buffers = LossBuffers.allocate(self.spec, tensors[0].device)
-            if need is not None and self.reduction != "none" and backend.writes_unit_gradients:
+            if need is not None and self.reduction != "none" and backend.writes_unit_gradients(self.spec):
                 self.unit_gradients = tuple(
                     [
                         torch.empty_like(t) if need[i] and t.dtype is not torch.float16 else None
@@ -89,13 +90,13 @@ class Loss(Operation):
                 if gradient is None and wanted:
                     break
             else:
-                if self.backend.rescale(self, ahead, upstream[0]):
+                if self.backend.rescale(self, tensors, ahead, upstream[0]):
                     return ahead
         return super().backward(tensors, upstream, need)
 
     def gradients(self, tensors: Operands, upstream: Operands, need: Sequence[bool]) -> Gradients:
         """Return gradients of the operands that need one, from the operands."""
-        self._check_weights()
+        self.check_weights()
         return self.backend.loss_backward(self, tuple(tensors), tuple(upstream), need)
 
     def second(
@@ -103,7 +104,7 @@ class Loss(Operation):
     ) -> tuple[Operands, Gradients]:
         """Return gradients of <cotangents, gradients> with respect to the upstream and to the operands."""
         self.unit_gradients = None
-        self._check_weights()
+        self.check_weights()
         return self.backend.loss_second(self, tuple(tensors), tuple(upstream), tuple(cotangents), need)
 
     def reference(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:

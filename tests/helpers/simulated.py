@@ -104,6 +104,12 @@ class Simulated(cuda.Cuda):
             self.specs[key] = native.native_spec(spec, self.module)
         return self.specs[key]
 
+    def bytes_moved(self) -> tuple[int, int]:
+        """How many bytes plain kernels have read and written since the last time."""
+        both = (ctypes.c_int64 * 2)()
+        self.shared.cusim_moved(both)
+        return tuple(both)
+
     def counters(self) -> list[torch.Tensor]:
         """All counters that were ever handed out."""
         return self.zeroed

@@ -622,12 +622,51 @@ void run_blocks(uint64_t count) {
   }
 }
 
+std::string record_path;
+
 }  // namespace
 
 void set_order(int order, uint64_t seed) {
   s.order = order;
   s.seed = seed;
   s.order_given = true;
+}
+
+bool recording = false, recording_only = false;
+
+// The line, and the arguments at the offsets of parameters.
+void record(const void* kernel, dim3 grid, dim3 block, const Argument* arguments, int count) {
+  std::string bytes;
+  for (int i = 0; i < count; ++i) {
+    size_t alignment = arguments[i].alignment;
+    bytes.resize((bytes.size() + alignment - 1) / alignment * alignment);
+    bytes.append(static_cast<const char*>(arguments[i].data), arguments[i].size);
+  }
+  FILE* file = fopen(record_path.c_str(), "ab");
+  if (!file) return;
+  long long distance =
+      static_cast<const char*>(kernel) - reinterpret_cast<const char*>(&cusim_record);
+  fprintf(file, "%lld %u %u %zu\n", distance, grid.x * grid.y * grid.z, block.x * block.y * block.z,
+          bytes.size());
+  fwrite(bytes.data(), 1, bytes.size(), file);
+  fclose(file);
+}
+
+namespace {
+int64_t bytes_moved[2];
+}
+
+void moved(int read, int written) {
+  bytes_moved[0] += read;
+  bytes_moved[1] += written;
+}
+
+// What moved() was told since the last time: bytes read, and bytes written.
+extern "C" void cusim_moved(int64_t* bytes) {
+  for (int k = 0; k < 2; ++k) {
+    bytes[k] = bytes_moved[k];
+    bytes_moved[k] = 0;
+  }
 }
 
 const char* last_message() {
@@ -760,3 +799,11 @@ void* slot(const void* declaration, size_t size, size_t alignment) {
 }
 
 }  // namespace cusim
+
+void cusim_record_only(bool only) {
+  cusim::recording_only = only;
+}
+void cusim_record(const char* path) {
+  cusim::recording = path != nullptr;
+  cusim::record_path = path ? path : "";
+}

@@ -57,6 +57,14 @@ enum Order { forward = 0, reverse = 1, random = 2, mixed = 3 };
 // launch reads the variable CUSIM_ORDER: fwd, rev, rand:SEED or mix:SEED.
 void set_order(int order, uint64_t seed);
 
+// Whether launches are written down (cusim_record, below), and a kernel's argument for that.
+extern bool recording, recording_only;
+struct Argument {
+  const void* data;
+  size_t size, alignment;
+};
+void record(const void* kernel, dim3 grid, dim3 block, const Argument* arguments, int count);
+
 // Why a launch failed that did not return cudaSuccess, the last such; "" if there was none.
 const char* last_message();
 
@@ -85,11 +93,24 @@ void after_atomic(const void* address);
 void fence();
 void* slot(const void* declaration, size_t size, size_t alignment);
 
+// Writes down a launch. Each argument is seen as the type of its parameter.
+template <class... P>
+void record_launch(void (*kernel)(P...), dim3 grid, dim3 block,
+                   const typename std::decay<P>::type&... arguments) {
+  Argument list[] = {{&arguments, sizeof arguments, alignof(typename std::decay<P>::type)}..., {}};
+  record(reinterpret_cast<const void*>(kernel), grid, block, list, int(sizeof...(P)));
+}
+
+// Told by a kernel how many bytes of global memory a thread reads and writes.
+void moved(int read, int written);
+
 // Runs the whole grid. Each argument is bound once and every thread's call of the kernel reads it.
 template <class... P, class... A>
 cudaError_t launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block,
                    A&&... arguments) {
   static_assert(sizeof...(P) == sizeof...(A), "as many arguments as the kernel has parameters");
+  if (recording) record_launch(kernel, grid, block, arguments...);
+  if (recording_only) return cudaSuccess;
   auto call = [&] { kernel(static_cast<P>(arguments)...); };
   auto body = [](const void* f) { (*static_cast<const decltype(call)*>(f))(); };
   return run(name, grid, block, body, &call);
@@ -110,6 +131,13 @@ template <class T>
 using Same = typename std::enable_if<true, T>::type;
 
 }  // namespace cusim
+
+// From now on the launches are appended to this file; null: no longer. Each is a line, "distance of
+// the kernel from cusim_record, grid, block, size", and that many bytes: the parameters as they lie
+// on a GPU.
+extern "C" void cusim_record(const char* path);
+// Whether they are written down instead of being run.
+extern "C" void cusim_record_only(bool only);
 
 inline const uint3& threadIdx = cusim::here.thread;
 inline const uint3& blockIdx = cusim::here.block;

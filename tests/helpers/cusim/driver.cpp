@@ -65,16 +65,24 @@ Grid grid_of(const Block& b, int64_t groups, int64_t length) {
   return g;
 }
 
-// A device of two multiprocessors, whose memory a call gives back when it is over.
+// How a device runs a kernel.
+struct Shape {
+  int warps, blocks_per_multi, multiprocessors;
+};
+// One block; as a kernel has it; several blocks, each with several chunks.
+constexpr Shape shapes[] = {{1, 1, 1}, {3, 0, 2}, {8, 2, 1}};
+
+// A device whose memory a call gives back when it is over.
 struct Device {
   std::vector<Block> given;
   Block counters{ticket_count * int64_t(sizeof(unsigned))};
   Place place;
 
-  explicit Device(int warps) {
+  explicit Device(const Shape& shape) {
     memset(counters.memory.get(), 0, size_t(counters.bytes));
-    place.multiprocessors = 2;
-    place.warps = warps;
+    place.multiprocessors = shape.multiprocessors;
+    place.blocks_per_multi = shape.blocks_per_multi;
+    place.warps = shape.warps;
     place.scratch = [this](int64_t bytes) {
       given.emplace_back(bytes);
       return given.back().memory.get();
@@ -98,93 +106,210 @@ void compare(const std::string& what, const Block& got, const Block& want) {
 
 // ---------------------------------------------------------------------------------- losses
 
+// A term that subtracts nothing, one that subtracts its fake from its real, or each the other's
+// mean.
+enum Form { alone, paired, average };
+
 struct LossCase {
-  DType dtype;
+  std::vector<DType> dtypes;  // of real and fake, and of further pairs of them
   int64_t n, fake_n;
-  bool paired, subtracts_mean, stats;
-  bool masked = false;  // with a factor and a label for the term on real
+  Form form;
+  bool stats = false;
+  bool masked = false;  // with a factor and a label for each element of reals
+  bool reduced = true;  // else a value and an upstream for each element
+  bool ahead = false;   // on a device forward writes gradients, and backward changes these
+  int shift = 0;        // elements by which tensors are out of line
+  float upstream = 1.5f;
+};
+
+// The memory of a call of each kernel, and what is asked for.
+class LossCall {
+ public:
+  explicit LossCall(const LossCase& c) : c_(c) {
+    call.spec = &spec;
+    call.is_float64 = c.dtypes[0] == DType::float64;
+    spec.subtracts_mean = c.form == average;
+    spec.has_constants = c.masked;
+    for (DType dtype : c.dtypes) add_pair(dtype);
+    if (c.masked) add_constants();
+    call.reduction = c.reduced ? Reduction::mean : Reduction::none;
+    call.keep = true;
+    call.stats = c.stats;
+    size_t room = 8 * (2 * spec.roles.size() + spec.terms.size() + stat_count);
+    call.buffers = written(int64_t(room)).as<double>();
+    memset(call.buffers, 0, room);
+    // Written by no kernel where nothing is reduced.
+    call.loss = c.reduced ? written(size()).memory.get() : nullptr;
+    gradients_ = views(nullptr, true);
+  }
+
+  void forward(const Place* place) {
+    if (!c_.reduced) call.out = per_term();
+    bool writes = place && c_.ahead;
+    if (writes) set(&Operand::g, gradients_);
+    if (place) cuda::loss_forward(call, *place);
+    else loss_generic.forward(call);
+    call.out.clear();
+  }
+  void backward(const Place* place) {
+    if (c_.reduced) call.scalar_upstream = filled(c_.upstream).memory.get();
+    else
+      for (const Term& t : spec.terms)
+        call.upstream.push_back(view_of(kept(random(call.operands[t.x].n, wide(), 9))));
+    set(&Operand::g, gradients_);
+    call.unless_one = place && c_.ahead;
+    if (place) cuda::loss_backward(call, *place);
+    else loss_generic.backward(call);
+    call.unless_one = false;
+  }
+  void second(const Place* place) {
+    set(&Operand::g, views(nullptr, true));
+    set(&Operand::v, views("v", false));
+    if (c_.reduced) call.loss = written(size()).memory.get();
+    else call.out = per_term();
+    if (place) cuda::loss_second(call, *place);
+    else loss_generic.second(call);
+  }
+
+  std::vector<Block> results;  // all that kernels write
+
+ private:
+  const LossCase& c_;
+  Spec spec;
+  Call call;
+  std::vector<Block> given_;
+  std::vector<View> gradients_;
+
+  DType wide() const {
+    return call.is_float64 ? DType::float64 : DType::float32;
+  }
+  int64_t size() const {
+    return item_size(wide());
+  }
+  Block& written(int64_t bytes) {
+    results.emplace_back(bytes);
+    return results.back();
+  }
+  Block& kept(Block b) {
+    given_.push_back(std::move(b));
+    return given_.back();
+  }
+  Block& filled(float x) {
+    Block& b = kept(Block(size()));
+    if (call.is_float64) *b.as<double>() = x;
+    else *b.as<float>() = x;
+    return b;
+  }
+  View tensor(const Block& b, DType dtype) const {
+    View w = view_of(b);
+    w.data += c_.shift * item_size(dtype);
+    return w;
+  }
+  View made(int64_t n, DType dtype, unsigned seed) {
+    return tensor(kept(random(n + c_.shift, dtype, seed)), dtype);
+  }
+
+  void add_pair(DType dtype) {
+    int real = int(call.operands.size()), fake = real + 1;
+    int64_t fake_n = c_.form == paired ? c_.n : c_.fake_n;
+    call.operands.push_back({dtype, c_.n, made(c_.n, dtype, unsigned(real)), {}, {}});
+    call.operands.push_back({dtype, fake_n, made(fake_n, dtype, unsigned(fake)), {}, {}});
+    spec.roles.insert(spec.roles.end(), {Role::real, Role::fake});
+    spec.is_mean_operand.insert(spec.is_mean_operand.end(), 2, c_.form == average);
+    auto term = [&](int x, int y, double scale) {
+      spec.terms.push_back({Phi::softplus, x, y, c_.form == average ? real + fake - x : -1, scale,
+                            0.25, 0., 1., 0., 1, 0, x == real ? Role::real : Role::fake});
+    };
+    term(real, c_.form == paired ? fake : -1, -1.);
+    if (c_.form != paired) term(fake, -1, 1.);
+  }
+  void add_constants() {
+    for (Term& t : spec.terms) {
+      if (t.role != Role::real) continue;
+      t.linear = -0.5;
+      for (int* number : {&t.factor, &t.label}) {
+        *number = int(call.operands.size());
+        call.operands.push_back(
+            {wide(), c_.n, made(c_.n, wide(), 70u + unsigned(*number)), {}, {}});
+        spec.roles.push_back(Role::none);
+        spec.is_mean_operand.push_back(false);
+      }
+    }
+  }
+
+  // A tensor for each real and fake: results, or numbers.
+  std::vector<View> views(const char* given, bool results_too) {
+    std::vector<View> list;
+    for (size_t j = 0; j < 2 * c_.dtypes.size(); ++j) {
+      const Operand& a = call.operands[j];
+      int64_t n = a.n + c_.shift;
+      list.push_back(tensor(results_too ? written(n * item_size(a.dtype))
+                                        : kept(random(n, a.dtype, 30u + unsigned(j) + *given)),
+                            a.dtype));
+    }
+    return list;
+  }
+  void set(View Operand::* which, const std::vector<View>& list) {
+    for (size_t j = 0; j < list.size(); ++j) call.operands[j].*which = list[j];
+  }
+  std::vector<View> per_term() {
+    std::vector<View> list;
+    for (const Term& t : spec.terms)
+      list.push_back(view_of(written(call.operands[t.x].n * size())));
+    return list;
+  }
 };
 
 // Everything that one call of each kernel writes.
 std::vector<Block> loss_results(const LossCase& c, const Place* place) {
-  Spec spec;
-  spec.roles = {Role::real, Role::fake};
-  spec.is_mean_operand = {c.subtracts_mean, c.subtracts_mean};
-  spec.subtracts_mean = c.subtracts_mean;
-  Phi phi = Phi::softplus;
-  auto term = [&](int x, int y, int mean_operand, double scale) {
-    spec.terms.push_back(
-        {phi, x, y, mean_operand, scale, 0.25, 0., 1., 0., 1, 0, x ? Role::fake : Role::real});
-  };
-  term(0, c.paired ? 1 : -1, c.subtracts_mean ? 1 : -1, -1.);
-  if (!c.paired) term(1, -1, c.subtracts_mean ? 0 : -1, 1.);
-  bool is_float64 = c.dtype == DType::float64;
-  DType constants = is_float64 ? DType::float64 : DType::float32;
-  Block factor = random(c.n, constants, 7), label = random(c.n, constants, 8);
-  if (c.masked) {
-    spec.terms[0].factor = 2;
-    spec.terms[0].label = 3;
-    spec.terms[0].linear = -0.5;
-    spec.roles.resize(4);
-    spec.is_mean_operand.resize(4);
-    spec.has_constants = true;
+  LossCall call(c);
+  call.forward(place);
+  call.backward(place);
+  call.second(place);
+  return std::move(call.results);
+}
+
+std::vector<LossCase> loss_cases() {
+  std::vector<LossCase> cases;
+  for (DType dtype : {DType::float32, DType::float64, DType::float16, DType::bfloat16}) {
+    std::vector<LossCase> its = {
+        {{dtype}, 1, 1, paired, true},
+        {{dtype}, 4099, 1030, average, true},
+        {{dtype}, 9001, 700, alone},
+        {{dtype}, 40003, 1, average},
+        {{dtype}, 5003, 900, average, false, true},
+        {{dtype}, 5003, 900, average, false, false, false},
+        {{dtype}, 6147, 0, paired, true},
+        {{dtype}, 6147, 2500, alone, false, false, true, false, 1},
+    };
+    // Forward writes gradients; of float16 it does so for nobody, but it can.
+    for (float upstream : {1.f, 1.5f}) {
+      its.push_back({{dtype}, 9003, 2050, alone, false, false, true, true, 0, upstream});
+      its.push_back({{dtype}, 5121, 0, paired, false, true, true, true, 0, upstream});
+    }
+    cases.insert(cases.end(), its.begin(), its.end());
   }
-  size_t buffer = 8 * (2 * spec.roles.size() + 2 + stat_count);
-  Block real = random(c.n, c.dtype, 1), fake = random(c.fake_n, c.dtype, 2),
-        v = random(c.n, c.dtype, 3), w = random(c.fake_n, c.dtype, 4);
-  int64_t size = is_float64 ? 8 : 4;
-  std::vector<Block> out;
-  for (int pass = 0; pass < 3; ++pass)  // forward; gradients of backward; and of second order
-    for (int k = 0; k < 2; ++k)
-      out.emplace_back(pass == 0 ? (k ? buffer : size) : (k ? c.fake_n : c.n) * item_size(c.dtype));
-  out.emplace_back(size);
-  memset(out[1].memory.get(), 0, buffer);
-  Block upstream(size);
-  if (is_float64) *upstream.as<double>() = 1.5;
-  else *upstream.as<float>() = 1.5f;
-  Call call;
-  call.spec = &spec;
-  call.operands = {{c.dtype, c.n, view_of(real), {}, {}},
-                   {c.dtype, c.fake_n, view_of(fake), {}, {}}};
-  if (c.masked)
-    for (const Block* b : {&factor, &label})
-      call.operands.push_back({constants, c.n, view_of(*b), {}, {}});
-  call.reduction = Reduction::mean;
-  call.is_float64 = is_float64;
-  call.buffers = out[1].as<double>();
-  call.loss = out[0].memory.get();
-  call.keep = true;
-  call.stats = c.stats;
-  if (place) cuda::loss_forward(call, *place);
-  else loss_generic.forward(call);
-  call.scalar_upstream = upstream.memory.get();
-  for (int k = 0; k < 2; ++k) call.operands[k].g = view_of(out[2 + k]);
-  if (place) cuda::loss_backward(call, *place);
-  else loss_generic.backward(call);
-  for (int k = 0; k < 2; ++k) call.operands[k].g = view_of(out[4 + k]);
-  call.operands[0].v = view_of(v);
-  call.operands[1].v = view_of(w);
-  call.loss = out[6].memory.get();
-  if (place) cuda::loss_second(call, *place);
-  else loss_generic.second(call);
-  return out;
+  std::vector<DType> several = {DType::float32, DType::bfloat16, DType::float16, DType::float32};
+  cases.push_back({several, 2050, 129, alone, true});
+  cases.push_back({several, 1500, 130, average, true});
+  return cases;
+}
+
+// So many chunks that their sums have a tree of several levels, behind a term of one chunk.
+const LossCase large{{DType::float32}, 5, 1024 * 1024 + 1025, alone};
+
+void compare_losses(const LossCase& c, const Shape& shape) {
+  Device device(shape);
+  std::vector<Block> want = loss_results(c, nullptr), got = loss_results(c, &device.place);
+  for (size_t k = 0; k < want.size(); ++k)
+    compare("loss, dtype " + std::to_string(int(c.dtypes[0])) + ", n " + std::to_string(c.n) +
+                ", result " + std::to_string(k),
+            got[k], want[k]);
 }
 
 void losses() {
-  for (DType dtype : {DType::float32, DType::float64, DType::float16, DType::bfloat16})
-    for (const LossCase& c :
-         {LossCase{dtype, 1, 1, true, false, true}, LossCase{dtype, 4099, 1030, false, true, true},
-          LossCase{dtype, 9001, 700, false, false, false},
-          LossCase{dtype, 40003, 1, false, true, false},
-          LossCase{dtype, 5003, 900, false, true, false, true}})
-      for (int warps : {1, 3, 8}) {
-        Device device(warps);
-        std::vector<Block> want = loss_results(c, nullptr), got = loss_results(c, &device.place);
-        for (size_t k = 0; k < want.size(); ++k)
-          compare("loss, dtype " + std::to_string(int(dtype)) + ", n " + std::to_string(c.n) +
-                      ", result " + std::to_string(k),
-                  got[k], want[k]);
-      }
+  for (const LossCase& c : loss_cases())
+    for (const Shape& shape : shapes) compare_losses(c, shape);
 }
 
 // ---------------------------------------------------------------------------------- groups
@@ -270,8 +395,8 @@ void groups(const std::string& family, Results results) {
   for (DType dtype : {DType::float32, DType::float64, DType::float16, DType::bfloat16})
     for (auto [groups, length] :
          {std::pair<int64_t, int64_t>{1, 1}, {40, 3}, {5, 1031}, {2, 20001}})
-      for (int warps : {1, 3, 8}) {
-        Device device(warps);
+      for (const Shape& shape : shapes) {
+        Device device(shape);
         std::vector<Block> want = results(dtype, groups, length, nullptr),
                            got = results(dtype, groups, length, &device.place);
         for (size_t k = 0; k < want.size(); ++k)
@@ -288,6 +413,7 @@ int main(int count, char** arguments) {
   std::string family = count > 1 ? arguments[1] : "";
   try {
     if (family == "loss") fastgan::losses();
+    if (family == "levels") fastgan::compare_losses(fastgan::large, fastgan::shapes[1]);
     if (family == "penalty") fastgan::groups(family, fastgan::penalty_results);
     if (family == "interpolate") fastgan::groups(family, fastgan::point_results);
   } catch (const std::exception& error) {

@@ -91,6 +91,78 @@ def test_infinities_and_nan(sim, form, dtype):
         check_same(losses(x, x.flip(0), loss=loss, relativistic=form, return_stats=True))
 
 
+PHIS = ("identity", "softplus", "relu", "square", "relu_square", "abs", "relu_half")
+# Scale, shift and linear part of a term: usual ones, and some at which floats and doubles part.
+FORMULAS = [
+    (1.0, 0.0, 0.0), (-1.0, 1.0, 0.0), (1.0, 0.0, -0.9), (0.1, 1e-3, 0.25), (-3.7, 0.1, 1e-20), (1e-30, 0.0, 0.0),
+    (1e25, -1.0, 0.0), (0.0, 1.0, 0.5),
+]  # fmt: skip
+
+
+def every_logit(dtype):
+    """All 65,536 patterns of 16 bits."""
+    return torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("phi", PHIS)
+def test_gradients_of_every_16_bit_logit(sim, phi, dtype):
+    """Those that floats round to, and the others, as doubles round to; alone and in pairs."""
+    x = every_logit(dtype)
+    other = x[torch.randperm(x.numel(), generator=torch.Generator().manual_seed(1))]
+
+    def call(scale, shift, linear, upstream, paired):
+        def run():
+            real, fake = x.clone().requires_grad_(), other.clone().requires_grad_()
+            term = fastgan.term(phi, scale=scale, shift=shift, linear=linear)
+            tensors = [(real, fake)] if paired else [real]
+            loss = fastgan.reduce_terms([term], tensors, reduction="sum", weights=[1 / 3])
+            return torch.autograd.grad(loss, (real, fake) if paired else (real,), torch.tensor(upstream))
+
+        return run
+
+    for formula, upstream in zip(FORMULAS, itertools.cycle([1.0, 1.5, -1 / 3, 65536.0, 1e-30])):
+        check_same(call(*formula, upstream, False))
+        check_same(call(*formula, upstream, True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gradients_of_every_16_bit_logit_from_a_mean(sim, dtype):
+    x = every_logit(dtype)
+    x = x[x.abs() < 1000]  # else the mean is NaN
+    for loss in ("nonsaturating", "hinge", "least_squares"):
+        check_same(losses(x, x.roll(777), loss=loss, relativistic="average", second=False))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("form", [None, "paired"])
+def test_a_step_reads_logits_once_and_writes_gradients_once(sim, form, dtype):
+    """Forward does both; backward leaves them as they are where its upstream is 1."""
+    n = 8 * 1024
+    real, fake = logits(n, dtype=dtype).requires_grad_(), logits(n, dtype=dtype, seed=1).requires_grad_()
+    all_bytes = 2 * n * real.element_size()
+    for upstream, again in ((1.0, 0), (0.5, all_bytes)):
+        with simulated.serving():
+            sim.bytes_moved()
+            loss = fastgan.discriminator_loss(real, fake, relativistic=form)
+            assert sim.bytes_moved() == (all_bytes, all_bytes)
+            found = torch.autograd.grad(loss, (real, fake), torch.tensor(upstream, dtype=loss.dtype))
+            assert sim.bytes_moved() == (again, again)
+        loss = fastgan.discriminator_loss(real, fake, relativistic=form)
+        same(found, torch.autograd.grad(loss, (real, fake), torch.tensor(upstream, dtype=loss.dtype)))
+
+
+def test_float16_leaves_gradients_to_backward(sim):
+    """Its upstream is a loss scale."""
+    real = logits(4096, dtype=torch.float16).requires_grad_()
+    with simulated.serving():
+        sim.bytes_moved()
+        loss = fastgan.generator_loss(real)
+        assert sim.bytes_moved() == (2 * 4096, 0)
+        loss.backward()
+        assert sim.bytes_moved() == (2 * 4096, 2 * 4096)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("form", FORMS)
 def test_lists_of_tensors_over_several_tables(sim, form, dtype):
@@ -156,6 +228,19 @@ def test_centres_that_are_nothing_else(sim, pairs, dtype):
 
     for reduction in ("mean", "none"):
         check_same(lambda r=reduction: call(r))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_second_order_without_cotangents_of_the_centres(sim, dtype):
+    """Their mean is 0, and no kernel has any of their elements to read."""
+
+    def call():
+        x, y = logits(1500, dtype=dtype).requires_grad_(), logits(700, dtype=dtype, seed=1).requires_grad_()
+        loss = fastgan.reduce_terms([fastgan.term("softplus")], [(x, y)], centred=True)
+        (first,) = torch.autograd.grad(loss, [x], create_graph=True)
+        return first, torch.autograd.grad(first.square().sum(), [x, y])
+
+    check_same(call)
 
 
 def test_terms_of_ones_own(sim):

@@ -4,9 +4,7 @@
 """
 
 import collections
-import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,10 +12,13 @@ import pytest
 
 from fastgan.backends import native
 from fastgan.backends.native import build_facts
-from tests.helpers import ROOT
+from tests.helpers import ROOT, sass
 
 LIBRARY = native.native.__file__ if native.native else None
-STREAMING = ("interpolate_elements<float>", "penalty_gradient<float>", "penalty_sums<squares, float>", "loss_forward<lean, float>", "loss_backward<float>")  # fmt: skip
+STREAMING = tuple(
+    f"{kernel}float32>"
+    for kernel in ("interpolate_elements<", "penalty_gradient<first, ", "penalty_sums<squares, ", "loss_forward<lean, ", "loss_forward<steady, ", "loss_backward<")
+)  # fmt: skip
 
 
 def fact(name: str) -> str:
@@ -26,32 +27,9 @@ def fact(name: str) -> str:
     return build_facts()[f"cuda {major[1]} {name}" if major else f"cuda {name}"]
 
 
-def disassembler() -> str | None:
-    """cuobjdump, wherever it is."""
-    found = shutil.which("cuobjdump")
-    homes = [Path(os.environ[v], "bin") for v in ("CUDA_HOME", "CUDA_PATH") if v in os.environ]
-    try:
-        import triton
-    except ImportError:
-        pass
-    else:
-        homes.append(Path(triton.__file__).parent / "backends" / "nvidia" / "bin")
-    for path in [h / "cuobjdump" for h in homes]:
-        found = found or (str(path) if path.is_file() else None)
-    return found
-
-
 def dump(*options: str) -> str:
-    done = subprocess.run([disassembler(), *options, LIBRARY], capture_output=True, text=True, check=True)
+    done = subprocess.run([sass.disassembler(), *options, LIBRARY], capture_output=True, text=True, check=True)
     return done.stdout
-
-
-def readable(symbol: str) -> str:
-    """A kernel's name with its template arguments, from its mangled name or any other."""
-    name = subprocess.run(["c++filt", symbol], capture_output=True, text=True, check=True).stdout.strip()
-    name = re.sub(r"\(anonymous namespace\)::|fastgan::|^void ", "", name)
-    name = re.sub(r"\((?:Summand)\)(\d)", lambda m: ("squares", "dots", "apart")[int(m[1])], name)
-    return name.replace("<false, ", "<lean, ").replace("<true, ", "<full, ").split("(")[0]
 
 
 def usage() -> dict[tuple[str, str], dict[str, int]]:
@@ -64,7 +42,7 @@ def usage() -> dict[tuple[str, str], dict[str, int]]:
             name = match[1]
         elif "REG:" in line and "nothing" not in name:
             found[name, arch] = {k: int(v) for k, v in re.findall(r"(\w+):(\d+)", line)}
-    names = {symbol: readable(symbol) for symbol, _ in found}
+    names = sass.readable([symbol for symbol, _ in found])
     return {(names[symbol], arch): numbers for (symbol, arch), numbers in found.items()}
 
 
@@ -86,7 +64,7 @@ def table() -> str:
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(native.native, "cuda_forward"), reason=f"CUDA: {build_facts().get('cuda')}"),
-    pytest.mark.skipif(disassembler() is None, reason="there is no cuobjdump"),
+    pytest.mark.skipif(sass.disassembler() is None, reason="there is no cuobjdump"),
 ]
 
 
@@ -101,7 +79,8 @@ def code():
     archs = re.findall(r"arch = (sm_\d+)", dump("-lelf") + dump("-res-usage"))
     arch = sorted(set(archs), key=lambda a: int(a[3:]))[-1]
     parts = re.split(r"\n\s*Function : (\S+)\n", dump("-sass", "-arch", arch))
-    return {readable(name): body for name, body in zip(parts[1::2], parts[2::2], strict=True)}
+    names = sass.readable(parts[1::2])
+    return {names[name]: body for name, body in zip(parts[1::2], parts[2::2], strict=True)}
 
 
 def test_every_kernel_for_every_architecture(used):
@@ -111,37 +90,36 @@ def test_every_kernel_for_every_architecture(used):
         by_arch[arch].add(kernel)
     kernels = next(iter(by_arch.values()))
     assert all(names == kernels for names in by_arch.values())
-    for name in ("loss_forward<lean, float>", "loss_forward<full, double>", "loss_means<float>", "loss_backward<double>",
-                 "loss_second<float>", "loss_second_fine", "loss_second_masked<float>", "penalty_sums<dots, double>", "penalty_finish<float>", "interpolate_eps<double>",
-                 *STREAMING):  # fmt: skip
+    for name in (
+        "loss_forward<full, float64>", "loss_forward<general, bfloat16>", "loss_means<float16>", "loss_backward<float64>",
+        "loss_backward_general<float32>", "loss_second<bfloat16>", "penalty_sums<dots, float64>", "penalty_finish<float>",
+        "penalty_gradient<second, float16>", "interpolate_eps<float64>", *STREAMING,
+    ):  # fmt: skip
         assert name in kernels
     built = {"sm_" + a.removesuffix("+PTX").replace(".", "") for a in fact("architectures").split()}
     assert built == set(by_arch)
 
 
 def test_budgets(used):
-    """No stack, no spills; two blocks of 256 threads a multiprocessor, one of doubles, 16 bits or masks; 16 KB."""
-    spills = {("penalty_sums<dots, float>", "sm_70"): 8} if "release 12." in fact("compiler") else {}
+    """Little stack, which steady loops do not touch (test_cuda_sass.py); blocks that live at once; 48 KB."""
     for (kernel, arch), numbers in used.items():
-        assert numbers["STACK"] <= spills.get((kernel, arch), 0), (kernel, arch)
+        assert numbers["STACK"] <= 128, (kernel, arch)
         assert numbers["LOCAL"] == 0, (kernel, arch)
-        wide = "double" in kernel or kernel.endswith(
-            ("_fine", "_masked<float>", "penalty_rescue", "penalty_greatest")
-        )
-        assert numbers["REG"] <= (255 if wide else 128), (kernel, arch)
-        assert numbers["SHARED"] <= 16384, (kernel, arch)
+        few = "float64" in kernel or kernel.startswith(("penalty_rescue", "penalty_finish<double>"))
+        assert numbers["REG"] <= (255 if few else 128), (kernel, arch)
+        assert numbers["SHARED"] <= 49152, (kernel, arch)
 
 
 def test_instructions(code):
-    """Nothing in local memory, no approximate function, nothing flushed to zero, no float atomics.
+    """No approximate function but where its error is bounded, nothing else flushed to zero, no float atomics.
 
-    MUFU.RCP and RSQ are where IEEE division and square root begin; F2I.FTZ divides integers, and FADD.FTZ
-    beside -RZ changes a sign within a reciprocal.
+    MUFU.RCP and RSQ are where IEEE division and square root begin, EX2 and RCP where a 16-bit gradient is found roughly
+    first; F2I.FTZ divides integers, and FADD.FTZ beside -RZ changes a sign within a reciprocal.
     """
     for kernel, body in code.items():
-        assert not re.search(r"\b(LDL|STL)\b", body), kernel
-        assert set(re.findall(r"\bMUFU\.(\w+)", body)) <= {"RCP", "RCP64H", "RSQ64H"}, kernel
-        assert not re.search(r"\b(FFMA|FMUL)\S*\.FTZ", body), kernel
+        rough = {"EX2"} if "float16>" in kernel else set()
+        assert set(re.findall(r"\bMUFU\.(\w+)", body)) <= {"RCP", "RCP64H", "RSQ64H"} | rough, kernel
+        assert not re.search(r"\bFFMA\S*\.FTZ", body), kernel
         assert all("-RZ" in line for line in body.splitlines() if re.search(r"\bFADD\.FTZ", line)), kernel
         assert not re.search(r"\b(RED|ATOM\w*)\.\S*F(32|64)", body), kernel
 
