@@ -101,9 +101,9 @@ def test_every_kernel_for_every_architecture(used):
 
 
 def test_budgets(used):
-    """Little stack, which steady loops do not touch (test_cuda_sass.py); blocks that live at once; 48 KB."""
+    """Little stack, and test_cuda_sass.py counts how often loops touch it; blocks that live at once; 48 KB."""
     for (kernel, arch), numbers in used.items():
-        assert numbers["STACK"] <= 128, (kernel, arch)
+        assert numbers["STACK"] <= 88, (kernel, arch)
         assert numbers["LOCAL"] == 0, (kernel, arch)
         few = "float64" in kernel or kernel.startswith(("penalty_rescue", "penalty_finish<double>"))
         assert numbers["REG"] <= (255 if few else 128), (kernel, arch)
@@ -119,7 +119,7 @@ def test_instructions(code):
     for kernel, body in code.items():
         rough = {"EX2"} if "float16>" in kernel else set()
         assert set(re.findall(r"\bMUFU\.(\w+)", body)) <= {"RCP", "RCP64H", "RSQ64H"} | rough, kernel
-        assert not re.search(r"\bFFMA\S*\.FTZ", body), kernel
+        assert not re.search(r"\b(FFMA|FMUL)\S*\.FTZ", body), kernel
         assert all("-RZ" in line for line in body.splitlines() if re.search(r"\bFADD\.FTZ", line)), kernel
         assert not re.search(r"\b(RED|ATOM\w*)\.\S*F(32|64)", body), kernel
 
