@@ -81,7 +81,7 @@ def missing() -> str:
 
 
 def flags(build: str) -> list[str]:
-    return ["-O1", "-g1", "-w", *BUILDS[build]]
+    return ["-O0", "-g1", "-w", *BUILDS[build]]
 
 
 def link(objects: list[Path], build: str, program: Path) -> Path:
