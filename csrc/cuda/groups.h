@@ -226,16 +226,19 @@ FASTGAN_DEVICE double sum_of_chunk(const TensorEntry& tensor, int64_t group, con
   double lane[eight];
 #pragma unroll
   for (int i = 0; i < eight; ++i) lane[i] = no_sum<S>(e.n);
-  for_each_row<32>(e, rows,
-                   [&](int at, const F(&a)[eight], const F(&m)[eight], const F(&b)[eight])
-                       FASTGAN_INLINED {
-                         bool all = at + eight <= e.n;
+  for_each_row<32>(
+      e, rows,
+      [&](int at, const F(&a)[eight], const F(&m)[eight], const F(&b)[eight]) FASTGAN_INLINED {
+        bool all = at + eight <= e.n;
+        double x[eight], mask[eight] = {}, v[eight] = {};
+        to_doubles(a, x);
+        if constexpr (Masked) to_doubles(m, mask);
+        if constexpr (S != squares) to_doubles(b, v);
 #pragma unroll
-                         for (int i = 0; i < eight; ++i)
-                           if (all || at + i < e.n)
-                             lane[i] = added<S, Masked, is_scaled<S, D>>(
-                                 lane[i], double(a[i]), double(m[i]), double(b[i]), scale);
-                       });
+        for (int i = 0; i < eight; ++i)
+          if (all || at + i < e.n)
+            lane[i] = added<S, Masked, is_scaled<S, D>>(lane[i], x[i], mask[i], v[i], scale);
+      });
   double sum = fold(lane);
   return S == apart || e.n == chunk ? sum : sum + 0.;
 }

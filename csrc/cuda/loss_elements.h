@@ -91,8 +91,7 @@ FASTGAN_DEVICE double mean_of(const Table<F>& table, const TermEntry<F>& t) {
 
 // ---------------------------------------------------------------------------------- chunks
 
-// How many neighbours a thread takes at a time: four of a plain table, whose tensors lie so that
-// these are one access to memory.
+// How many neighbours a thread takes at a time: four of a plain table.
 FASTGAN_HD constexpr int width_of(bool plain) {
   return plain ? 4 : 1;
 }
@@ -102,16 +101,18 @@ template <int width>
 struct Piece {
   int64_t start;
   int n, at;
+  bool aligned;
 
-  FASTGAN_DEVICE Piece(unsigned chunk_number, int64_t all)
-      : start(int64_t(chunk_number) * chunk), at(int(threadIdx.x) * width) {
+  FASTGAN_DEVICE Piece(unsigned chunk_number, int64_t all, bool aligned)
+      : start(int64_t(chunk_number) * chunk), at(int(threadIdx.x) * width), aligned(aligned) {
     n = all - start < chunk ? int(all - start) : chunk;
   }
   FASTGAN_DEVICE bool has(int i) const {
     return at + i < n;
   }
+  // Whether it is one access to memory.
   FASTGAN_DEVICE bool whole() const {
-    return has(width - 1);
+    return aligned && has(width - 1);
   }
 };
 
@@ -123,33 +124,6 @@ FASTGAN_DEVICE void for_each_piece(Piece<width> p, const Body& body) {
   } else {
 #pragma unroll 1
     for (; p.at < p.n; p.at += int(blockDim.x)) body(p);
-  }
-}
-
-// The less than four elements at the end of a plain tensor.
-template <DType D>
-FASTGAN_DEVICE Raw<D, 4> load_last(const char* from, int left) {
-  Raw<D, 4> raw{};
-  const Bits<D>* p = reinterpret_cast<const Bits<D>*>(from);
-#pragma unroll
-  for (int i = 0; i < 3; ++i) {
-    uint64_t b = i < left ? p[i] : 0;
-    if constexpr (item_size(D) == 2) raw.v[i / 2] |= uint32_t(b) << (i % 2 * 16);
-    else raw.v[i * item_size(D) / 4] = uint32_t(b);
-    if constexpr (item_size(D) == 8) raw.v[2 * i + 1] = uint32_t(b >> 32);
-  }
-  return raw;
-}
-
-template <DType D>
-FASTGAN_DEVICE void store_last(char* to, int left, const Raw<D, 4>& raw) {
-  Bits<D>* p = reinterpret_cast<Bits<D>*>(to);
-#pragma unroll
-  for (int i = 0; i < 3; ++i) {
-    if (i >= left) return;
-    if constexpr (item_size(D) == 2) p[i] = uint16_t(raw.v[i / 2] >> (i % 2 * 16));
-    else if constexpr (item_size(D) == 4) p[i] = raw.v[i];
-    else p[i] = uint64_t(raw.v[2 * i]) | uint64_t(raw.v[2 * i + 1]) << 32;
   }
 }
 
@@ -169,14 +143,14 @@ template <DType D>
 FASTGAN_DEVICE Raw<D, 4> read_four(const char* data, const Piece<4>& p) {
   const char* from = data + (p.start + p.at) * item_size(D);
   if (p.whole()) return load_words<sizeof(Raw<D, 4>) / 4>(from);
-  return load_last<D>(from, p.n - p.at);
+  return load_each<D, 4>(from, p.n - p.at);
 }
 
 template <DType D>
 FASTGAN_DEVICE void write_four(char* data, const Piece<4>& p, const Raw<D, 4>& raw) {
   char* to = data + (p.start + p.at) * item_size(D);
   if (p.whole()) store_words(to, raw);
-  else store_last<D>(to, p.n - p.at, raw);
+  else store_each<D, 4>(to, p.n - p.at, raw);
 }
 
 // A thread's elements of a tensor; 0 past its end.
@@ -232,7 +206,7 @@ class Walk {
     gx_ = a.g;
     gy_ = paired_ ? b.g : nullptr;
     left_ = (over ? over : chunk) - at;
-    cut_ = left_ >= 4 ? end_ : end_ - 1;
+    cut_ = !t.aligned ? 0 : left_ >= 4 ? end_ : end_ - 1;
     start(u_);
     x_ += step();
     y_ += step();
@@ -251,17 +225,20 @@ class Walk {
   FASTGAN_DEVICE bool writes() const {
     return gx_ || gy_;
   }
-  // The elements at hand as they lie there, y 0 where there is none; and x - y, or x. 0 past the
-  // end.
-  FASTGAN_DEVICE void take(Raw<D, 4>& raw_x, Raw<D, 4>& raw_y, F (&z)[4]) {
+  // The elements at hand: x - y, or x; 0 past the end.
+  FASTGAN_DEVICE void take(F (&z)[4]) {
     F x[4], y[4];
-    raw_x = next_x_;
-    raw_y = next_y_;
-    unpack<D, 4>(raw_x, x);
-    unpack<D, 4>(raw_y, y);
+    unpack<D, 4>(next_x_, x);
+    unpack<D, 4>(next_y_, y);
 #pragma unroll
     for (int i = 0; i < 4; ++i) z[i] = fixed(x[i] - y[i]);  // y is 0 where there is none
     start(u_ + gridDim.x);
+  }
+  // The same as they lie there, y 0 where there is none.
+  FASTGAN_DEVICE void again(Raw<D, 4>& x, Raw<D, 4>& y) const {
+    int64_t at = offset_ - int(step());
+    x = load_each<D, 4>(x_ + at, left(u_));
+    y = paired_ ? load_each<D, 4>(y_ + at, left(u_)) : Raw<D, 4>{};
   }
   // Writes the gradients at hand, that of y being the negative of x's.
   FASTGAN_DEVICE void write(const Raw<D, 4>& g) const {
@@ -278,6 +255,10 @@ class Walk {
   FASTGAN_DEVICE static unsigned step() {
     return gridDim.x * unsigned(chunk * item_size(D));
   }
+  // How many elements the thread has in chunk u, from 4 on all.
+  FASTGAN_DEVICE int left(unsigned u) const {
+    return u + 1 < end_ ? 4 : left_;
+  }
   // Gets the elements of chunk u on their way.
   FASTGAN_DEVICE void start(unsigned u) {
     constexpr int words = sizeof(Raw<D, 4>) / 4;
@@ -285,21 +266,21 @@ class Walk {
       next_x_ = load_words<words>(x_ + offset_);
       if (paired_) next_y_ = load_words<words>(y_ + offset_);
     } else if (u < end_) {
-      next_x_ = load_last<D>(x_ + offset_, left_);
-      if (paired_) next_y_ = load_last<D>(y_ + offset_, left_);
+      next_x_ = load_each<D, 4>(x_ + offset_, left(u));
+      if (paired_) next_y_ = load_each<D, 4>(y_ + offset_, left(u));
     }
   }
   FASTGAN_DEVICE void put_(char* to, const Raw<D, 4>& g) const {
     if (u_ < cut_) store_words(to + offset_, g);
-    else store_last<D>(to + offset_, left_, g);
+    else store_each<D, 4>(to + offset_, left(u_), g);
   }
 
   const char *x_, *y_;  // once some elements are there: of the chunk after the one at hand
   char *gx_, *gy_;
   int64_t offset_;  // in bytes: the place of the elements at hand
   bool paired_;
-  unsigned u_, end_, cut_;  // cut_: the chunk in which the thread has less than four elements
-  int left_;                // and how many it has there, or below 0
+  unsigned u_, end_, cut_;  // cut_: the first chunk whose elements are taken one by one
+  int left_;                // how many the thread has in the last one, from 4 on all; or below 0
   Raw<D, 4> next_x_{}, next_y_{};
 };
 

@@ -52,6 +52,7 @@ struct TermEntry {
   signed char factor_operand, label_operand;  // of the table; -1: none
   unsigned char phi, role;
   bool fill, first_of_mean, last_of_mean;  // fill: x is a mean operand and nothing else
+  bool aligned;  // four neighbours of each tensor lie so that they are one access to memory
 };
 
 // What several launches of one call hand on.
@@ -67,7 +68,7 @@ struct Table {
   int64_t longest;   // elements of a term
   bool first, last;  // launch of the call
   bool reduced, mean, means_here, sums, write;
-  bool plain;       // all tensors are aligned and without gaps, and nothing comes per element
+  bool plain;       // all tensors are without gaps, and nothing comes per element but logits
   bool unless_one;  // backward: nothing is to be done for an upstream of 1
   DType dtype;      // of all terms, or of the operands whose mean is taken
   signed char slot[sum_count];  // where the partial sums of a kind lie; -1: not taken
@@ -131,9 +132,7 @@ struct Tables {
         table().operands + operands > most_operands || strided + more > most_strided)
       open(dtype);
     for (const View* w : views)
-      if (w && w->data)
-        table().plain =
-            table().plain && w->dims == 0 && reinterpret_cast<uintptr_t>(w->data) % 16 == 0;
+      if (w && w->data) table().plain = table().plain && w->dims == 0;
   }
 
   signed char strides(const View& w) {
@@ -205,6 +204,7 @@ struct Tables {
     e.side = static_cast<signed char>(t.side);
     e.out_strides = out ? strides(*out) : -1;
     e.upstream_strides = up ? strides(*up) : -1;
+    e.aligned = aligned(a) && (!b || aligned(*b));
     e.phi = static_cast<unsigned char>(t.phi);
     e.role = static_cast<unsigned char>(t.role);
     if (t.mean_operand >= 0) {
@@ -228,7 +228,16 @@ struct Tables {
     e.fill = true;
     e.mean_operand = e.y = -1;
     e.x = operand(j);
+    e.aligned = aligned(a);
     place(a, e);
+  }
+
+  static bool aligned(const Operand& a) {
+    auto bytes = uintptr_t(4 * item_size(a.dtype));
+    auto is = [&](const View& w) {
+      return reinterpret_cast<uintptr_t>(w.data) % (bytes < 16 ? bytes : 16) == 0;
+    };
+    return is(a.x) && is(a.g);
   }
 
   void place(const Operand& a, TermEntry<F>& e) {

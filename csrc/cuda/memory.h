@@ -120,6 +120,53 @@ FASTGAN_DEVICE void unpack(const Raw<D, count>& raw, Arithmetic<D> (&v)[count]) 
   }
 }
 
+// GPUs that are not for computing centres have a double operation where they have 64 others, and
+// converting to a double is one.
+#if defined(FASTGAN_SIM)
+constexpr bool doubles_are_slow = true;
+#elif defined(__CUDA_ARCH__)
+constexpr bool doubles_are_slow =
+    __CUDA_ARCH__ == 750 || (__CUDA_ARCH__ > 800 && __CUDA_ARCH__ < 900) || __CUDA_ARCH__ >= 1200;
+#else
+constexpr bool doubles_are_slow = false;
+#endif
+
+// Doubles of several floats: there by integers, unless one is infinite, NaN or denormal.
+template <int n>
+FASTGAN_DEVICE void to_doubles(const float (&v)[n], double (&d)[n]) {
+  bool usual = doubles_are_slow;
+  if constexpr (doubles_are_slow) {
+#pragma unroll
+    for (float x : v) {
+      uint32_t magnitude = bits<uint32_t>(x) & 0x7fffffffu;
+      usual = usual && (magnitude == 0 || magnitude - 0x00800000u < 0x7f000000u);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < n; ++i) {
+    if (usual) {
+      uint32_t b = bits<uint32_t>(v[i]), magnitude = b & 0x7fffffffu;
+      uint32_t high = (b & 0x80000000u) | (magnitude ? (magnitude >> 3) + 0x38000000u : 0u);
+      d[i] = bits<double>(uint64_t(high) << 32 | b << 29);
+    } else {
+      d[i] = double(v[i]);
+    }
+  }
+}
+template <int n>
+FASTGAN_DEVICE void to_doubles(const double (&v)[n], double (&d)[n]) {
+#pragma unroll
+  for (int i = 0; i < n; ++i) d[i] = v[i];
+}
+// Of `n` from `first` on.
+template <int first, class F, int all, int n>
+FASTGAN_DEVICE void some_to_doubles(const F (&v)[all], double (&d)[n]) {
+  F some[n];
+#pragma unroll
+  for (int i = 0; i < n; ++i) some[i] = v[first + i];
+  to_doubles(some, d);
+}
+
 // ---------------------------------------------------------------------------------- runs
 
 // A run of elements start, start + 1, ... of a tensor.
@@ -173,8 +220,8 @@ FASTGAN_DEVICE Bits<D> bits_of(Arithmetic<D> x) {
   else return bits<Bits<D>>(x);
 }
 
-// What is not aligned, strided or at an edge: element by element, 0 past the end. The words move up
-// by one element a time, so that a short loop will do (an index that varies would need memory).
+// What has gaps: element by element, 0 past the end. The words move up by one element a time, so
+// that a short loop will do (an index that varies would need memory).
 template <DType D, int count>
 FASTGAN_DEVICE Raw<D, count> fetch_each(const Run& run, int at, int n) {
   Raw<D, count> raw{};
@@ -275,17 +322,47 @@ FASTGAN_DEVICE void store_words(char* p, const Vec<uint32_t, words>& raw) {
   }
 }
 
+// The same one by one, where they are fewer or not aligned: `left` of them, 0 past the end.
+template <DType D, int count>
+FASTGAN_DEVICE Raw<D, count> load_each(const char* from, int left) {
+  Raw<D, count> raw{};
+  const Bits<D>* p = reinterpret_cast<const Bits<D>*>(from);
+#pragma unroll
+  for (int i = 0; i < count; ++i) {
+    uint64_t b = i < left ? p[i] : 0;
+    if constexpr (item_size(D) == 2) raw.v[i / 2] |= uint32_t(b) << (i % 2 * 16);
+    else raw.v[i * item_size(D) / 4] = uint32_t(b);
+    if constexpr (item_size(D) == 8) raw.v[2 * i + 1] = uint32_t(b >> 32);
+  }
+  return raw;
+}
+
+template <DType D, int count>
+FASTGAN_DEVICE void store_each(char* to, int left, const Raw<D, count>& raw) {
+  Bits<D>* p = reinterpret_cast<Bits<D>*>(to);
+#pragma unroll
+  for (int i = 0; i < count; ++i) {
+    if (i >= left) return;
+    if constexpr (item_size(D) == 2) p[i] = uint16_t(raw.v[i / 2] >> (i % 2 * 16));
+    else if constexpr (item_size(D) == 4) p[i] = raw.v[i];
+    else p[i] = uint64_t(raw.v[2 * i]) | uint64_t(raw.v[2 * i + 1]) << 32;
+  }
+}
+
 // `count` elements from `at` on, of a run that has n; 0 past the end.
 template <DType D, int count>
 FASTGAN_DEVICE Raw<D, count> fetch(const Run& run, int at, int n) {
-  if (!run.vector || at + count > n) return fetch_each<D, count>(run, at, n);
-  return load_words<sizeof(Raw<D, count>) / 4>(run.data + at * item_size(D));
+  const char* from = run.data + at * item_size(D);
+  if (run.vector && at + count <= n) return load_words<sizeof(Raw<D, count>) / 4>(from);
+  return run.strides ? fetch_each<D, count>(run, at, n) : load_each<D, count>(from, n - at);
 }
 
 template <DType D, int count>
 FASTGAN_DEVICE void put(const Run& run, int at, int n, const Raw<D, count>& raw) {
-  if (!run.vector || at + count > n) return put_each<D, count>(run, at, n, raw);
-  store_words(run.data + at * item_size(D), raw);
+  char* to = run.data + at * item_size(D);
+  if (run.vector && at + count <= n) store_words(to, raw);
+  else if (run.strides) put_each<D, count>(run, at, n, raw);
+  else store_each<D, count>(to, n - at, raw);
 }
 
 // ---------------------------------------------------------------------------------- compilers

@@ -335,6 +335,41 @@ struct Gradient {
   }
 };
 
+// Four of eight elements' gradients, rounded to F.
+template <class B, int first, class F>
+FASTGAN_DEVICE void four_gradients(const Gradient<F>& gradient, const F (&h)[eight],
+                                   const F (&w)[eight], const F (&m)[eight], F (&g)[eight]) {
+  double x[4], v[4] = {}, mask[4] = {};
+  some_to_doubles<first>(h, x);
+  if constexpr (B::v) some_to_doubles<first>(w, v);
+  if constexpr (B::mask) some_to_doubles<first>(m, mask);
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+    g[first + i] = F(gradient.template of<B::mask, B::v>(x[i], v[i], mask[i]));
+}
+
+template <DType D, class B, class F>
+FASTGAN_DEVICE Raw<D, eight> eight_gradients(const Gradient<F>& gradient, const F (&h)[eight],
+                                             const F (&w)[eight], const F (&m)[eight]) {
+  F g[eight];
+  four_gradients<B, 0>(gradient, h, w, m, g);
+  four_gradients<B, 4>(gradient, h, w, m, g);
+  if constexpr (item_size(D) == 2) {
+    // Rounded to a float first, as is right unless that lies in the middle between two numbers of
+    // 16 bits: its last 12 bits are 0 then.
+    bool middle = false;
+#pragma unroll
+    for (float x : g) middle = middle || (bits<uint32_t>(x) & 0xfffu) == 0;
+    if (middle) {
+#pragma unroll
+      for (int i = 0; i < eight; ++i)
+        g[i] =
+            to_odd(gradient.template of<B::mask, B::v>(double(h[i]), double(w[i]), double(m[i])));
+    }
+  }
+  return pack<D, eight>(g);
+}
+
 template <DType D, class B>
 FASTGAN_DEVICE void write_chunk(const PenaltyTable<Arithmetic<D>>& t, const TensorEntry& tensor,
                                 int64_t group, const Eighth& e) {
@@ -342,28 +377,11 @@ FASTGAN_DEVICE void write_chunk(const PenaltyTable<Arithmetic<D>>& t, const Tens
   Gradient<F> gradient(t, group);
   Rows<D, native<F>, B> rows(tensor.x, tensor.mask, tensor.v, group, e.start);
   Run out = along_group<D>(tensor.out, group, e.start);
-  for_each_row<16>(
-      e, rows,
-      [&](int at, const F(&h)[eight], const F(&m)[eight], const F(&w)[eight]) FASTGAN_INLINED {
-        auto of = [&](int i) FASTGAN_INLINED {
-          return gradient.template of<B::mask, B::v>(double(h[i]), double(w[i]), double(m[i]));
-        };
-        F g[eight];
-#pragma unroll
-        for (int i = 0; i < eight; ++i) g[i] = F(of(i));
-        if constexpr (item_size(D) == 2) {
-          // Rounded to a float first, as is right unless that lies in the middle between two
-          // numbers of 16 bits: its last 12 bits are 0 then.
-          bool middle = false;
-#pragma unroll
-          for (float x : g) middle = middle || (bits<uint32_t>(x) & 0xfffu) == 0;
-          if (middle) {
-#pragma unroll
-            for (int i = 0; i < eight; ++i) g[i] = to_odd(of(i));
-          }
-        }
-        put<D, eight>(out, at, e.n, pack<D, eight>(g));
-      });
+  for_each_row<16>(e, rows,
+                   [&](int at, const F(&h)[eight], const F(&m)[eight], const F(&w)[eight])
+                       FASTGAN_INLINED {
+                         put<D, eight>(out, at, e.n, eight_gradients<D, B>(gradient, h, w, m));
+                       });
 }
 
 template <DType D, class B>

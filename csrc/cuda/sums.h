@@ -38,8 +38,10 @@ FASTGAN_DEVICE double empty_lane(int n) {
 // The lanes of a thread after more rows, each of four neighbours.
 template <class T>
 FASTGAN_DEVICE void add_row(double (&lane)[4], const Vec<T, 4>& row) {
+  double more[4];
+  to_doubles(row.v, more);
 #pragma unroll
-  for (int k = 0; k < 4; ++k) lane[k] = lane[k] + double(row.v[k]);
+  for (int k = 0; k < 4; ++k) lane[k] = lane[k] + more[k];
 }
 
 // The sum of a chunk's n <= 1,024 numbers, by one warp. They lie at v, aligned to 16 bytes, where

@@ -95,8 +95,9 @@ def test_architectures_that_the_compiler_does_not_know(toolkit):
 
 def test_gencode(toolkit):
     """One virtual architecture for a major version, the oldest asked for."""
-    assert toolkit.gencode(["8.9", "8.6", "9.0a", "12.0+PTX"]) == [
+    assert toolkit.gencode(["8.9", "8.0", "8.6", "9.0a", "12.0+PTX"]) == [
         "-gencode=arch=compute_86,code=sm_89",
+        "-gencode=arch=compute_80,code=sm_80",
         "-gencode=arch=compute_86,code=sm_86",
         "-gencode=arch=compute_90a,code=sm_90a",
         "-gencode=arch=compute_120,code=sm_120",

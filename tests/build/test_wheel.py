@@ -16,8 +16,8 @@ from tests.helpers import ROOT
 
 pytestmark = pytest.mark.slow
 SUITE = ("test_losses.py", "test_autograd.py", "test_inputs.py")
-# A limit that a library copied into the wheel would pass.
-LARGEST = 8_000_000
+# Machine code for seven architectures is most of it.
+LARGEST = 9_000_000
 
 
 def cuda_mode() -> str:

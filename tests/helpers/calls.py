@@ -98,7 +98,7 @@ def norms(grads, kind="two_sided", *, second=True, **options):
         value = result[0] if isinstance(result, tuple) else result
         up = torch.linspace(0.5, 1.5, value.numel(), dtype=value.dtype).view(value.shape).requires_grad_()
         first = torch.autograd.grad(value, gs, up, create_graph=second)
-        found = [[t for t in result if isinstance(t, torch.Tensor)] if isinstance(result, tuple) else result, first]
+        found = [result, first]
         if second:
             vs = [torch.linspace(-1, 2, g.numel(), dtype=torch.float64).view(g.shape).to(g.dtype) for g in first]
             found.append(torch.autograd.grad(first, [*gs, up], vs))

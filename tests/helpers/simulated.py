@@ -110,6 +110,11 @@ class Simulated(cuda.Cuda):
         self.shared.cusim_moved(both)
         return tuple(both)
 
+    def gradients_in_double(self) -> int:
+        """How many gradients of 16 bits were taken from doubles since the last time."""
+        self.shared.cusim_in_double.restype = ctypes.c_int64
+        return self.shared.cusim_in_double()
+
     def counters(self) -> list[torch.Tensor]:
         """All counters that were ever handed out."""
         return self.zeroed

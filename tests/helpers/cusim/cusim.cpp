@@ -654,11 +654,23 @@ void record(const void* kernel, dim3 grid, dim3 block, const Argument* arguments
 
 namespace {
 int64_t bytes_moved[2];
-}
+int64_t gradients_in_double;
+}  // namespace
 
 void moved(int read, int written) {
   bytes_moved[0] += read;
   bytes_moved[1] += written;
+}
+
+void in_double(int count) {
+  gradients_in_double += count;
+}
+
+// What in_double() was told since the last time.
+extern "C" int64_t cusim_in_double() {
+  int64_t times = gradients_in_double;
+  gradients_in_double = 0;
+  return times;
 }
 
 // What moved() was told since the last time: bytes read, and bytes written.

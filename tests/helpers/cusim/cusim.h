@@ -104,6 +104,9 @@ void record_launch(void (*kernel)(P...), dim3 grid, dim3 block,
 // Told by a kernel how many bytes of global memory a thread reads and writes.
 void moved(int read, int written);
 
+// Told by a kernel that a thread takes so many gradients of 16 bits from doubles.
+void in_double(int count);
+
 // Runs the whole grid. Each argument is bound once and every thread's call of the kernel reads it.
 template <class... P, class... A>
 cudaError_t launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block,

@@ -93,6 +93,16 @@ def test_no_thin_last_round(n):
         assert rounds * launch.blocks - pieces < rounds, (launch.kernel, launch.blocks, rounds)
 
 
+def test_what_is_not_aligned_is_plain():
+    """Halves of an odd number of logits go to the same kernels as others."""
+
+    def call():
+        real, fake = torch.empty(2 * 4097, requires_grad=True).chunk(2)
+        fastgan.discriminator_loss(real, fake).backward()
+
+    assert blocks(call) == {"loss_forward<lean, float32>": 10, "loss_backward<float32>": 10}
+
+
 def test_the_average_form():
     """One launch of one block for few logits, means first for more."""
     assert blocks(loss(4096, relativistic="average"))["loss_forward<full, float32>"] == 1
