@@ -120,8 +120,7 @@ FASTGAN_DEVICE void unpack(const Raw<D, count>& raw, Arithmetic<D> (&v)[count]) 
   }
 }
 
-// GPUs that are not for computing centres have a double operation where they have 64 others, and
-// converting to a double is one.
+// Where a double operation takes as long as 32 or 64 others; to convert a float to a double is one.
 #if defined(FASTGAN_SIM)
 constexpr bool doubles_are_slow = true;
 #elif defined(__CUDA_ARCH__)

@@ -335,8 +335,8 @@ struct Gradient {
   }
 };
 
-// Four of eight elements' gradients, rounded to F.
-template <class B, int first, class F>
+// Four of eight elements' gradients, as pack() is to round them to D.
+template <DType D, class B, int first, class F>
 FASTGAN_DEVICE void four_gradients(const Gradient<F>& gradient, const F (&h)[eight],
                                    const F (&w)[eight], const F (&m)[eight], F (&g)[eight]) {
   double x[4], v[4] = {}, mask[4] = {};
@@ -344,30 +344,21 @@ FASTGAN_DEVICE void four_gradients(const Gradient<F>& gradient, const F (&h)[eig
   if constexpr (B::v) some_to_doubles<first>(w, v);
   if constexpr (B::mask) some_to_doubles<first>(m, mask);
 #pragma unroll
-  for (int i = 0; i < 4; ++i)
-    g[first + i] = F(gradient.template of<B::mask, B::v>(x[i], v[i], mask[i]));
-}
-
-template <DType D, class B, class F>
-FASTGAN_DEVICE Raw<D, eight> eight_gradients(const Gradient<F>& gradient, const F (&h)[eight],
-                                             const F (&w)[eight], const F (&m)[eight]) {
-  F g[eight];
-  four_gradients<B, 0>(gradient, h, w, m, g);
-  four_gradients<B, 4>(gradient, h, w, m, g);
+  for (int i = 0; i < 4; ++i) {
+    x[i] = gradient.template of<B::mask, B::v>(x[i], v[i], mask[i]);
+    g[first + i] = F(x[i]);
+  }
   if constexpr (item_size(D) == 2) {
     // Rounded to a float first, as is right unless that lies in the middle between two numbers of
     // 16 bits: its last 12 bits are 0 then.
     bool middle = false;
 #pragma unroll
-    for (float x : g) middle = middle || (bits<uint32_t>(x) & 0xfffu) == 0;
+    for (int i = 0; i < 4; ++i) middle = middle || (bits<uint32_t>(g[first + i]) & 0xfffu) == 0;
     if (middle) {
 #pragma unroll
-      for (int i = 0; i < eight; ++i)
-        g[i] =
-            to_odd(gradient.template of<B::mask, B::v>(double(h[i]), double(w[i]), double(m[i])));
+      for (int i = 0; i < 4; ++i) g[first + i] = to_odd(x[i]);
     }
   }
-  return pack<D, eight>(g);
 }
 
 template <DType D, class B>
@@ -380,7 +371,10 @@ FASTGAN_DEVICE void write_chunk(const PenaltyTable<Arithmetic<D>>& t, const Tens
   for_each_row<16>(e, rows,
                    [&](int at, const F(&h)[eight], const F(&m)[eight], const F(&w)[eight])
                        FASTGAN_INLINED {
-                         put<D, eight>(out, at, e.n, eight_gradients<D, B>(gradient, h, w, m));
+                         F g[eight];
+                         four_gradients<D, B, 0>(gradient, h, w, m, g);
+                         four_gradients<D, B, 4>(gradient, h, w, m, g);
+                         put<D, eight>(out, at, e.n, pack<D, eight>(g));
                        });
 }
 
