@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -18,10 +19,10 @@ from torch import Tensor, nn, overrides
 from torch.autograd import Function, Variable, forward_ad
 from torch.autograd.function import BackwardCFunction, once_differentiable
 from torch.autograd.graph import GradientEdge
-from torch.nn.attention import SDPBackend
+from torch.nn import functional as F
 from torch.nn.utils import parametrize
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
-from torch.utils import _pytree, checkpoint
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _push_mode
+from torch.utils import _device, _pytree, checkpoint
 from torch.utils._python_dispatch import _disable_current_modes
 
 tree_leaves, tree_map_only = _pytree.tree_leaves, _pytree.tree_map_only
@@ -43,6 +44,9 @@ forward_level: Callable[[], int] = partial(getattr, forward_ad, "_current_level"
 proxy_mode: Callable[[], Any] = partial(torch._C._get_dispatch_mode, torch._C._TorchDispatchModeKey.PROXY)
 function_modes: Callable[[], list[TorchFunctionMode]] = _get_current_function_mode_stack
 function_mode_depth: Callable[[], int] = torch._C._len_torch_function_stack
+push_function_mode: Callable[[TorchFunctionMode], None] = _push_mode
+# The mode that torch.device is as a context; a non-reentrant checkpoint enters it again where it recomputes.
+DeviceContext = _device.DeviceContext
 pop_function_mode: Callable[[], TorchFunctionMode] = torch._C._pop_torch_function_stack
 
 
@@ -219,21 +223,25 @@ ATTENTION_KERNELS = {
 }
 
 
-def chooses_plain_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> bool:
-    """Return whether scaled_dot_product_attention would run in plain arithmetic as the switches are."""
-    choice = torch._fused_sdp_choice(
-        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-    )
-    return choice == SDPBackend.MATH.value
+def softmax_backward(g: Tensor, p: Tensor) -> Tensor:
+    """Return the gradient by the input of p = softmax(x, -1), of that by p: p * (g - sum(p * g))."""
+    return torch.ops.aten._softmax_backward_data(g, p, -1, p.dtype)
+
+
+def multi_head_attention_by(attention: Callable[..., Tensor]) -> Callable[..., Any]:
+    """Return PyTorch's multi_head_attention_forward with another function in scaled_dot_product_attention's place.
+
+    It does not ask modes and subclasses about itself, which its caller has done.
+    """
+    own = F.multi_head_attention_forward
+    names = {
+        **own.__globals__,
+        "scaled_dot_product_attention": attention,
+        "has_torch_function": lambda tensors: False,
+    }
+    found = FunctionType(own.__code__, names, own.__name__, own.__defaults__, own.__closure__)
+    found.__kwdefaults__ = own.__kwdefaults__
+    return found
 
 
 def clamp_(tensors: list[Tensor], low: float, high: float) -> None:

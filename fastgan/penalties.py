@@ -567,7 +567,7 @@ def gradient_penalty(
 
     Nothing is detached: where real or fake require grad, the penalty sends them one. Nothing of the
     caller's is changed beyond what a forward of the discriminator changes (batch statistics). A compiled
-    discriminator runs uncompiled, attention in plain arithmetic; what has no second derivative is refused
+    discriminator runs uncompiled, attention in memory linear in tokens; what has no second derivative is refused
     with the cause and the ways out. Under no_grad the value is computed without building a graph. Under
     DistributedDataParallel, call backward once on the sum of loss and penalty (see docs/penalties.md).
 

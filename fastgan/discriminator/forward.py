@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from .._callables import modules_in
 from .._torch_internals import (
     ATTENTION_KERNELS,
-    chooses_plain_attention,
     close_torchs_generators,
     compiler_is_loaded,
     function_mode_depth,
@@ -22,15 +21,17 @@ from .._torch_internals import (
     has_backward_hooks,
     is_transformed,
     pop_function_mode,
+    push_function_mode,
     set_compiler_stance,
     stance_as_it_is,
     tree_leaves,
     tree_map_only,
 )
 from . import wrappers
+from .attention import Attention
 from .double_backward import ReachedParameters, check, gradients_of
 from .outputs import read
-from .prune import Prune, Watch, with_zeros
+from .prune import Prune, with_zeros
 
 
 class _PlainArithmetic:
@@ -51,25 +52,6 @@ class _PlainArithmetic:
     def is_mine(self) -> bool:
         """Return whether this thread is among those that have made the settings."""
         return threading.get_ident() in self.uses.values()
-
-    def is_plain_elsewhere(self, args: Any, kwargs: Any) -> bool:
-        """Return whether a call of attention runs in plain arithmetic without these settings too.
-
-        Without arguments: whether any call on a CPU or on a device would.
-        """
-        with self.lock:
-            given = list(zip(ATTENTION_KERNELS, self.kernels or (), strict=False))
-            if not args and not kwargs:
-                return not any(
-                    [enabled for name, (_, enabled) in given if name in ("flash", "mem_efficient", "cudnn")]
-                )
-            try:
-                for _, (switch, enabled) in given:
-                    switch(enabled)
-                return chooses_plain_attention(*args, **kwargs)
-            finally:
-                for name, (switch, _) in given:
-                    switch(name == "math")
 
     def enter(self, use: int) -> None:
         """Make the settings for a use."""
@@ -301,9 +283,8 @@ class Forward:
         try:
             replaces = prune and _functions_are_torchs()
             if self.create_graph:
-                mode = (Prune if replaces else Watch)(plain_arithmetic.is_plain_elsewhere)
-                self._pruning = mode if replaces else None
-                mode.__enter__()
+                self._pruning = Prune(differentiable) if replaces else None
+                push_function_mode(self._pruning or Attention(differentiable, _functions_are_torchs()))
             return self.discriminator(self.x, *args, **kwargs)
         except KeyboardInterrupt as error:
             close_torchs_generators(error)

@@ -9,6 +9,7 @@ backward, and the gradients are bit-identical, without that walk.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
@@ -16,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.graph import get_gradient_edge
-from torch.overrides import TorchFunctionMode
 
 from .. import _torch_internals as internals
+from .attention import ATTENTION, Attention
 
 _aten = torch.ops.aten
 
@@ -190,43 +191,11 @@ RULES: dict[Any, Callable[..., Rule | None]] = {
 }
 
 
-class Watch(TorchFunctionMode):
-    """Refuses attention inside of a checkpoint.
+class Prune(Attention):
+    """Replaces piecewise linear operations, and attention, while it is active."""
 
-    It runs in plain arithmetic here. Checkpointing runs it again in the caller's backward, by another kernel, and
-    then finds that what it saves is something else.
-    """
-
-    def __init__(self, is_plain_elsewhere: Callable[[Any, Any], bool] = lambda args, kwargs: False) -> None:
-        super().__init__()
-        self.is_plain_elsewhere = is_plain_elsewhere  # of a call of attention: outside of the penalty too
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call a function."""
-        kwargs = kwargs or {}
-        if func in _ATTENTION and internals.in_checkpoint() and not self._is_plain(func, args, kwargs):
-            raise RuntimeError(
-                "discriminator: attention inside of torch.utils.checkpoint would run again by another kernel in the"
-                " backward; run the whole step, forward and backward, under"
-                " torch.nn.attention.sdpa_kernel(SDPBackend.MATH), or do not checkpoint it"
-            )
-        return func(*args, **kwargs)
-
-    def _is_plain(self, func: Any, args: Any, kwargs: Any) -> bool:
-        """Return whether a call takes the same way in the caller's backward."""
-        if func is F.scaled_dot_product_attention:
-            return self.is_plain_elsewhere(args, kwargs)
-        return kwargs.get("need_weights", True) or self.is_plain_elsewhere((), {})
-
-
-_ATTENTION = (F.scaled_dot_product_attention, F.multi_head_attention_forward)
-
-
-class Prune(Watch):
-    """Replaces piecewise linear operations while it is active."""
-
-    def __init__(self, is_plain_elsewhere: Callable[[Any, Any], bool] = lambda args, kwargs: False) -> None:
-        super().__init__(is_plain_elsewhere)
+    def __init__(self, settings: Callable[[], AbstractContextManager[Any]]) -> None:
+        super().__init__(settings)
         self.replaced: list[tuple[list[bool], Any, Any]] = []
         self.paused = False
 
@@ -246,7 +215,7 @@ class Prune(Watch):
             hook = args[1] if len(args) > 1 else kwargs["hook"]
             return func(args[0], lambda g: None if g is None else hook(g))
         rule = rule_for(func, args, kwargs)
-        if rule is None and func in _ATTENTION:
+        if rule is None and func in ATTENTION:
             return super().__torch_function__(func, types, args, kwargs)
         if rule is None:
             return func(*args, **kwargs)

@@ -1,7 +1,9 @@
 """K8 and K12: errors that came late, or said too little."""
 
+import copy
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -53,53 +55,26 @@ class Net(nn.Module):
         return self.head(x.mean(1))
 
 
-@pytest.mark.parametrize("kind", ["function", "layer"])
+@pytest.mark.parametrize("kernels", [None, [SDPBackend.MATH], [SDPBackend.FLASH_ATTENTION]])
 @pytest.mark.parametrize("prune", [True, False])
-def test_attention_in_a_checkpoint_is_refused_at_the_call(kind, prune):
-    match = r"attention inside of torch\.utils\.checkpoint.*SDPBackend\.MATH"
-    with pytest.raises(RuntimeError, match=match):
-        fastgan.r1_penalty(Net(kind), X, prune=prune)
-    with pytest.raises(RuntimeError, match=match):
-        fastgan.discriminator_step(Net(kind), X, -X, loss="hinge", penalty="r1", prune=prune)
-
-
 @pytest.mark.parametrize("kind", ["none", "function", "layer", "weights"])
-def test_the_ways_that_the_refusal_names(kind):
+def test_a_checkpoint_recomputes_under_the_settings_of_the_forward(kind, prune, kernels):
+    """Attention has a second derivative there too, whatever the caller's backward would choose."""
     torch.manual_seed(0)
-    for d, plainly in ((Net(kind), True), (Net(kind, checkpointed=False), False)):
-        twin = plain.in_double(d)
-        twin.checkpointed = False
-        with sdpa_kernel(SDPBackend.MATH) if plainly else sdpa_kernel(list(SDPBackend.__members__.values())[1:]):
-            got = fastgan.r1_penalty(d, X, weight=2.0)
-            plain.agree(got, d, plain.penalty(twin, X, lambda g: list(g), "power"), twin, within=1e-5)
-
-
-@pytest.mark.parametrize("kernels", [[SDPBackend.MATH], [SDPBackend.MATH, SDPBackend.EFFICIENT_ATTENTION]])
-def test_kernels_that_the_backward_would_not_choose(kernels):
-    """Where attention is plain outside too, by switches or for a mask that wants a gradient, nothing is refused."""
-    torch.manual_seed(0)
-    with sdpa_kernel(kernels):
-        fastgan.r1_penalty(Net("function"), X).backward()
-    bias = torch.zeros(5, 5, requires_grad=True)
-
-    def masked(x):
-        return F.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None], attn_mask=bias).squeeze(1)
-
-    linear = nn.Linear(8, 1)
-    values = [
-        fastgan.r1_penalty(lambda x, c=c: linear(c(x)).sum((1, 2)), X)
-        for c in (masked, lambda x: checkpoint(masked, x, use_reentrant=False))
-    ]
-    assert torch.equal(*values)
-    assert torch.equal(*[torch.autograd.grad(v, bias)[0] for v in values])
-
-
-def test_attention_elsewhere_needs_no_setting():
-    """Without a checkpoint, with weights that are asked for, and under no_grad."""
-    fastgan.r1_penalty(Net("function", checkpointed=False), X).backward()
-    fastgan.r1_penalty(Net("weights"), X).backward()
-    with torch.no_grad():
-        fastgan.r1_penalty(Net("function"), X)
+    d = Net(kind)
+    bare = copy.deepcopy(d)
+    bare.checkpointed = False
+    with sdpa_kernel(kernels) if kernels and kind != "weights" else nullcontext():
+        for make in (
+            lambda d: fastgan.r1_penalty(d, X, prune=prune),
+            lambda d: fastgan.discriminator_step(d, X, -X, loss="hinge", penalty="r1", prune=prune).total,
+        ):
+            got, want = (make(net) for net in (d, bare))
+            assert torch.equal(got, want)
+            for a, b in zip(
+                *(plain.gradients(v, n.parameters()) for v, n in ((got, d), (want, bare))), strict=True
+            ):
+                assert torch.equal(a, b)
 
 
 # ---------------------------------------------------------------------------- names

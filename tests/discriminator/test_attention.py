@@ -1,0 +1,462 @@
+"""Attention inside a penalty: two derivatives, no tensor of queries times keys, PyTorch's meaning of every argument."""
+
+import copy
+import functools
+from contextlib import nullcontext
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+
+import fastgan
+from fastgan._torch_internals import pop_function_mode, push_function_mode
+from fastgan.discriminator.attention import Attention, attention
+from fastgan.ops import attention as ops
+from tests.faults.plain import gradients
+
+PLAIN = [SDPBackend.MATH]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """More of them would wait for each other: everything here is small."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(params=["small blocks", "one block"])
+def blocks(request, monkeypatch):
+    """Blocks of a few queries, or all at once."""
+    monkeypatch.setitem(ops.BLOCK, "cpu", 40 if request.param == "small blocks" else 1 << 20)
+
+
+def random(*shape, dtype=torch.float64, grad=True):
+    return torch.randn(shape, dtype=dtype).requires_grad_(grad)
+
+
+def operands(*, rows=5, keys=6, batch=(2, 3), dtype=torch.float64, wide=4):
+    torch.manual_seed(0)
+    shapes = (rows, wide), (keys, wide), (keys, 3)
+    return [random(*batch, *shape, dtype=dtype) for shape in shapes]
+
+
+def orders(attend, tensors, order=2):
+    """Attention's result, and derivatives of it up to an order, each by all tensors that want one."""
+    wanted = [t for t in tensors if t.requires_grad]
+    found = [attend()]
+    last = found
+    for k in range(order):
+        weighed = [(t * torch.linspace(0, 1, t.numel(), dtype=t.dtype).view_as(t)).sin().sum() for t in last]
+        last = torch.autograd.grad(sum(weighed), wanted, create_graph=k + 1 < order)
+        found += last
+    return [t.detach() for t in found]
+
+
+def far(got, want):
+    """The largest difference, over the largest of all derivatives of an order."""
+    return max(float((a - b).abs().max()) / max(1.0, float(b.abs().max())) for a, b in zip(got, want, strict=True))
+
+
+# ---------------------------------------------------------------------------- the operation
+
+
+FLAT = {
+    "plain": {},
+    "causal": {"causal": True},
+    "more queries than keys": {"causal": True, "rows": 6, "keys": 5},
+    "bias": {"bias": (3, 5, 6)},
+    "bias of all": {"bias": (1, 1, 6), "bias_of": (0, 0, 0)},
+    "bias of some": {"bias": (2, 5, 1), "bias_of": (0, 1, 0)},
+    "bools": {"bias": (1, 5, 6), "bias_of": (0, 0, 0), "bools": True},
+}
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_derivatives_are_those_of_finite_differences(name, blocks):
+    how = {"rows": 5, "keys": 6, "causal": False, "bias": None, "bools": False, **FLAT[name]}
+    q, k, v = operands(rows=how["rows"], keys=how["keys"], batch=(3,))
+    bias = None if how["bias"] is None else random(*how["bias"])
+    if how["bools"]:
+        bias = bias > 0.5
+        bias[0, 1] = False  # a query that sees nothing
+    spec = ops.AttentionSpec(0.7, how["causal"], how.get("bias_of", (0, 1, 2)))
+    given = [q, k, v] if bias is None or how["bools"] else [q, k, v, bias]
+
+    def attend(*given):
+        return ops.Attend.apply(spec, *given[:3], given[3] if len(given) > 3 else bias)
+
+    assert torch.autograd.gradcheck(attend, given)
+    assert torch.autograd.gradgradcheck(attend, given)
+    for order in (2, 3):  # in closed form, and by plain arithmetic
+        got = orders(lambda: attend(*given), given, order)
+        want = orders(lambda: ops.plain(spec, q, k, v, bias), given, order)
+        assert far(got, want) < 1e-12
+
+
+def test_a_third_derivative_where_the_upstream_depends_on_the_operands():
+    q, k, v = operands(batch=(2,), rows=5, keys=5)
+    spec = ops.AttentionSpec(0.5, False)
+
+    def deep(attend):
+        return attend(attend(q, k, v) @ torch.ones(3, 4, dtype=q.dtype) + q, k, v)
+
+    got = orders(lambda: deep(lambda *t: ops.Attend.apply(spec, *t, None)), [q, k, v], order=3)
+    want = orders(lambda: deep(lambda *t: ops.plain(spec, *t, None)), [q, k, v], order=3)
+    assert far(got, want) < 1e-12
+
+
+class Largest(TorchDispatchMode):
+    """Notes the elements of the largest tensor that is made."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for t in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(t, torch.Tensor):
+                self.elements = max(self.elements, t.untyped_storage().nbytes() // t.element_size())
+        return out
+
+
+@pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"attn_mask": True}])
+def test_no_tensor_of_queries_times_keys_is_made(options, monkeypatch):
+    monkeypatch.setitem(ops.BLOCK, "cpu", 1 << 12)
+    n = 256
+    tensors = [random(2, 2, n, 8, dtype=torch.float32) for _ in range(3)]
+    if "attn_mask" in options:
+        options = {"attn_mask": (torch.rand(2, 1, 1, n) > 0.1).expand(2, 2, n, n)}
+    with Largest() as seen:
+        orders(lambda: attention(*tensors, **options), tensors)
+    assert seen.elements <= 2 * 2 * n * 8 * 2  # two operands side by side
+    assert seen.elements < n * n
+
+
+@pytest.mark.parametrize("n", [64, pytest.param(512, marks=pytest.mark.slow)])
+def test_float32_is_as_near_to_float64_as_plain_arithmetic(n):
+    """By ulp of the largest of each tensor."""
+    torch.manual_seed(1)
+    tensors = [random(1, 2, n, 64, dtype=torch.float32) for _ in range(3)]
+    exact = [t.detach().double().requires_grad_() for t in tensors]
+    with sdpa_kernel(PLAIN):
+        want = orders(lambda: F.scaled_dot_product_attention(*exact), exact)
+        plain = orders(lambda: F.scaled_dot_product_attention(*tensors), tensors)
+    for a, b, w in zip(orders(lambda: attention(*tensors), tensors), plain, want, strict=True):
+        ulp = torch.finfo(torch.float32).eps * float(w.abs().max())
+        ours, theirs = (float((t.double() - w).abs().max()) / ulp for t in (a, b))
+        assert ours <= max(4.0, 1.5 * theirs), (ours, theirs)
+
+
+# ---------------------------------------------------------------------------- PyTorch's arguments
+
+
+def lower(*shape):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(3)) > 0.4
+
+
+CALLS = {
+    "two dimensions": {"batch": ()},
+    "three": {"batch": (2,)},
+    "scale": {"scale": 0.3},
+    "causal": {"is_causal": True},
+    "causal, more queries": {"is_causal": True, "rows": 7},
+    "bools": {"attn_mask": lower(2, 1, 5, 6)},
+    "a query that sees nothing": {"attn_mask": torch.tensor([0, 1, 0, 1, 1])[:, None].bool()},
+    "keys of each sample, expanded": {"attn_mask": lower(2, 1, 1, 6).expand(2, 3, 5, 6)},
+    "floats": {"attn_mask": torch.linspace(-2, 2, 90, dtype=torch.float64).view(3, 5, 6)},
+    "infinities": {"attn_mask": torch.zeros(5, 6, dtype=torch.float64).masked_fill(~lower(5, 6), -torch.inf)},
+    **{f"learned {shape}": {"learned": shape} for shape in [(5, 6), (6,), (3, 5, 6), (2, 1, 5, 6), (2, 3, 1, 6)]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_argument_means_what_it_means_in_pytorch(name, blocks):
+    options = dict(CALLS[name])
+    tensors = operands(**{k: options.pop(k) for k in ("batch", "rows") if k in options})
+    if "learned" in options:
+        options["attn_mask"] = random(*options.pop("learned"))
+    wanted = [*tensors, *(t for t in (options.get("attn_mask"),) if t is not None)]
+    got = orders(lambda: attention(*tensors, **options), wanted)
+    assert is_ours(attention(*tensors, **options))
+    with sdpa_kernel(PLAIN):
+        assert far(got, orders(lambda: F.scaled_dot_product_attention(*tensors, **options), wanted)) < 1e-13
+
+
+@pytest.mark.parametrize("batches", [((2, 6), (2, 3), (2, 2)), ((6,), (3,), (1,)), ((2, 1, 3), (2, 2, 1), (3,))])
+def test_groups_of_heads_and_batches_that_broadcast(batches, blocks):
+    torch.manual_seed(0)
+    shapes = (5, 4), (6, 4), (6, 3)
+    tensors = [random(*b, *s) for b, s in zip(batches, shapes, strict=True)]
+    options = {"enable_gqa": len(batches[0]) < 3}
+    got = orders(lambda: attention(*tensors, **options), tensors)
+    assert is_ours(attention(*tensors, **options))
+    with sdpa_kernel(PLAIN):
+        assert far(got, orders(lambda: F.scaled_dot_product_attention(*tensors, **options), tensors)) < 1e-13
+
+
+def is_ours(t):
+    """Whether the operation is in a tensor's graph."""
+    nodes, seen = [t.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            nodes += [below for below, _ in node.next_functions]
+    return any(node.name() in ("AttendBackward", "AttendGradientsBackward") for node in seen)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("of_mask", [None, torch.float32])
+def test_16_bits_are_computed_with_as_in_plain_arithmetic(dtype, of_mask):
+    tensors = operands(dtype=dtype, rows=64, keys=64, wide=16)
+    mask = torch.linspace(-1, 1, 64, dtype=of_mask or dtype).requires_grad_()
+    wanted = [*tensors, mask]
+    got = orders(lambda: attention(*tensors, attn_mask=mask), wanted)
+    with sdpa_kernel(PLAIN):
+        want = orders(lambda: F.scaled_dot_product_attention(*tensors, attn_mask=mask), wanted)
+    for a, b in zip(got, want, strict=True):
+        assert a.dtype is b.dtype
+        ulp = torch.finfo(dtype).eps * float(b.abs().max())
+        assert float((a.double() - b.double()).abs().max()) <= 2 * ulp
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_autocast_gives_its_type_as_to_pytorchs(dtype):
+    tensors = operands(dtype=dtype)
+    mask = torch.linspace(-1, 1, 6, dtype=dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = attention(*tensors, attn_mask=mask)
+        with sdpa_kernel(PLAIN):
+            theirs = F.scaled_dot_product_attention(*tensors, attn_mask=mask)
+        assert ours.dtype is theirs.dtype
+        torch.testing.assert_close(ours, theirs)
+        grads = torch.autograd.grad(ours.sum(), tensors, create_graph=True)  # computed in float32 all the same
+    assert all(g.dtype is dtype for g in grads)
+
+
+def test_what_is_left_to_pytorch():
+    tensors = operands()
+
+    def same(*given, **options):
+        found = []
+        for attend in (attention, F.scaled_dot_product_attention):
+            torch.manual_seed(3)
+            found.append(attend(*given, **options))
+        assert not is_ours(found[0])
+        assert torch.equal(*found)
+
+    same(*tensors, dropout_p=0.5)
+    same(*(t.detach() for t in tensors))
+    with torch.no_grad():
+        same(*tensors)
+    same(*(t[:0] for t in tensors))
+    mask = torch.ones(5, 6, dtype=torch.bool)
+    wrong = [
+        (tensors, {"attn_mask": mask, "is_causal": True}),
+        (tensors, {"attn_mask": torch.ones(4, 6)}),
+        (tensors, {"unknown": 1}),
+        ([tensors[0], tensors[1].float(), tensors[2]], {}),
+        ([tensors[0], tensors[1][..., :2], tensors[2]], {}),
+        ([*tensors[:2], None], {}),
+        ([random(2, 5, 5, 4), random(2, 2, 6, 4), random(2, 2, 6, 3)], {"enable_gqa": True}),
+    ]
+    for given, options in wrong:
+        said = []
+        for attend in (attention, F.scaled_dot_product_attention):
+            with pytest.raises((RuntimeError, TypeError)) as error:
+                attend(*given, **options)
+            said.append(str(error.value))
+        assert said[0] == said[1]
+
+
+# ---------------------------------------------------------------------------- inside a penalty
+
+
+class Tokens(nn.Module):
+    """A discriminator of sequences; `mixer` is what its tokens see of each other."""
+
+    def __init__(self, mixer):
+        super().__init__()
+        self.embed, self.mixer, self.head = nn.Linear(4, 8), mixer, nn.Linear(8, 1)
+
+    def forward(self, x):
+        return self.head(self.mixer(self.embed(x)).mean(1))
+
+
+class Heads(nn.Module):
+    def __init__(self, weights=False, dropout=0.0, **options):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, dropout=dropout, batch_first=True)
+        self.options = {"need_weights": weights, **options}
+
+    def forward(self, h):
+        return h + self.attention(h, h, h, **self.options)[0]
+
+
+class Function(nn.Module):
+    def forward(self, h):
+        q = h.unflatten(-1, (2, 4)).transpose(1, 2)
+        return F.scaled_dot_product_attention(q, q, q).transpose(1, 2).flatten(2)
+
+
+PADDING = torch.tensor([[0, 0, 0, 0, 1, 1]] * 3, dtype=torch.bool)
+CAUSAL = nn.Transformer.generate_square_subsequent_mask(6, dtype=torch.float64)
+NETS = {
+    "function": (Function, True),
+    "heads": (Heads, True),
+    "heads, padding": (lambda: Heads(key_padding_mask=PADDING), True),
+    "heads, causal": (lambda: Heads(attn_mask=CAUSAL, is_causal=True), True),
+    "encoder": (lambda: nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), True),
+    "weights": (lambda: Heads(weights=True), False),
+    "dropout": (lambda: Heads(dropout=0.5), False),
+}
+
+
+def of_plain_arithmetic(net, x):
+    x = x.detach().requires_grad_()
+    with sdpa_kernel(PLAIN):
+        (g,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+    return g.square().sum((1, 2)).mean()
+
+
+class Seen(TorchFunctionMode):
+    """A mode of the user's."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.names.append(getattr(func, "__name__", ""))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("prune", [True, False])
+@pytest.mark.parametrize("name", NETS)
+def test_a_penalty_takes_it_where_it_can(name, prune):
+    torch.manual_seed(0)
+    make, taken = NETS[name]
+    net, x = Tokens(make()).double(), torch.randn(3, 6, 4, dtype=torch.float64)
+    found = []
+    for penalty in (
+        lambda: fastgan.r1_penalty(net, x, weight=2.0, prune=prune),
+        lambda: of_plain_arithmetic(net, x),
+    ):
+        torch.manual_seed(3)
+        value = penalty()
+        found.append([value.detach(), *gradients(value, net.parameters())])
+        assert is_ours(value) == (taken and len(found) == 1)
+    assert far(*found) < 1e-13
+
+
+def test_a_mode_of_the_users_sees_pytorchs_function():
+    net, x = Tokens(Heads()), torch.randn(3, 6, 4)
+    with Seen() as seen:
+        fastgan.r1_penalty(net, x).backward()
+    assert "multi_head_attention_forward" in seen.names
+
+
+# ---------------------------------------------------------------------------- checkpoints
+
+
+def again(function, x):
+    return checkpoint(function, x, use_reentrant=False)
+
+
+class Checkpointed(nn.Module):
+    """A network in a checkpoint, or in one in another."""
+
+    def __init__(self, net, depth):
+        super().__init__()
+        self.net, self.depth = net, depth
+
+    def forward(self, x):
+        call = self.net
+        for _ in range(self.depth):
+            call = functools.partial(again, call)
+        return call(x)
+
+
+class Device(nn.Module):
+    """Makes a tensor where the default device is."""
+
+    def __init__(self, devices):
+        super().__init__()
+        self.net, self.devices = nn.Sequential(nn.Linear(4, 8), Function(), nn.Linear(8, 1)), devices
+
+    def forward(self, x):
+        self.devices.append(torch.empty(1).device.type)
+        return self.net(x).mean(1)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("name", NETS)
+def test_checkpoints_recompute_it(name, depth):
+    torch.manual_seed(0)
+    net, x = Tokens(NETS[name][0]()), torch.randn(3, 6, 4)
+    found = []
+    for d in (net, Checkpointed(net, depth)):
+        torch.manual_seed(3)
+        value = fastgan.discriminator_step(d, x, -x, loss="hinge", penalty="r1").total
+        found.append([value.detach(), *torch.autograd.grad(value, net.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_recomputation_keeps_the_default_device():
+    devices = []
+    net, x = Checkpointed(Device(devices), 1), torch.randn(3, 6, 4)
+    with torch.device("meta"):
+        value = fastgan.r1_penalty(net, x)
+    value.backward()
+    assert devices == ["meta"] * 3
+    assert torch.empty(1).device.type == "cpu"
+    fastgan.r1_penalty(net, x).backward()
+    assert devices[3:] == ["cpu"] * 3
+
+
+def test_a_compiled_part_in_a_checkpoint_is_run_uncompiled_both_times():
+    torch.manual_seed(0)
+    x, inner = torch.randn(3, 6, 4), nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
+    compiled = torch.compile(inner, backend="aot_eager")
+    compiled(x).sum().backward()  # compiled for the trainer's other calls
+    inner.zero_grad()
+    found = []
+    for call in (inner, lambda x: again(compiled, x)):
+        value = fastgan.r1_penalty(lambda x, call=call: call(x).sum((1, 2)), x)
+        found.append(torch.autograd.grad(value, [*inner.parameters()][:-1]))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_nothing_is_left_behind():
+    """Neither modes nor settings, also where a recomputation stops early or raises."""
+    before = torch.backends.cuda.flash_sdp_enabled(), torch._C._len_torch_function_stack()
+    net, x = Checkpointed(Tokens(Function()), 2), torch.randn(3, 6, 4)
+    fastgan.r1_penalty(net, x).backward()
+    value = fastgan.r1_penalty(net, x)
+    weight, linear = net.net.embed.weight, F.linear
+    F.linear = lambda *args: (_ for _ in ()).throw(OSError("in between"))
+    try:
+        with pytest.raises(OSError, match="in between"):
+            value.backward()
+    finally:
+        F.linear = linear
+    assert weight.requires_grad
+    assert before == (torch.backends.cuda.flash_sdp_enabled(), torch._C._len_torch_function_stack())
+
+
+def test_a_second_entry_is_on_its_own():
+    """A recomputation inside another one leaves the outer's settings alone."""
+    mode = Attention(nullcontext)
+    tensors = operands()
+    push_function_mode(mode)
+    pop_function_mode()
+    with mode:
+        with mode:
+            assert is_ours(F.scaled_dot_product_attention(*tensors))
+        assert is_ours(F.scaled_dot_product_attention(*tensors))
+    assert not is_ours(F.scaled_dot_product_attention(*(copy.copy(t) for t in tensors)))
