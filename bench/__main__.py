@@ -6,7 +6,7 @@ import argparse
 import sys
 from importlib import import_module
 
-SUITES = ("losses", "penalties", "steps", "trainers", "adversarial")
+SUITES = ("losses", "penalties", "steps", "trainers", "adversarial", "attention")
 # Programs with a command line of their own: those of bench/gpu.sh, and two checkouts against each other.
 PROGRAMS = {"gpu": "gpu", "gpu-shapes": "gpu_shapes", "gpu-ncu": "gpu_ncu", "versions": "versions"}
 

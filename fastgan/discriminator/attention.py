@@ -34,7 +34,7 @@ ATTENTION = (_torchs, F.multi_head_attention_forward)
 
 
 def attention(*args: Any, **kwargs: Any) -> Tensor:
-    """Return scaled_dot_product_attention in linear memory, or PyTorch's own where that cannot serve.
+    """Return scaled_dot_product_attention in linear memory, or PyTorch's own where that cannot serve, or need not.
 
     PyTorch's own keeps dropout's masks, knows subclasses and transforms, and words the errors.
     """
@@ -63,11 +63,12 @@ def _suited(args: Any, kwargs: Any) -> tuple[_Call, tuple[int, ...]] | None:
     usual = (
         usual
         and (mask is None or mask.dtype in (torch.bool, torch.float32, q.dtype))
-        and 0 not in (*scores, *q.shape, *v.shape)
+        and 0 not in (*q.shape, *v.shape)
     )
-    return (call, batch) if fits and usual and _is_recorded(given) else None
+    return (call, batch) if fits and usual and prod(scores) > FEW and _is_recorded(given) else None
 
 
+FEW = 1 << 20  # scores, up to which plain arithmetic keeps little, and is a fifth faster
 _PLAIN = frozenset((Tensor, torch.nn.Parameter))
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 

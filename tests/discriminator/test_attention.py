@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import fastgan
 from fastgan._torch_internals import pop_function_mode, push_function_mode
+from fastgan.discriminator import attention as calls
 from fastgan.discriminator.attention import Attention, attention
 from fastgan.ops import attention as ops
 from tests.faults.plain import gradients
@@ -23,9 +24,10 @@ PLAIN = [SDPBackend.MATH]
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    """More of them would wait for each other: everything here is small."""
+def _small(monkeypatch):
+    """One thread, as more of them would wait for each other; and no call is too small."""
     torch.set_num_threads(1)
+    monkeypatch.setattr(calls, "FEW", 0)
 
 
 @pytest.fixture(params=["small blocks", "one block"])
@@ -272,6 +274,14 @@ def test_what_is_left_to_pytorch():
                 attend(*given, **options)
             said.append(str(error.value))
         assert said[0] == said[1]
+
+
+def test_few_scores_are_left_to_plain_arithmetic(monkeypatch):
+    tensors = operands()
+    monkeypatch.setattr(calls, "FEW", 2 * 3 * 5 * 6)
+    assert not is_ours(attention(*tensors))
+    monkeypatch.setattr(calls, "FEW", 2 * 3 * 5 * 6 - 1)
+    assert is_ours(attention(*tensors))
 
 
 # ---------------------------------------------------------------------------- inside a penalty
