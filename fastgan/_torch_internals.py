@@ -200,6 +200,62 @@ def after_backward(callback: Callable[[], None]) -> None:
     Variable._execution_engine.queue_callback(callback)
 
 
+# ---------------------------------------------------------------------------- parameters sharded by FSDP2
+
+_FSDP = "torch.distributed.fsdp._fully_shard"
+# Whether fully_shard may have been called: its import takes long, and is never made here.
+fsdp_is_loaded: Callable[[], bool] = partial(sys.modules.__contains__, _FSDP)
+
+
+def knows_sharding() -> bool:
+    """Return whether this torch has the parts of FSDP2 that the functions below rely on."""
+    state = getattr(sys.modules.get(f"{_FSDP}._fsdp_state"), "FSDPState", None)
+    group = getattr(sys.modules.get(f"{_FSDP}._fsdp_param_group"), "FSDPParamGroup", None)
+    steps = ("_pre_backward", "_root_post_backward_final_callback")
+    return all(hasattr(state, name) for name in steps) and hasattr(group, "post_backward")
+
+
+def sharding(modules: Iterable[nn.Module]) -> list[Any]:
+    """Return FSDP's states of those modules that it has sharded and that have been called, each once."""
+    state_of = sys.modules[f"{_FSDP}._fsdp_state"]._get_module_fsdp_state
+    found = dict.fromkeys([state_of(m) for m in modules])
+    return [state for state in found if state is not None and state._is_root is not None]
+
+
+def parameter_groups(state: Any) -> list[Any]:
+    """Return the groups of a module's parameters that FSDP gathers together: several in newer releases only."""
+    several = getattr(state, "_fsdp_param_groups", None)
+    return [g for g in ([state._fsdp_param_group] if several is None else several) if g is not None]
+
+
+def gathered_parameters(group: Any) -> list[Tensor]:
+    """Return the gathered parameters of a group, which are leaves of the graph; their memory may be given back."""
+    return [p._unsharded_param for p in group.fsdp_params if hasattr(p, "_unsharded_param")]
+
+
+def groups_above(nodes: Iterable[Any]) -> list[Any]:
+    """Return the groups that FSDP gives back where a gradient comes to one of these nodes of the graph.
+
+    They come in the order of the forward, the same on all ranks.
+    """
+    own = [n for n in nodes if is_python_node(n) and python_function(n).__module__.startswith(_FSDP)]
+    found = [getattr(n, "param_group", None) for n in sorted(own, key=lambda n: n._sequence_nr())]
+    return [g for g in dict.fromkeys(found) if g is not None]
+
+
+def gather_for_backward(state: Any, grad: Tensor) -> None:
+    """Gather a module's parameters, and have FSDP's own callback queued, as a gradient of its outputs does."""
+    state._pre_backward(grad)
+
+
+def finish_sharded_backward(state: Any) -> None:
+    """Reduce the gradients that are left over, and give parameters back, as FSDP's own callback does.
+
+    To be called after that one, which passes over a module whose gradients it has reduced before.
+    """
+    state._root_post_backward_final_callback()
+
+
 def has_backward_hooks(modules: Iterable[nn.Module]) -> bool:
     """Return whether modules, or all modules, have backward hooks."""
     everywhere = nn.modules.module

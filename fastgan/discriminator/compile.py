@@ -33,6 +33,7 @@ from . import double_backward
 from .ddp import watch
 from .dynamo import settings
 from .forward import plain_arithmetic
+from .wrappers import named
 
 LIMIT = 8  # graphs of one discriminator, after which a call for which there is none runs eagerly
 _log = logging.getLogger("fastgan")
@@ -274,6 +275,8 @@ def _check(discriminator: nn.Module, modules: Sequence[nn.Module], tensors: Sequ
     kind = type(discriminator)
     if any(getattr(kind, name) is not getattr(nn.Module, name) for name in ("parameters", "named_parameters")):
         raise UnfitError("it lists its parameters in a way of its own")
+    if any(["FSDPModule" in named(type(m)) for m in modules]):
+        raise UnfitError("it is sharded by fully_shard (FSDP2)")
     if plain_arithmetic.is_mine():
         raise UnfitError("it is called inside of another penalty")
     if torch.is_anomaly_enabled():

@@ -50,8 +50,8 @@ _WAYS_OUT = "; else use kind='r1-approx' or 'r2-approx', which need no second de
 _HARMLESS: set[type] = set()
 
 
-# Functions of this package, and those by which PyTorch calls modules' hooks.
-_OWN = ("fastgan.", "torch.nn.modules.")
+# Functions of this package, and those by which PyTorch calls modules' hooks, and FSDP gives parameters back.
+_OWN = ("fastgan.", "torch.nn.modules.", "torch.distributed.fsdp.")
 
 
 def _is_suspect(node: Any) -> bool:

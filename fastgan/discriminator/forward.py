@@ -16,6 +16,7 @@ from .._torch_internals import (
     ATTENTION_KERNELS,
     close_torchs_generators,
     compiler_is_loaded,
+    fsdp_is_loaded,
     function_mode_depth,
     function_modes,
     has_backward_hooks,
@@ -32,6 +33,7 @@ from .attention import Attention
 from .double_backward import ReachedParameters, check, gradients_of
 from .outputs import read
 from .prune import Prune, with_zeros
+from .sharded import gather_in_backward
 
 
 class _PlainArithmetic:
@@ -340,6 +342,8 @@ class Forward:
             self._parameters[output] = found = check(outputs, grads, inputs, pruned, self._name_of)
             if not found.reached and len(self.created) == len(inputs):
                 self._refuse_frozen()
+            if fsdp_is_loaded():
+                gather_in_backward(modules_of(self.discriminator), outputs, grads)
         return grads
 
     def _refuse_frozen(self) -> None:

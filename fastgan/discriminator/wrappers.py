@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from .._checks import warn_once
+from .._torch_internals import knows_sharding
 
 _INSTEAD = "use kind='r1-approx' or 'r2-approx', which need one derivative"
 _STATIC = (
@@ -13,9 +13,9 @@ _STATIC = (
     f" or give its .module to the penalty; else {_INSTEAD}"
 )
 _SHARDED = (
-    "discriminator: fully_shard (FSDP2) gives parameters back after the penalty's first backward, so that the"
-    " second one fails, or leaves gradients out silently; use DistributedDataParallel, or where it must be sharded"
-    f" {_INSTEAD}"
+    "discriminator: fully_shard (FSDP2) of this torch is not the one that penalties know: it gives parameters back"
+    " after the penalty's first backward, so that the second one fails, or leaves gradients out silently; use"
+    f" DistributedDataParallel, or where it must be sharded {_INSTEAD}"
 )
 _PER_SAMPLE = (
     "discriminator: Opacus' GradSampleModule keeps activations for one backward, and a penalty takes two; take the"
@@ -23,8 +23,9 @@ _PER_SAMPLE = (
     f" {_INSTEAD}"
 )
 _FSDP1 = (
-    "discriminator: FullyShardedDataParallel (FSDP1) has not been tried with gradient penalties; compare a step's"
-    " gradients with those of the bare network, or use DistributedDataParallel"
+    "discriminator: FullyShardedDataParallel (FSDP1) gives parameters back after the penalty's first backward, and"
+    " does not gather them for the second one, which fails; shard it by torch.distributed.fsdp.fully_shard (FSDP2)"
+    f" instead, or {_INSTEAD}"
 )
 _STATIC_FROZEN = (
     "discriminator: DistributedDataParallel(static_graph=True) expects gradients of the same parameters in all"
@@ -50,12 +51,12 @@ def refuse(modules: list[nn.Module]) -> None:
         for name in named(type(module)):
             if name == "DistributedDataParallel" and getattr(module, "static_graph", False):
                 raise RuntimeError(_STATIC)
-            if name == "FSDPModule":
+            if name == "FSDPModule" and not knows_sharding():
                 raise RuntimeError(_SHARDED)
             if name == "GradSampleModule":
                 raise RuntimeError(_PER_SAMPLE)
             if name == "FullyShardedDataParallel":
-                warn_once("FSDP1", _FSDP1)
+                raise RuntimeError(_FSDP1)
 
 
 def refuse_freezing(modules: list[nn.Module]) -> None:

@@ -1,6 +1,7 @@
 """K5: wrappers of a discriminator that a penalty cannot go through are refused, never silently wrong."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -57,18 +58,67 @@ def test_what_a_static_graph_is_good_for(group):
     fastgan.r1_penalty(DistributedDataParallel(network()), X).backward()
 
 
-@calls
-@pytest.mark.parametrize("whole", [True, False])
-def test_fully_shard(call, whole, group):
+def fully_sharded(whole):
     fsdp = pytest.importorskip("torch.distributed.fsdp")
     mesh = dist.device_mesh.init_device_mesh("cpu", (1,))
     d = network()
     for module in [] if whole else [m for m in d if isinstance(m, nn.Linear)]:
         fsdp.fully_shard(module, mesh=mesh)
-    fsdp.fully_shard(d, mesh=mesh)
+    return fsdp.fully_shard(d, mesh=mesh)
+
+
+def gradients(d, call):
+    found = CALLS[call](d)
+    (found.total if call == "step" else found).backward()
+    return [p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad for p in d.parameters()]
+
+
+@calls
+@pytest.mark.parametrize("whole", [True, False])
+def test_fully_shard(call, whole, group):
+    """A penalty goes through, in each form; tests/discriminator/test_sharded.py has many more."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that engine="compiled" runs eagerly
+        torch.manual_seed(1)
+        got = gradients(fully_sharded(whole), call)
+        torch.manual_seed(1)
+        want = gradients(network(), call)
+    assert all(g is w is None or torch.allclose(g, w, rtol=1e-5, atol=1e-7) for g, w in zip(got, want, strict=True))
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_fully_shard_is_not_compiled(whole, group):
+    d = fully_sharded(whole)
+    d(X)  # leaves the outermost parameters gathered, which then are as any others
+    with pytest.warns(UserWarning, match=r"runs eagerly where it is sharded by fully_shard"):
+        fastgan.r1_penalty(d, X, engine="compiled")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fullgraph", [True, False])
+def test_fully_shard_is_refused_in_a_graph(fullgraph, group):
+    d = fully_sharded(False)
+    with fastgan.compiling(), pytest.raises(Exception, match=r"Unsupported|Attempted to call|broke the graph"):
+        torch.compile(lambda x: fastgan.r1_penalty(d, x), fullgraph=fullgraph, backend="eager")(X)
+
+
+@calls
+def test_an_unknown_fully_shard(call, group, monkeypatch):
+    """Of a torch whose FSDP2 lacks what penalties rely on."""
+    d = fully_sharded(True)
+    monkeypatch.delattr(torch.distributed.fsdp._fully_shard._fsdp_state.FSDPState, "_pre_backward")
     with pytest.raises(RuntimeError, match=r"fully_shard \(FSDP2\).*r1-approx"):
         CALLS[call](d)
-    fastgan.gradient_penalty(d, X, None, kind="r1-approx").backward()
+
+
+@calls
+def test_fsdp1(call, group):
+    fsdp = pytest.importorskip("torch.distributed.fsdp")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # FSDP1 is deprecated
+        d = fsdp.FullyShardedDataParallel(network(), device_id=torch.device("cpu"))
+    with pytest.raises(RuntimeError, match=r"FSDP1.*fully_shard.*r1-approx"):
+        CALLS[call](d)
 
 
 class GradSampleModule(nn.Module):
