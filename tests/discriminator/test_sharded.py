@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 import fastgan
 from fastgan import _torch_internals as internals
 from fastgan.nn import GradientPenalty
-from tests.helpers.ranks import needs_gloo, run_ranks
+from tests.helpers.ranks import group_of_one, needs_gloo, run_ranks
 
 fsdp = pytest.importorskip("torch.distributed.fsdp")
 pytestmark = pytest.mark.skipif(not hasattr(fsdp, "fully_shard"), reason="this torch has no fully_shard there")
@@ -261,21 +261,22 @@ def without_grad(d, x, y):
     loss(d, x, y).backward()
 
 
-def failed(d, x, y):
-    """A backward that fails after its beginning, and one that does not."""
-    g = x.clone().requires_grad_()
-    penalty = r1(d, g)
+ALIVE = []
 
-    def interrupt(_):
-        raise KeyError("planted")
 
-    handle = g.register_hook(interrupt)
-    with pytest.raises(KeyError):
-        penalty.backward()
-    handle.remove()
+def kept_alive(d, x, y):
+    """A penalty that never goes backward, and outlives the step; the next forward wants the new weights."""
+    ALIVE.append(r1(d, x))
+    loss(d, x, y).backward()
+
+
+def of_two_inputs(d, x, y):
+    fastgan.r1_penalty(lambda pair: d(pair[0] * pair[1].sigmoid()), (x, y)).backward()
 
 
 def generators_step(d, x, y):
+    with torch.no_grad():
+        d(x)  # FSDP reads the dtype of what is trainable at the first forward, which must not be a frozen one
     fake = y.clone().requires_grad_()
     with fastgan.frozen(d):  # with the backward, as a part may be checkpointed
         fastgan.generator_step(d, fake, loss="nonsaturating").total.backward()
@@ -318,6 +319,8 @@ CASES = {
     "accumulated without sync": accumulated_without_sync,
     "retained": retained,
     "dropped": dropped,
+    "kept alive": kept_alive,
+    "two inputs": of_two_inputs,
     "value": without_grad,
     "approximate": lambda d, x, y: step(d, x, y, GradientPenalty("r1-approx", perturb=lambda t: t + 0.1)),
     "generator": generators_step,
@@ -345,10 +348,16 @@ def run(case, net, rank, dtype):
 def expected(case, plain, dtype):
     """The mean over ranks of the gradients of one process."""
     found = [run(case, copy.deepcopy(plain), rank, dtype) for rank in range(dist.get_world_size())]
-    return [
-        None if g[0] is None else sum(t.to(torch.promote_types(t.dtype, torch.float32)) for t in g) / len(g)
-        for g in zip(*found, strict=True)
-    ]
+    return [None if of[0] is None else mean(of) for of in zip(*found, strict=True)]
+
+
+def mean(tensors):
+    return sum(t.to(torch.promote_types(t.dtype, torch.float32)) for t in tensors) / len(tensors)
+
+
+class Cast(nn.Module):
+    def forward(self, x):
+        return x.bfloat16()
 
 
 def groups_of(net):
@@ -356,33 +365,65 @@ def groups_of(net):
     return [g for s in states for g in internals.parameter_groups(s)]
 
 
-def faults(case, name, how, dtype=torch.float64, **options):
-    """What is wrong with a case, in words."""
-    options = {**SHARDINGS.get(how, {}), **options}
-    want = expected(case, network(name, dtype), dtype)
+def faults(case, name, how, dtype=torch.float64, mixed=False):
+    """What is wrong with a case, in words; `mixed`: parameters are gathered in bfloat16."""
+    options, plain = dict(SHARDINGS.get(how, {})), network(name, dtype)
+    if mixed:
+        options["mp_policy"] = fsdp.MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        plain = nn.Sequential(Cast(), plain.bfloat16())
+    want = expected(case, plain, dtype)
     net = sharded(network(name, dtype), how, **options)
     try:
         got = run(case, net, dist.get_rank(), dtype)
     except Exception as error:
         return [f"{type(error).__name__}: {error}"]
+    names = [name for name, _ in net.named_parameters()]
+    return [*differences(names, got, want, 0.02 if mixed else TOLERANCE[dtype]), *left_gathered(net)]
+
+
+def differences(names, got, want, tolerance):
     found = []
     size = max([float(w.abs().max()) for w in want if w is not None])
-    for (at, _), g, w in zip(net.named_parameters(), got, want, strict=True):
+    for name, g, w in zip(names, got, want, strict=True):
         if (g is None) != (w is None):
-            found.append(f"{at}: {'no gradient' if g is None else 'a gradient'}")
+            found.append(f"{name}: {'no gradient' if g is None else 'a gradient'}")
         elif g is not None:
             off = float((g.to(w.dtype) - w).abs().max()) / size
-            if not off <= TOLERANCE[dtype]:
-                found.append(f"{at}: off by {off:.1e}")
+            if not off <= tolerance:
+                found.append(f"{name}: off by {off:.1e}")
+    return found
+
+
+def left_gathered(net):
+    """What a backward has left behind; FSDP itself leaves nothing."""
+    found = []
     for g in groups_of(net):
         if not g.is_sharded or not g.reshard_after_backward:
             found.append(f"{g}: sharded {g.is_sharded}, to be sharded {g.reshard_after_backward}")
-        if any(p.untyped_storage().size() for p in internals.gathered_parameters(g)) and how != "layers, kept":
+        if any(p.untyped_storage().size() for p in internals.gathered_parameters(g)):
             found.append(f"{g}: keeps memory")
     return found
 
 
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 0.02}
+def training_faults(case, name, how, dtype=torch.float64):
+    """What is wrong with the weights after each of three steps of Adam."""
+    plain, net = network(name, dtype), sharded(network(name, dtype), how, **SHARDINGS[how])
+    ours, theirs = (torch.optim.Adam(m.parameters(), 0.01) for m in (net, plain))
+    found = []
+    for k in range(3):
+        for p, g in zip(plain.parameters(), expected(case, plain, dtype), strict=True):
+            p.grad = g
+        theirs.step()
+        ours.zero_grad()
+        run(case, net, dist.get_rank(), dtype)
+        ours.step()
+        weights = [whole(p).detach() for p in net.parameters()]
+        names = [f"step {k}, {name}" for name, _ in net.named_parameters()]
+        found += differences(names, weights, list(plain.parameters()), 1e-10)
+    return found
+
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6}
 
 
 def work(rank, runs):
@@ -390,21 +431,96 @@ def work(rank, runs):
     return [(*run, found) for run in runs if (found := faults(*run))]
 
 
+def both(rank, runs, trainings):
+    """The same, and then some training."""
+    return [*work(rank, runs), *[(*run, found) for run in trainings if (found := training_faults(*run))]]
+
+
+TRAININGS = [
+    (case, name, how)
+    for case in ("step", "kept alive", "together")
+    for name, how in (("leaky", "root"), ("tanh", "nested"))
+]
 QUICK = [
     *[(case, "leaky", how) for case in CASES for how in ("layers", "root")],
     *[(case, name, "nested") for name in ("siamese", "one box", "box") for case in ("penalty", "step")],
     *[(case, "partly frozen", "nested") for case in ("penalty", "function that hides it")],
+    *[("step", "checkpointed", how) for how in ("nested", "checkpointed outside")],
+    ("step", "tanh", "nested", torch.float32),
+    ("step", "tanh", "nested", torch.float32, True),
 ]
 
 
 @needs_gloo
 def test_two_ranks():
-    assert run_ranks(work, QUICK) == [[], []]
+    assert run_ranks(both, QUICK, TRAININGS) == [[], []]
 
 
 @needs_gloo
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_case(name):
-    runs = [(case, name, how) for how in SHARDINGS for case in CASES]
+    unseen = ("function that hides it",) if name == "box" else ()  # neither a module nor FSDP's node: it raises
+    runs = [(case, name, how) for how in SHARDINGS for case in CASES if case not in unseen]
     assert run_ranks(work, runs) == [[], []]
+
+
+@needs_gloo
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["leaky", "tanh", "checkpointed"])
+def test_other_precisions_and_checkpoints_outside(name):
+    runs = [(case, name, "nested", torch.float32, mixed) for case in CASES for mixed in (False, True)]
+    runs += [(case, name, "nested, checkpointed outside") for case in CASES]
+    assert run_ranks(work, runs) == [[], []]
+
+
+# ---------------------------------------------------------------------------- one rank
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory):
+    """A process group of this process alone."""
+    with group_of_one(tmp_path_factory.mktemp("store")):
+        yield
+
+
+@needs_gloo
+@pytest.mark.parametrize(
+    ("case", "how"),
+    [*[(case, how) for case in ("penalty", "unpruned") for how in SHARDINGS], ("step", "root")],
+)
+def test_one_rank_has_the_same_bits(case, how, group):
+    net = sharded(network("tanh", torch.float32), how, **SHARDINGS[how])
+    got = run(case, net, 0, torch.float32)  # of a step sharded by layers, sums are in another order
+    want = run(case, network("tanh", torch.float32), 0, torch.float32)
+    assert all(g is w is None or torch.equal(g, w) for g, w in zip(got, want, strict=True))
+
+
+@needs_gloo
+def test_the_users_own_switch_is_kept(group):
+    """Who has FSDP keep parameters gathered has them gathered after a penalty too."""
+    net = sharded(network("leaky"), "nested")
+    net[0].set_reshard_after_backward(False)
+    together(net, *batches(0))
+    kept = {id(g) for g in groups_of(net[0])}
+    for g in groups_of(net):
+        assert (g.is_unsharded, g.reshard_after_backward) == ((True, False) if id(g) in kept else (False, True))
+
+
+@needs_gloo
+def test_a_backward_that_fails_leaves_the_switch_as_it_was(group):
+    net = sharded(network("leaky"), "nested")
+    x = batches(0)[0].requires_grad_()
+    inside = []
+
+    def fail(_):
+        inside.extend([g.reshard_after_backward for g in groups_of(net)])
+        raise KeyError("planted")
+
+    x.register_hook(fail)
+    penalty = r1(net, x.clone(), prune=False)
+    with pytest.raises(KeyError, match="planted"):
+        penalty.backward()
+    assert inside
+    assert not any(inside)
+    assert all(g.reshard_after_backward for g in groups_of(net))

@@ -73,6 +73,20 @@ def test_a_trainer_with_one_changed_import(name, tmp_path):
     assert difference(done, 4) < 1e-5
 
 
+@pytest.mark.parametrize(("dtype", "most"), [("float64", 1e-12), ("float32", 1e-5)])
+def test_a_sharded_discriminator(dtype, most):
+    pytest.importorskip("torch.distributed.fsdp")
+    done = run(EXAMPLES / "fsdp_r1.py", "--steps", "2", "--dtype", dtype)
+    whole, before, during, after, off = re.search(
+        r"(\d+) bytes of.*holds (\d+) before a step, (\d+) while .*, (\d+) after\n.*2 steps: (\S+) of",
+        done.stdout,
+        re.DOTALL,
+    ).groups()
+    assert before == after
+    assert int(before) < 0.6 * int(whole) == 0.6 * int(during)
+    assert float(off) < most
+
+
 def test_a_trainer_in_float64(tmp_path):
     done = run(EXAMPLES / "r3gan.py", "--steps", "4", "--double", "--out", str(tmp_path))
     assert difference(done, 4) < 1e-13
