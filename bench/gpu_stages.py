@@ -248,7 +248,7 @@ def on_a_gpu(run: Run) -> list[Stage]:
     required = {"FASTGAN_TEST_REQUIRED": "1"}  # what is skipped for lack of kernels would look like success
     watched = required | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     few = ["--width", "64", "--batch", "64", "--only", "conv", "residual", "batch norm", "attention"]
-    tour = [*PYTEST, *gpu, "tour and cuda"]
+    tour, lengths = [*PYTEST, *gpu, "tour and cuda"], ["1024", "4096"]
     return [
         Stage("tests-cuda", 90, tests(*gpu, "not triton and not compile"), required | ONE_THREAD),
         Stage("memcheck", 60, tour, watched, sanitizer("memcheck")),
@@ -261,6 +261,7 @@ def on_a_gpu(run: Run) -> list[Stage]:
         Stage("trainers", 60, run.measured("trainers", "trainers")),
         Stage("steps", 60, run.measured(
             "steps", "steps", "--no-compile", "--budget", "45", "--tables", "penalty", "step", *few)),
+        Stage("attention", 60, run.measured("attention", "attention", "--budget", "40", "--tokens", *lengths)),
         Stage("sizes", 60, run.measured("sizes", "gpu", "--only", "rest", "--budget", "55")),
         Stage("racecheck", 60, tour, watched, sanitizer("racecheck")),
         Stage("tests-compile", 60, tests(*gpu, "compile"), required | ONE_THREAD),
@@ -281,6 +282,7 @@ def rehearsed(run: Run) -> list[Stage]:
         Stage("training", 60, run.measured("training", "gpu", "--only", "training")),
         Stage("trainers", 60, run.measured("trainers", "trainers", "--only", "cyclegan", "biggan")),
         Stage("steps", 60, run.measured("steps", "steps", *small)),
+        Stage("attention", 40, run.measured("attention", "attention", "--tokens", "16")),
         Stage("sizes", 40, run.measured("sizes", "gpu", "--only", "rest")),
     ]
 

@@ -203,8 +203,12 @@ def after_backward(callback: Callable[[], None]) -> None:
 # ---------------------------------------------------------------------------- parameters sharded by FSDP2
 
 _FSDP = "torch.distributed.fsdp._fully_shard"
-# Whether fully_shard may have been called: its import takes long, and is never made here.
-fsdp_is_loaded: Callable[[], bool] = partial(sys.modules.__contains__, _FSDP)
+
+
+def fsdp_is_used() -> bool:
+    """Return whether fully_shard was called in this process; its import takes long, and is never made here."""
+    found = getattr(sys.modules.get(f"{_FSDP}._fully_shard"), "FSDPModule", None)
+    return found is not None and bool(found.__subclasses__())  # it gives each sharded class one of its own
 
 
 def knows_sharding() -> bool:
@@ -248,12 +252,14 @@ def gather_for_backward(state: Any, grad: Tensor) -> None:
     state._pre_backward(grad)
 
 
-def finish_sharded_backward(state: Any) -> None:
+def finish_sharded_backward(states: Iterable[Any]) -> None:
     """Reduce the gradients that are left over, and give parameters back, as FSDP's own callback does.
 
-    To be called after that one, which passes over a module whose gradients it has reduced before.
+    To be called after that one, which passes over a module whose gradients it has reduced before. It works on all
+    modules under one root, and is called once for these.
     """
-    state._root_post_backward_final_callback()
+    for state in {id(s._state_ctx): s for s in states}.values():
+        state._root_post_backward_final_callback()
 
 
 def has_backward_hooks(modules: Iterable[nn.Module]) -> bool:

@@ -1,6 +1,6 @@
 """Attention to its second derivative, and R1 of a transformer: PyTorch's plain arithmetic against fastgan's blocks.
 
-The only place with baselines of them. Plain arithmetic keeps a dozen tensors of tokens times tokens for each head;
+The only place with baselines of them. Plain arithmetic keeps eleven tensors of tokens times tokens for each head;
 where they would not fit into the machine's memory it is left out.
 """
 
@@ -20,11 +20,12 @@ import fastgan
 from bench import report
 from bench.harness import Row, Run, Suite, Work, at_least
 from bench.suites.steps import peak
+from bench.suites.trainers import waiting
 from fastgan.discriminator.attention import attention
 
 HEADS, WIDTH, BATCH, DEPTH = 8, 64, 2, 2
 TOKENS = (256, 512, 1024, 2048, 4096, 8192)
-KEPT = 12  # tensors of tokens times tokens that plain arithmetic keeps for a head's second derivative
+KEPT = 12  # tensors of tokens times tokens that plain arithmetic has for a head, at most
 COMPARED = 1024  # tokens up to which results are compared with float64
 PAIR = "checkpoint"
 CONTENDERS = {
@@ -175,6 +176,7 @@ def measure(run: Run, case: Case) -> Iterator[Row]:
         return
     memory = {name: peak(nn.Identity(), work, run.device) for name, work in works.items()}
     base = "plain" if "plain" in works else "fastgan"
+    works = {name: waiting(work, run.device) for name, work in works.items()}
     rounds = 3 if run.quick or case.tokens > 2048 else 7
     facts["pairs"] = {PAIR: (f"plain, {PAIR}", f"fastgan, {PAIR}")} if f"plain, {PAIR}" in works else {}
     facts["MiB"] = memory
@@ -236,6 +238,7 @@ COLOURS = {
 def draw(plt: Any, result: Row, below: str) -> Any:
     """Time and memory by tokens."""
     drawing, axes = plt.subplots(2, 2, figsize=(10, 7), layout="constrained", sharex=True)
+    tokens = sorted({r["tokens"] for r in result["rows"]})
     for pair, title in zip(axes, TABLES, strict=True):
         rows = [r for r in result["rows"] if r["table"] == title]
         for axis, of, unit in zip(pair, ("minimum", "MiB"), ("seconds", "MiB at the peak"), strict=True):
@@ -245,7 +248,7 @@ def draw(plt: Any, result: Row, below: str) -> Any:
                     axis.loglog(*zip(*there, strict=True), "o-", color=colour, label=name, ms=4)
             axis.set_title(f"{title}: {unit}", fontsize=10)
             axis.set_xlabel("tokens", fontsize=9)
-            axis.set_xticks([r["tokens"] for r in rows], [str(r["tokens"]) for r in rows], fontsize=8)
+            axis.set_xticks(tokens, map(str, tokens), fontsize=8)
             axis.minorticks_off()
             report.bare(axis)
     axes[1][0].legend(frameon=False, fontsize=9)

@@ -148,7 +148,8 @@ class Attention(internals.DeviceContext):
         kwargs = kwargs or {}
         if func is _torchs:
             return attention(*args, **kwargs)
-        if func is ATTENTION[1] and self.alone and _PLAIN.issuperset(types):
+        own = F.scaled_dot_product_attention is _torchs  # and not somebody else's in its place
+        if func is ATTENTION[1] and own and self.alone and _PLAIN.issuperset(types):
             func = internals.multi_head_attention_by(attention)
         return func(*args, **kwargs)
 

@@ -16,7 +16,7 @@ from .._torch_internals import (
     ATTENTION_KERNELS,
     close_torchs_generators,
     compiler_is_loaded,
-    fsdp_is_loaded,
+    fsdp_is_used,
     function_mode_depth,
     function_modes,
     has_backward_hooks,
@@ -342,7 +342,7 @@ class Forward:
             self._parameters[output] = found = check(outputs, grads, inputs, pruned, self._name_of)
             if not found.reached and len(self.created) == len(inputs):
                 self._refuse_frozen()
-            if fsdp_is_loaded():
+            if fsdp_is_used():
                 gather_in_backward(modules_of(self.discriminator), outputs, grads)
         return grads
 

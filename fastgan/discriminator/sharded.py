@@ -53,8 +53,7 @@ class _Gathered:
     def over(self) -> None:
         """Reduce gradients that arrived after FSDP had reduced a module's, and give the parameters back."""
         self.release()
-        for state in self.states:
-            finish_sharded_backward(state)
+        finish_sharded_backward(self.states)
 
 
 def _on_gradient(states: Sequence[Any]) -> Callable[[Tensor], None]:

@@ -56,6 +56,17 @@ def test_the_report_of_calls_of_losses_is_made(tmp_path):
     assert "eager/python" in result["rows"][0]["ratio"]
 
 
+@pytest.mark.slow
+@draws
+def test_the_report_of_attention_is_made(tmp_path):
+    text = bench("attention", tmp_path)
+    for heading in ("Attention, its gradients", "R1 of a transformer", "Largest error against float64"):
+        assert f"## {heading}" in text
+    rows = json.loads(next(tmp_path.glob("attention-cpu-*.json")).read_text())["rows"]
+    assert rows[1]["MiB"]["fastgan"] < 0.5 * rows[1]["MiB"]["plain"]
+    assert "checkpoint" in rows[-1]["ratio"]
+
+
 @pytest.fixture
 def calls():
     """A quick run of the cost of a call, with two logits, on one thread as all quick runs."""
@@ -262,9 +273,11 @@ def test_a_run_on_a_gpu_is_rehearsed(tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["logs.tar.gz", "results.json", "summary.txt"]
     assert {s["name"]: s["code"] for s in found["stages"] if s["name"] != "memcheck"} == dict.fromkeys(
         ("machine", "extension", "tour", "smoke", "tests-cuda", "speed", "ncu", "shapes", "training", "trainers",
-         "steps", "sizes"), 0,
+         "steps", "attention", "sizes"), 0,
     )  # fmt: skip
-    assert {"smoke", "speed", "shapes", "training", "trainers", "steps", "sizes"} <= set(found["results"])
+    assert {"smoke", "speed", "shapes", "training", "trainers", "steps", "attention", "sizes"} <= set(
+        found["results"]
+    )
     assert found["results"]["speed"]["rows"][0]["arms"]["cpu"]["step"]["median"] > 0
     assert "building" not in done.stdout
     for line in ("hinge D 4096 float32: gpu eager", "forward 4096: in use", "penalty, conv: ms recipe", "1 passed"):

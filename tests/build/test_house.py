@@ -9,6 +9,7 @@ import pytest
 
 import fastgan
 from fastgan.backends import native
+from fastgan.discriminator import forward
 from tests.helpers import house, prose
 
 # They read more of torch's private names, by their nature: see _torch_internals.py.
@@ -37,8 +38,9 @@ def test_the_measure_sees_a_cycle():
 
 
 @pytest.mark.skipif(native.native is None, reason="the compiled kernels, whose path is measured, are not there")
-def test_calls_stay_short():
+def test_calls_stay_short(monkeypatch):
     """Files that a call goes through, and changes of file: docs/architecture.md shows the path."""
+    monkeypatch.setattr(forward, "fsdp_is_used", lambda: False)  # as other tests may have done
     most = {
         "discriminator_loss": (6, 7),
         "norm_penalty": (7, 9),

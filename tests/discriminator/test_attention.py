@@ -371,6 +371,19 @@ def test_a_mode_of_the_users_sees_pytorchs_function():
     assert "multi_head_attention_forward" in seen.names
 
 
+def test_what_stands_in_its_place_is_called(monkeypatch):
+    called, torchs = [], F.scaled_dot_product_attention
+
+    def other(*args, **kwargs):
+        called.append(1)
+        return torchs(*args, **kwargs)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", other)
+    for net in (Tokens(Heads()), Tokens(Function())):
+        fastgan.r1_penalty(net, torch.randn(3, 6, 4)).backward()
+    assert len(called) == 2
+
+
 # ---------------------------------------------------------------------------- checkpoints
 
 

@@ -87,6 +87,14 @@ def test_a_sharded_discriminator(dtype, most):
     assert float(off) < most
 
 
+@pytest.mark.parametrize("options", [[], ["--checkpoint"]])
+def test_a_transformer(options):
+    done = run(EXAMPLES / "transformer_r1.py", "--steps", "2", "--tokens", "600", *options)
+    ours, plain = (float(m) for m in re.findall(r"(\d+) MiB at the peak", done.stdout))
+    assert ours < 0.5 * plain
+    assert float(re.search(r"gradient: (\S+) of", done.stdout)[1]) < 1e-5
+
+
 def test_a_trainer_in_float64(tmp_path):
     done = run(EXAMPLES / "r3gan.py", "--steps", "4", "--double", "--out", str(tmp_path))
     assert difference(done, 4) < 1e-13
