@@ -167,12 +167,20 @@ SHARDINGS = {
 # ---------------------------------------------------------------------------- what is done with them
 
 
+VALUES = []  # of this run
+
+
+def noted(value):
+    VALUES.append(value.detach().clone())
+    return value
+
+
 def loss(d, x, y):
-    return fastgan.discriminator_loss(d(x), d(y), "nonsaturating")
+    return noted(fastgan.discriminator_loss(d(x), d(y), "nonsaturating"))
 
 
 def r1(d, x, **options):
-    return fastgan.r1_penalty(d, x, weight=3.0, **options)
+    return noted(fastgan.r1_penalty(d, x, weight=3.0, **options))
 
 
 def together(d, x, y):
@@ -210,7 +218,7 @@ def both_made_then_loss_first(d, x, y):
 
 
 def step(d, x, y, penalty="r1", **options):
-    fastgan.discriminator_step(d, x, y, loss="nonsaturating", penalty=penalty, **options).total.backward()
+    noted(fastgan.discriminator_step(d, x, y, loss="nonsaturating", penalty=penalty, **options).total).backward()
 
 
 def two_penalties(d, x, y):
@@ -341,14 +349,25 @@ def whole(t):
 
 def run(case, net, rank, dtype):
     torch.manual_seed(100 + rank)
+    VALUES.clear()
     CASES[case](net, *batches(rank, dtype))
     return [None if p.grad is None else whole(p.grad).detach().clone() for p in net.parameters()]
 
 
 def expected(case, plain, dtype):
-    """The mean over ranks of the gradients of one process."""
-    found = [run(case, copy.deepcopy(plain), rank, dtype) for rank in range(dist.get_world_size())]
-    return [None if of[0] is None else mean(of) for of in zip(*found, strict=True)]
+    """The mean over ranks of the gradients of one process; of this rank's, values and buffers."""
+    own, found, state = dist.get_rank(), [], []
+    for rank in range(dist.get_world_size()):
+        net = copy.deepcopy(plain)
+        found.append(run(case, net, rank, dtype))
+        if rank == own:
+            state = state_of(net)
+    return [None if of[0] is None else mean(of) for of in zip(*found, strict=True)], state
+
+
+def state_of(net):
+    """The values of a run, and what it has made of the buffers."""
+    return [*VALUES, *[b.to(torch.float64) for b in net.buffers()]]
 
 
 def mean(tensors):
@@ -371,14 +390,18 @@ def faults(case, name, how, dtype=torch.float64, mixed=False):
     if mixed:
         options["mp_policy"] = fsdp.MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         plain = nn.Sequential(Cast(), plain.bfloat16())
-    want = expected(case, plain, dtype)
+    want, state = expected(case, plain, dtype)
     net = sharded(network(name, dtype), how, **options)
     try:
         got = run(case, net, dist.get_rank(), dtype)
     except Exception as error:
         return [f"{type(error).__name__}: {error}"]
     names = [name for name, _ in net.named_parameters()]
-    return [*differences(names, got, want, 0.02 if mixed else TOLERANCE[dtype]), *left_gathered(net)]
+    found = [*differences(names, got, want, 0.02 if mixed else TOLERANCE[dtype]), *left_gathered(net)]
+    for k, (ours, theirs) in enumerate(zip(state_of(net), state, strict=True)):
+        if not torch.allclose(ours.to(theirs.dtype), theirs, 0.02 if mixed else 10 * TOLERANCE[dtype], 0):
+            found.append(f"value or buffer {k}: {ours}, {theirs}")
+    return found
 
 
 def differences(names, got, want, tolerance):
@@ -411,7 +434,7 @@ def training_faults(case, name, how, dtype=torch.float64):
     ours, theirs = (torch.optim.Adam(m.parameters(), 0.01) for m in (net, plain))
     found = []
     for k in range(3):
-        for p, g in zip(plain.parameters(), expected(case, plain, dtype), strict=True):
+        for p, g in zip(plain.parameters(), expected(case, plain, dtype)[0], strict=True):
             p.grad = g
         theirs.step()
         ours.zero_grad()
@@ -461,7 +484,8 @@ def test_two_ranks():
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_case(name):
     unseen = ("function that hides it",) if name == "box" else ()  # neither a module nor FSDP's node: it raises
-    runs = [(case, name, how) for how in SHARDINGS for case in CASES if case not in unseen]
+    ways = SHARDINGS if name in ("leaky", "conditional") else ("layers", "root, resharded", "nested")
+    runs = [(case, name, how) for how in ways for case in CASES if case not in unseen]
     assert run_ranks(work, runs) == [[], []]
 
 
