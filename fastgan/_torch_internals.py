@@ -9,7 +9,7 @@ import contextlib
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from types import FunctionType
 from typing import Any
@@ -83,6 +83,31 @@ def in_checkpoint() -> bool:
 def runs_in_checkpoint() -> bool:
     """Return whether any torch.utils.checkpoint is at work, by the functions that are running."""
     return any(frame.f_code.co_filename == checkpoint.__file__ for frame, _ in traceback.walk_stack(None))
+
+
+# Whether a checkpoint recomputes in the device context of its forward.
+_OF_CHECKPOINT = checkpoint._checkpoint_without_reentrant_generator.__code__
+checkpoints_keep_device = "device_ctx" in (*_OF_CHECKPOINT.co_varnames, *_OF_CHECKPOINT.co_cellvars)
+
+
+class _Within:
+    """What a checkpoint runs again, in a context."""
+
+    def __init__(self, recompute: Callable[..., Any], context: AbstractContextManager[Any]) -> None:
+        self.recompute, self.context = recompute, context
+
+    def __call__(self, *args: Any) -> Any:
+        with self.context:
+            return self.recompute(*args)
+
+
+def recompute_within(context: AbstractContextManager[Any]) -> None:
+    """Have all checkpoints that are running recompute in a context, with a torch whose checkpoints enter none."""
+    for frame, _ in traceback.walk_stack(None):
+        if frame.f_code.co_filename == checkpoint.__file__ and (generator := frame.f_locals.get("gen")) is not None:
+            found = generator.gi_frame.f_locals["new_frame"]
+            if not isinstance(found.recompute_fn, _Within):
+                found.recompute_fn = _Within(found.recompute_fn, context)
 
 
 def stance_as_it_is() -> Callable[[], Any]:

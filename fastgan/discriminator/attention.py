@@ -129,6 +129,7 @@ class Attention(internals.DeviceContext):
 
     A non-reentrant checkpoint recomputes in the caller's backward, and would find other tensors there than in the
     forward. It enters the forward's device context for that, which is this mode: it makes the same settings then.
+    Older releases of torch enter none, and are given this one at a call of attention.
 
     Attributes:
         settings: makes those that go with it.
@@ -146,6 +147,8 @@ class Attention(internals.DeviceContext):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call a function."""
         kwargs = kwargs or {}
+        if func in ATTENTION and not internals.checkpoints_keep_device:
+            internals.recompute_within(self)
         if func is _torchs:
             return attention(*args, **kwargs)
         own = F.scaled_dot_product_attention is _torchs  # and not somebody else's in its place

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import fastgan
+from fastgan import _torch_internals as internals
 from fastgan._torch_internals import pop_function_mode, push_function_mode
 from fastgan.discriminator import attention as calls
 from fastgan.discriminator.attention import Attention, attention
@@ -387,6 +388,9 @@ def test_what_stands_in_its_place_is_called(monkeypatch):
 # ---------------------------------------------------------------------------- checkpoints
 
 
+keeps_device = pytest.mark.skipif(not internals.checkpoints_keep_device, reason="this torch does not")
+
+
 def again(function, x):
     return checkpoint(function, x, use_reentrant=False)
 
@@ -430,6 +434,18 @@ def test_checkpoints_recompute_it(name, depth):
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("device", ["captured", "not captured"])
+@pytest.mark.parametrize("name", ["function", "encoder", "dropout"])
+def test_the_way_of_older_releases(name, device, depth, monkeypatch):
+    """Whose checkpoints do not enter the device context of the forward."""
+    monkeypatch.setattr(internals, "checkpoints_keep_device", False)
+    if device == "not captured":
+        monkeypatch.setattr(torch.utils._device, "DeviceContext", type("Other", (), {}))
+    test_checkpoints_recompute_it(name, depth)
+
+
+@keeps_device
 def test_recomputation_keeps_the_default_device():
     devices = []
     net, x = Checkpointed(Device(devices), 1), torch.randn(3, 6, 4)
@@ -442,6 +458,7 @@ def test_recomputation_keeps_the_default_device():
     assert devices[3:] == ["cpu"] * 3
 
 
+@keeps_device
 def test_a_compiled_part_in_a_checkpoint_is_run_uncompiled_both_times():
     torch.manual_seed(0)
     x, inner = torch.randn(3, 6, 4), nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))

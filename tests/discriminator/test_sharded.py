@@ -12,10 +12,10 @@ from torch.utils.checkpoint import checkpoint
 import fastgan
 from fastgan import _torch_internals as internals
 from fastgan.nn import GradientPenalty
-from tests.helpers.ranks import group_of_one, needs_gloo, run_ranks
+from tests.helpers.ranks import group_of_one, needs_fsdp, run_ranks
 
 fsdp = pytest.importorskip("torch.distributed.fsdp")
-pytestmark = pytest.mark.skipif(not hasattr(fsdp, "fully_shard"), reason="this torch has no fully_shard there")
+pytestmark = needs_fsdp
 N, WIDTH = 4, 6
 
 
@@ -474,12 +474,10 @@ QUICK = [
 ]
 
 
-@needs_gloo
 def test_two_ranks():
     assert run_ranks(both, QUICK, TRAININGS) == [[], []]
 
 
-@needs_gloo
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_case(name):
@@ -489,7 +487,6 @@ def test_every_case(name):
     assert run_ranks(work, runs) == [[], []]
 
 
-@needs_gloo
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["leaky", "tanh", "checkpointed"])
 def test_other_precisions_and_checkpoints_outside(name):
@@ -508,7 +505,6 @@ def group(tmp_path_factory):
         yield
 
 
-@needs_gloo
 @pytest.mark.parametrize(
     ("case", "how"),
     [*[(case, how) for case in ("penalty", "unpruned") for how in SHARDINGS], ("step", "root")],
@@ -520,7 +516,6 @@ def test_one_rank_has_the_same_bits(case, how, group):
     assert all(g is w is None or torch.equal(g, w) for g, w in zip(got, want, strict=True))
 
 
-@needs_gloo
 def test_the_users_own_switch_is_kept(group):
     """Who has FSDP keep parameters gathered has them gathered after a penalty too."""
     net = sharded(network("leaky"), "nested")
@@ -531,7 +526,6 @@ def test_the_users_own_switch_is_kept(group):
         assert (g.is_unsharded, g.reshard_after_backward) == ((True, False) if id(g) in kept else (False, True))
 
 
-@needs_gloo
 def test_a_backward_that_fails_leaves_the_switch_as_it_was(group):
     net = sharded(network("leaky"), "nested")
     x = batches(0)[0].requires_grad_()

@@ -9,6 +9,7 @@ import wave
 import pytest
 
 from tests.helpers import ROOT
+from tests.helpers.ranks import needs_fsdp
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
@@ -73,9 +74,9 @@ def test_a_trainer_with_one_changed_import(name, tmp_path):
     assert difference(done, 4) < 1e-5
 
 
+@needs_fsdp
 @pytest.mark.parametrize(("dtype", "most"), [("float64", 1e-12), ("float32", 1e-5)])
 def test_a_sharded_discriminator(dtype, most):
-    pytest.importorskip("torch.distributed.fsdp")
     done = run(EXAMPLES / "fsdp_r1.py", "--steps", "2", "--dtype", dtype)
     whole, before, during, after, off = re.search(
         r"(\d+) bytes of.*holds (\d+) before a step, (\d+) while .*, (\d+) after\n.*2 steps: (\S+) of",

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 import fastgan
 from fastgan.discriminator import attention
 from tests.helpers import ROOT
-from tests.helpers.ranks import group_of_one, needs_gloo
+from tests.helpers.ranks import group_of_one, needs_fsdp
 
 PAGE = (ROOT / "docs" / "large-discriminators.md").read_text()
 SHARDED, TRANSFORMER = re.findall(r"```python\n(.*?)```", PAGE, re.S)
@@ -59,9 +59,8 @@ def test_a_transformer(few, monkeypatch):
     agree([p.grad for p in D.parameters()], plainly(copy.deepcopy(D), "hinge", 1.0))
 
 
-@needs_gloo
+@needs_fsdp
 def test_a_sharded_discriminator(tmp_path):
-    pytest.importorskip("torch.distributed.fsdp")
     D = discriminator()["D"]
     D.zero_grad()
     twin = copy.deepcopy(D)

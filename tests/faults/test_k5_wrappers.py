@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import fastgan
 from fastgan.nn import GradientPenalty
-from tests.helpers.ranks import group_of_one, needs_gloo, run_ranks
+from tests.helpers.ranks import group_of_one, needs_fsdp, needs_gloo, run_ranks
 
 X = torch.randn(4, 5)
 CALLS = {
@@ -73,6 +73,7 @@ def gradients(d, call):
     return [p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad for p in d.parameters()]
 
 
+@needs_fsdp
 @calls
 @pytest.mark.parametrize("whole", [True, False])
 def test_fully_shard(call, whole, group):
@@ -86,6 +87,7 @@ def test_fully_shard(call, whole, group):
     assert all(g is w is None or torch.allclose(g, w, rtol=1e-5, atol=1e-7) for g, w in zip(got, want, strict=True))
 
 
+@needs_fsdp
 @pytest.mark.parametrize("whole", [True, False])
 def test_fully_shard_is_not_compiled(whole, group):
     d = fully_sharded(whole)
@@ -94,6 +96,7 @@ def test_fully_shard_is_not_compiled(whole, group):
         fastgan.r1_penalty(d, X, engine="compiled")
 
 
+@needs_fsdp
 @pytest.mark.slow
 @pytest.mark.parametrize("fullgraph", [True, False])
 def test_fully_shard_is_refused_in_a_graph(fullgraph, group):

@@ -27,6 +27,11 @@ PATIENCE = 300  # seconds; then a rank prints where its threads are, and ends
 needs_gloo = pytest.mark.skipif(
     not dist.is_available() or not dist.is_gloo_available(), reason="this torch has no gloo"
 )
+# The oldest releases lack a part of FSDP2 on the CPU, and fail without a penalty too.
+needs_fsdp = pytest.mark.skipif(
+    not dist.is_available() or not dist.is_gloo_available() or not hasattr(torch.cpu.Stream, "record_event"),
+    reason="this torch has no fully_shard on the CPU",
+)
 
 
 def run_ranks(work: Callable[..., Any], *args: Any) -> list[Any]:
