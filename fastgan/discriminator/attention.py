@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import nullcontext
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -124,6 +124,16 @@ def _bias(mask: Tensor, batch: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]
     return mask.reshape(-1, *mask.shape[-2:]), tuple(places)
 
 
+class Settings(Protocol):
+    """What a discriminator is called under, beside the mode."""
+
+    def enter(self) -> None:
+        """Make the settings."""
+
+    def leave(self) -> None:
+        """Take them back, and what modes were left behind since this was made; twice does no harm."""
+
+
 class Attention(internals.DeviceContext):
     """A mode under which attention has two derivatives, in checkpoints too.
 
@@ -136,7 +146,7 @@ class Attention(internals.DeviceContext):
         alone: whether no mode of somebody else's is active, who would see other functions than were called.
     """
 
-    def __init__(self, settings: Callable[[], AbstractContextManager[Any]], alone: bool = True) -> None:
+    def __init__(self, settings: Callable[[], Settings], alone: bool = True) -> None:
         outer = [m.device for m in internals.function_modes() if isinstance(m, internals.DeviceContext)]
         super().__init__(outer[-1] if outer else torch.device("cpu"))
         self.has_device = bool(outer)
@@ -157,16 +167,28 @@ class Attention(internals.DeviceContext):
         return func(*args, **kwargs)
 
     def __enter__(self) -> Attention:
-        """Enter for a recomputation."""
-        stack = ExitStack()
-        if self.has_device:
-            stack.enter_context(torch.device(self.device))
-        stack.enter_context(self.settings())
-        internals.push_function_mode(Attention(self.settings, self.alone))
-        stack.callback(internals.pop_function_mode)
-        self.entered.__dict__.setdefault("stacks", []).append(stack)
+        """Enter for a recomputation; an interrupt may come at any instruction."""
+        device = torch.device(self.device) if self.has_device else nullcontext()
+        device.__enter__()
+        settings = self.settings()
+        try:
+            settings.enter()
+            internals.push_function_mode(Attention(self.settings, self.alone))
+            self.entered.__dict__.setdefault("entries", []).append((settings, device))
+        except BaseException:
+            settings.leave()
+            device.__exit__(None, None, None)
+            raise
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         """Leave it."""
-        self.entered.stacks.pop().close()
+        settings, device = self.entered.entries[-1]
+        try:
+            if isinstance(error, KeyboardInterrupt):
+                internals.close_torchs_generators(error)
+            settings.leave()
+        finally:
+            settings.leave()
+            self.entered.entries.pop()
+            device.__exit__(None, None, None)

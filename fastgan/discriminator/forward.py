@@ -111,7 +111,7 @@ _IN_PARTS = (
 plain_arithmetic = _PlainArithmetic()
 
 
-class _Use:
+class Use:
     """A use of the settings under which a discriminator can be differentiated twice, if it can be at all."""
 
     def __init__(self) -> None:
@@ -140,7 +140,7 @@ def differentiably(call: Callable[[], Any]) -> Any:
     if torch.is_inference_mode_enabled():
         with torch.inference_mode(False):
             return differentiably(call)
-    use = _Use()
+    use = Use()
     try:
         try:
             use.enter()
@@ -155,7 +155,7 @@ def differentiably(call: Callable[[], Any]) -> Any:
 def differentiable() -> Iterator[None]:
     """Make the same settings for a block."""
     with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
-        use = _Use()
+        use = Use()
         try:
             use.enter()
             yield
@@ -285,8 +285,8 @@ class Forward:
         try:
             replaces = prune and _functions_are_torchs()
             if self.create_graph:
-                self._pruning = Prune(differentiable) if replaces else None
-                push_function_mode(self._pruning or Attention(differentiable, _functions_are_torchs()))
+                self._pruning = Prune(Use) if replaces else None
+                push_function_mode(self._pruning or Attention(Use, _functions_are_torchs()))
             return self.discriminator(self.x, *args, **kwargs)
         except KeyboardInterrupt as error:
             close_torchs_generators(error)

@@ -9,7 +9,6 @@ backward, and the gradients are bit-identical, without that walk.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +18,7 @@ from torch.autograd import Function
 from torch.autograd.graph import get_gradient_edge
 
 from .. import _torch_internals as internals
-from .attention import ATTENTION, Attention
+from .attention import ATTENTION, Attention, Settings
 
 _aten = torch.ops.aten
 
@@ -194,7 +193,7 @@ RULES: dict[Any, Callable[..., Rule | None]] = {
 class Prune(Attention):
     """Replaces piecewise linear operations, and attention, while it is active."""
 
-    def __init__(self, settings: Callable[[], AbstractContextManager[Any]]) -> None:
+    def __init__(self, settings: Callable[[], Settings]) -> None:
         super().__init__(settings)
         self.replaced: list[tuple[list[bool], Any, Any]] = []
         self.paused = False

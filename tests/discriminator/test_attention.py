@@ -2,7 +2,6 @@
 
 import copy
 import functools
-from contextlib import nullcontext
 
 import pytest
 import torch
@@ -18,6 +17,7 @@ from fastgan import _torch_internals as internals
 from fastgan._torch_internals import pop_function_mode, push_function_mode
 from fastgan.discriminator import attention as calls
 from fastgan.discriminator.attention import Attention, attention
+from fastgan.discriminator.forward import Use
 from fastgan.ops import attention as ops
 from tests.faults.plain import gradients
 
@@ -491,7 +491,7 @@ def test_nothing_is_left_behind():
 
 def test_a_second_entry_is_on_its_own():
     """A recomputation inside another one leaves the outer's settings alone."""
-    mode = Attention(nullcontext)
+    mode = Attention(Use)
     tensors = operands()
     push_function_mode(mode)
     pop_function_mode()

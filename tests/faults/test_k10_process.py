@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import fastgan
 from fastgan._torch_internals import ATTENTION_KERNELS, function_mode_depth
+from fastgan.discriminator.attention import Attention
 from fastgan.discriminator.forward import plain_arithmetic, prunable
 from fastgan.nn import GradientPenalty
 
@@ -108,6 +110,8 @@ class Interrupt:
     def __call__(self, frame, event, argument):
         if event not in ("call", "c_return") or self.done:
             return
+        if event == "call" and frame.f_code is Attention.__exit__.__code__:
+            return  # PyTorch has left the block, and nobody but this function could take anything back
         name = frame.f_code.co_filename
         if "fastgan" not in name and not name.endswith(("overrides.py", "contextlib.py")):
             return
@@ -121,6 +125,7 @@ CALLS = {
     "penalty": lambda d: fastgan.gradient_penalty(d, X, -X),
     "step": lambda d: fastgan.discriminator_step(d, X, -X, loss="hinge", penalty=["r1", "wgan-gp"]),
     "no grad": lambda d: fastgan.r1_penalty(d, X),
+    "recomputed": lambda d: fastgan.r1_penalty(lambda x: checkpoint(d, x, use_reentrant=False), X).backward(),
 }
 
 
