@@ -9,7 +9,7 @@ import contextlib
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from types import FunctionType
 from typing import Any
@@ -22,7 +22,7 @@ from torch.autograd.graph import GradientEdge
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _push_mode
-from torch.utils import _device, _pytree, checkpoint
+from torch.utils import _pytree, checkpoint
 from torch.utils._python_dispatch import _disable_current_modes
 
 tree_leaves, tree_map_only = _pytree.tree_leaves, _pytree.tree_map_only
@@ -45,8 +45,6 @@ proxy_mode: Callable[[], Any] = partial(torch._C._get_dispatch_mode, torch._C._T
 function_modes: Callable[[], list[TorchFunctionMode]] = _get_current_function_mode_stack
 function_mode_depth: Callable[[], int] = torch._C._len_torch_function_stack
 push_function_mode: Callable[[TorchFunctionMode], None] = _push_mode
-# The mode that torch.device is as a context; a non-reentrant checkpoint enters it again where it recomputes.
-DeviceContext = _device.DeviceContext
 pop_function_mode: Callable[[], TorchFunctionMode] = torch._C._pop_torch_function_stack
 
 
@@ -85,29 +83,31 @@ def runs_in_checkpoint() -> bool:
     return any(frame.f_code.co_filename == checkpoint.__file__ for frame, _ in traceback.walk_stack(None))
 
 
-# Whether a checkpoint recomputes in the device context of its forward.
-_OF_CHECKPOINT = checkpoint._checkpoint_without_reentrant_generator.__code__
-checkpoints_keep_device = "device_ctx" in (*_OF_CHECKPOINT.co_varnames, *_OF_CHECKPOINT.co_cellvars)
-
-
 class _Within:
-    """What a checkpoint runs again, in a context."""
+    """What a checkpoint runs again, by a function that makes settings for it."""
 
-    def __init__(self, recompute: Callable[..., Any], context: AbstractContextManager[Any]) -> None:
-        self.recompute, self.context = recompute, context
+    def __init__(self, recompute: Callable[..., Any], around: Callable[[Callable[[], Any]], Any]) -> None:
+        self.recompute, self.around = recompute, around
 
     def __call__(self, *args: Any) -> Any:
-        with self.context:
-            return self.recompute(*args)
+        return self.around(partial(self.recompute, *args))
 
 
-def recompute_within(context: AbstractContextManager[Any]) -> None:
-    """Have all checkpoints that are running recompute in a context, with a torch whose checkpoints enter none."""
+def _running_checkpoints() -> Iterator[Any]:
+    """Yield the frames, as PyTorch calls them, of the non-reentrant checkpoints that run in this thread."""
     for frame, _ in traceback.walk_stack(None):
-        if frame.f_code.co_filename == checkpoint.__file__ and (generator := frame.f_locals.get("gen")) is not None:
-            found = generator.gi_frame.f_locals["new_frame"]
-            if not isinstance(found.recompute_fn, _Within):
-                found.recompute_fn = _Within(found.recompute_fn, context)
+        generator = frame.f_locals.get("gen") if frame.f_code.co_filename == checkpoint.__file__ else None
+        if generator is not None and generator.gi_frame is not None:
+            yield generator.gi_frame.f_locals["new_frame"]
+
+
+def recompute_by(around: Callable[[Callable[[], Any]], Any]) -> bool:
+    """Have the checkpoints that run in this thread recompute inside of a function; return whether there are any."""
+    found = list(_running_checkpoints())
+    for frame in found:
+        if not isinstance(frame.recompute_fn, _Within):
+            frame.recompute_fn = _Within(frame.recompute_fn, around)
+    return bool(found)
 
 
 def stance_as_it_is() -> Callable[[], Any]:
@@ -124,6 +124,16 @@ def set_compiler_stance(stance: str) -> None:
     """
     frames = sys.modules["torch._dynamo"].eval_frame
     frames._set_stance(frames.DynamoStance(stance))
+
+
+def hide_from_compiler(*functions: Any) -> None:
+    """Have Dynamo, which is loaded, leave the backwards of Functions alone.
+
+    For its guards it would read their saved tensors again, and a checkpoint hands them out once.
+    """
+    for function in functions:
+        if not hasattr(function.backward, "_torchdynamo_disable"):
+            function.backward = staticmethod(sys.modules["torch._dynamo"].disable(function.backward))
 
 
 def close_torchs_generators(error: BaseException) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from contextlib import nullcontext
 from math import prod
-from typing import Any, NamedTuple, Protocol
+from types import NoneType
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from .. import _torch_internals as internals
 from ..ops.attention import Attend, AttentionSpec
@@ -39,7 +40,13 @@ def attention(*args: Any, **kwargs: Any) -> Tensor:
     PyTorch's own keeps dropout's masks, knows subclasses and transforms, and words the errors.
     """
     found = _suited(args, kwargs)
-    return _torchs(*args, **kwargs) if found is None else _attend(*found)
+    if found is not None:
+        return _attend(*found)
+    others = [enabled() for name, (enabled, _) in internals.ATTENTION_KERNELS.items() if name != "math"]
+    if not any(others):
+        return _torchs(*args, **kwargs)
+    with sdpa_kernel(SDPBackend.MATH):  # a discriminator that chooses kernels by itself
+        return _torchs(*args, **kwargs)
 
 
 def _suited(args: Any, kwargs: Any) -> tuple[_Call, tuple[int, ...]] | None:
@@ -56,9 +63,10 @@ def _suited(args: Any, kwargs: Any) -> tuple[_Call, tuple[int, ...]] | None:
         scores = (*batch, q.shape[-2], k.shape[-2])
         if mask is not None:
             fits = fits and not call.is_causal and torch.broadcast_shapes(mask.shape, scores) == scores
-    except (TypeError, IndexError, RuntimeError):  # of which PyTorch's own tells
+    except (TypeError, IndexError, ZeroDivisionError, RuntimeError):  # of which PyTorch's own tells
         return None
     usual = q.dtype in _DTYPES and q.dtype == k.dtype == v.dtype and call.dropout_p == 0.0
+    usual = usual and type(call.is_causal) is bool and isinstance(call.scale, (int, float, NoneType))
     usual = usual and len({(t.device, t.layout) for t in given}) == 1 and q.layout is torch.strided
     usual = (
         usual
@@ -109,56 +117,46 @@ def _attend(call: _Call, batch: tuple[int, ...]) -> Tensor:
     flat = [t.expand(*batch, *t.shape[-2:]).reshape(-1, *t.shape[-2:]) for t in (query, *others)]
     bias, bias_of = (None, ()) if call.attn_mask is None else _bias(call.attn_mask, batch)
     scale = call.query.shape[-1] ** -0.5 if call.scale is None else call.scale
-    out = Attend.apply(AttentionSpec(float(scale), bool(call.is_causal), bias_of), *flat, bias)
+    out = Attend.apply(AttentionSpec(float(scale), call.is_causal, bias_of), *flat, bias)
     return out.view(*batch, *out.shape[-2:])
 
 
 def _bias(mask: Tensor, batch: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
-    """Return a mask without what it repeats, with one dimension for its batch, and each entry's place in that."""
+    """Return a mask with one dimension for its batch, and each entry's place in that.
+
+    A constant mask is returned without what it repeats; where it has a gradient, each element has one.
+    """
+    mask = mask.clone() if mask.is_inference() else mask
     mask = mask[(None,) * (len(batch) + 2 - mask.dim())]
     for d, (size, stride) in enumerate(zip(mask.shape, mask.stride(), strict=True)):
-        if size > 1 and stride == 0:  # expanded
+        if size > 1 and stride == 0 and not mask.requires_grad:  # expanded
             mask = mask.narrow(d, 0, 1)
     own = mask.shape[:-2]
     places = torch.arange(prod(own), device="cpu").view(own).expand(batch).flatten().tolist()
     return mask.reshape(-1, *mask.shape[-2:]), tuple(places)
 
 
-class Settings(Protocol):
-    """What a discriminator is called under, beside the mode."""
-
-    def enter(self) -> None:
-        """Make the settings."""
-
-    def leave(self) -> None:
-        """Take them back, and what modes were left behind since this was made; twice does no harm."""
-
-
-class Attention(internals.DeviceContext):
+class Attention(TorchFunctionMode):
     """A mode under which attention has two derivatives, in checkpoints too.
 
     A non-reentrant checkpoint recomputes in the caller's backward, and would find other tensors there than in the
-    forward. It enters the forward's device context for that, which is this mode: it makes the same settings then.
-    Older releases of torch enter none, and are given this one at a call of attention.
+    forward. Those in which attention is called are told to recompute under this mode and its settings.
 
     Attributes:
-        settings: makes those that go with it.
+        around: calls a function under such a mode, and the settings that go with it.
         alone: whether no mode of somebody else's is active, who would see other functions than were called.
     """
 
-    def __init__(self, settings: Callable[[], Settings], alone: bool = True) -> None:
-        outer = [m.device for m in internals.function_modes() if isinstance(m, internals.DeviceContext)]
-        super().__init__(outer[-1] if outer else torch.device("cpu"))
-        self.has_device = bool(outer)
-        self.settings = settings
+    def __init__(self, around: Callable[[Callable[[], Any]], Any], alone: bool = True) -> None:
+        super().__init__()
+        self.around = around
         self.alone = alone
-        self.entered = threading.local()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call a function."""
         kwargs = kwargs or {}
-        if func in ATTENTION and not internals.checkpoints_keep_device:
-            internals.recompute_within(self)
+        if func in ATTENTION and internals.in_checkpoint() and not internals.recompute_by(self.around):
+            raise RuntimeError(_UNKNOWN)
         if func is _torchs:
             return attention(*args, **kwargs)
         own = F.scaled_dot_product_attention is _torchs  # and not somebody else's in its place
@@ -166,29 +164,8 @@ class Attention(internals.DeviceContext):
             func = internals.multi_head_attention_by(attention)
         return func(*args, **kwargs)
 
-    def __enter__(self) -> Attention:
-        """Enter for a recomputation; an interrupt may come at any instruction."""
-        device = torch.device(self.device) if self.has_device else nullcontext()
-        device.__enter__()
-        settings = self.settings()
-        try:
-            settings.enter()
-            internals.push_function_mode(Attention(self.settings, self.alone))
-            self.entered.__dict__.setdefault("entries", []).append((settings, device))
-        except BaseException:
-            settings.leave()
-            device.__exit__(None, None, None)
-            raise
-        return self
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        """Leave it."""
-        settings, device = self.entered.entries[-1]
-        try:
-            if isinstance(error, KeyboardInterrupt):
-                internals.close_torchs_generators(error)
-            settings.leave()
-        finally:
-            settings.leave()
-            self.entered.entries.pop()
-            device.__exit__(None, None, None)
+_UNKNOWN = (
+    "discriminator: attention inside of a checkpoint that is not torch.utils.checkpoint.checkpoint would run again"
+    " by another kernel in the backward; use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+)

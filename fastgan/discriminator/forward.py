@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
@@ -20,6 +21,7 @@ from .._torch_internals import (
     function_mode_depth,
     function_modes,
     has_backward_hooks,
+    hide_from_compiler,
     is_transformed,
     pop_function_mode,
     push_function_mode,
@@ -28,11 +30,12 @@ from .._torch_internals import (
     tree_leaves,
     tree_map_only,
 )
+from ..ops.attention import Attend, AttendGradients
 from . import wrappers
 from .attention import Attention
 from .double_backward import ReachedParameters, check, gradients_of
 from .outputs import read
-from .prune import Prune, with_zeros
+from .prune import PiecewiseLinear, Prune, Zeros, with_zeros
 from .sharded import gather_in_backward
 
 
@@ -67,6 +70,7 @@ class _PlainArithmetic:
                 for name, (_, switch) in ATTENTION_KERNELS.items():
                     switch(name == "math")
             if self.stance is None and compiler_is_loaded():  # else nothing has been compiled
+                hide_from_compiler(Attend, AttendGradients, PiecewiseLinear, Zeros)
                 self.stance = stance_as_it_is()
                 try:
                     set_compiler_stance("force_eager")
@@ -111,7 +115,7 @@ _IN_PARTS = (
 plain_arithmetic = _PlainArithmetic()
 
 
-class Use:
+class _Use:
     """A use of the settings under which a discriminator can be differentiated twice, if it can be at all."""
 
     def __init__(self) -> None:
@@ -140,7 +144,7 @@ def differentiably(call: Callable[[], Any]) -> Any:
     if torch.is_inference_mode_enabled():
         with torch.inference_mode(False):
             return differentiably(call)
-    use = Use()
+    use = _Use()
     try:
         try:
             use.enter()
@@ -151,11 +155,30 @@ def differentiably(call: Callable[[], Any]) -> Any:
         use.leave()
 
 
+def _attention(alone: bool) -> Attention:
+    """Return the mode that takes attention, in recomputations too."""
+    return Attention(partial(_again, alone=alone), alone)
+
+
+def _again(call: Callable[[], Any], alone: bool = True) -> Any:
+    """Call what a checkpoint recomputes as the forward did."""
+
+    def under_mode() -> Any:
+        push_function_mode(_attention(alone))  # which is left with the settings
+        try:
+            return call()
+        except KeyboardInterrupt as error:
+            close_torchs_generators(error)
+            raise
+
+    return differentiably(under_mode)
+
+
 @contextmanager
 def differentiable() -> Iterator[None]:
     """Make the same settings for a block."""
     with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
-        use = Use()
+        use = _Use()
         try:
             use.enter()
             yield
@@ -285,8 +308,8 @@ class Forward:
         try:
             replaces = prune and _functions_are_torchs()
             if self.create_graph:
-                self._pruning = Prune(Use) if replaces else None
-                push_function_mode(self._pruning or Attention(Use, _functions_are_torchs()))
+                self._pruning = Prune(_again) if replaces else None
+                push_function_mode(self._pruning or _attention(_functions_are_torchs()))
             return self.discriminator(self.x, *args, **kwargs)
         except KeyboardInterrupt as error:
             close_torchs_generators(error)

@@ -18,7 +18,7 @@ from torch.autograd import Function
 from torch.autograd.graph import get_gradient_edge
 
 from .. import _torch_internals as internals
-from .attention import ATTENTION, Attention, Settings
+from .attention import ATTENTION, Attention
 
 _aten = torch.ops.aten
 
@@ -193,8 +193,8 @@ RULES: dict[Any, Callable[..., Rule | None]] = {
 class Prune(Attention):
     """Replaces piecewise linear operations, and attention, while it is active."""
 
-    def __init__(self, settings: Callable[[], Settings]) -> None:
-        super().__init__(settings)
+    def __init__(self, around: Callable[[Callable[[], Any]], Any]) -> None:
+        super().__init__(around)
         self.replaced: list[tuple[list[bool], Any, Any]] = []
         self.paused = False
 

@@ -254,6 +254,8 @@ def _of_higher_order(spec: AttentionSpec, inputs: Any, cotangents: Any) -> tuple
         given = [c for t, c in zip(inputs, cotangents, strict=False) if t is not None and t.requires_grad]
         pairs = [(x, y) for x, y in zip(first, given, strict=True) if y is not None and x.requires_grad]
         ends = [t for t in wanted if t is not None]
+        if not pairs:  # the gradients depend on nothing
+            return (None,) * len(inputs)
         f, y = zip(*pairs, strict=True)
         found = iter(torch.autograd.grad(f, ends, y, create_graph=True, allow_unused=True))
     return tuple([None if t is None else next(found) for t in wanted])

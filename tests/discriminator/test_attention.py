@@ -1,7 +1,8 @@
 """Attention inside a penalty: two derivatives, no tensor of queries times keys, PyTorch's meaning of every argument."""
 
-import copy
 import functools
+import gc
+import weakref
 
 import pytest
 import torch
@@ -13,11 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import fastgan
-from fastgan import _torch_internals as internals
-from fastgan._torch_internals import pop_function_mode, push_function_mode
 from fastgan.discriminator import attention as calls
-from fastgan.discriminator.attention import Attention, attention
-from fastgan.discriminator.forward import Use
+from fastgan.discriminator.attention import attention
 from fastgan.ops import attention as ops
 from tests.faults.plain import gradients
 
@@ -277,6 +275,41 @@ def test_what_is_left_to_pytorch():
         assert said[0] == said[1]
 
 
+def test_a_learned_mask_has_a_gradient_for_each_of_its_elements(blocks):
+    """Also where elements share memory: a leaf, and one that a hook looks at."""
+    tensors = operands()
+    leaf = nn.Parameter(torch.randn(1, 6, dtype=torch.float64).expand(5, 6))
+    column = random(5, 1)
+
+    def clamped(attend):
+        mask = column.expand(5, 6) * 1 if attend is None else column.expand(5, 6)
+        mask.register_hook(lambda g: g.clamp(-1e-3, 1e-3))
+        return mask
+
+    for mask, wanted in ((lambda: leaf, leaf), (lambda: clamped(1), column)):
+        with sdpa_kernel(PLAIN):
+            want = orders(lambda: F.scaled_dot_product_attention(*tensors, attn_mask=mask()), [wanted])
+        assert far(orders(lambda: attention(*tensors, attn_mask=mask()), [wanted]), want) < 1e-13
+
+
+@pytest.mark.parametrize("bools", [True, False])
+def test_a_mask_may_be_an_inference_tensor(bools):
+    with torch.inference_mode():
+        mask = torch.zeros(5, 6, dtype=torch.float64)
+        mask = mask == 0 if bools else mask
+    tensors = operands()
+    with sdpa_kernel(PLAIN):
+        want = orders(lambda: F.scaled_dot_product_attention(*tensors), tensors)
+    assert far(orders(lambda: attention(*tensors, attn_mask=mask), tensors), want) < 1e-13
+
+
+def test_a_third_derivative_that_depends_on_one_tensor():
+    q, k, v = operands(batch=(2,))
+    (g,) = torch.autograd.grad(attention(q.detach(), k.detach(), v).sum(), v, create_graph=True)
+    (h,) = torch.autograd.grad((g * v).square().sum(), v, create_graph=True)
+    assert torch.allclose(h, 2 * v * g.detach() ** 2)
+
+
 def test_few_scores_are_left_to_plain_arithmetic(monkeypatch):
     tensors = operands()
     monkeypatch.setattr(calls, "FEW", 2 * 3 * 5 * 6)
@@ -385,10 +418,22 @@ def test_what_stands_in_its_place_is_called(monkeypatch):
     assert len(called) == 2
 
 
+@pytest.mark.parametrize("few", [0, calls.FEW])
+def test_a_discriminator_that_chooses_kernels(few, monkeypatch):
+    monkeypatch.setattr(calls, "FEW", few)
+    net, x = Tokens(Function()), torch.randn(3, 6, 4)
+
+    def choosing(x):
+        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):
+            return net(x)
+
+    values = [fastgan.r1_penalty(d, x) for d in (net, choosing)]
+    assert torch.equal(*values)
+    for value in values:
+        value.backward()
+
+
 # ---------------------------------------------------------------------------- checkpoints
-
-
-keeps_device = pytest.mark.skipif(not internals.checkpoints_keep_device, reason="this torch does not")
 
 
 def again(function, x):
@@ -434,42 +479,91 @@ def test_checkpoints_recompute_it(name, depth):
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
-@pytest.mark.parametrize("depth", [1, 3])
-@pytest.mark.parametrize("device", ["captured", "not captured"])
-@pytest.mark.parametrize("name", ["function", "encoder", "dropout"])
-def test_the_way_of_older_releases(name, device, depth, monkeypatch):
-    """Whose checkpoints do not enter the device context of the forward."""
-    monkeypatch.setattr(internals, "checkpoints_keep_device", False)
-    if device == "not captured":
-        monkeypatch.setattr(torch.utils._device, "DeviceContext", type("Other", (), {}))
-    test_checkpoints_recompute_it(name, depth)
-
-
-@keeps_device
-def test_recomputation_keeps_the_default_device():
+def test_devices_are_those_of_the_caller():
+    """A default device of the caller's, and one that stands around a checkpoint."""
     devices = []
     net, x = Checkpointed(Device(devices), 1), torch.randn(3, 6, 4)
+
+    def on_cpu(x):
+        with torch.device("cpu"):
+            return net(x)
+
+    fastgan.r1_penalty(on_cpu, x).backward()
+    assert devices == ["cpu"] * 3
     with torch.device("meta"):
-        value = fastgan.r1_penalty(net, x)
-    value.backward()
-    assert devices == ["meta"] * 3
+        fastgan.r1_penalty(net, x).backward()
+    assert devices[3:] == ["meta"] * 3
     assert torch.empty(1).device.type == "cpu"
-    fastgan.r1_penalty(net, x).backward()
-    assert devices[3:] == ["cpu"] * 3
 
 
-@keeps_device
-def test_a_compiled_part_in_a_checkpoint_is_run_uncompiled_both_times():
+@pytest.mark.skipif(
+    not hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks"), reason="this torch tells of no hooks"
+)
+def test_other_checkpoints_are_refused():
+    from torch.distributed._composable import checkpoint as composable
+
+    net = Tokens(Function())
+    composable(net.mixer)
+    with pytest.raises(RuntimeError, match=r"attention inside of a checkpoint that is not torch\.utils"):
+        fastgan.r1_penalty(net, torch.randn(3, 6, 4))
+
+
+def test_a_compiled_part_beside_attention_runs_uncompiled_both_times():
     torch.manual_seed(0)
-    x, inner = torch.randn(3, 6, 4), nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
-    compiled = torch.compile(inner, backend="aot_eager")
-    compiled(x).sum().backward()  # compiled for the trainer's other calls
-    inner.zero_grad()
+    net, x = Tokens(Function()), torch.randn(3, 6, 4)
+    embed = net.embed
     found = []
-    for call in (inner, lambda x: again(compiled, x)):
-        value = fastgan.r1_penalty(lambda x, call=call: call(x).sum((1, 2)), x)
-        found.append(torch.autograd.grad(value, [*inner.parameters()][:-1]))
+    for part in (embed, torch.compile(embed, backend="aot_eager")):
+        part(x).sum().backward()  # compiled for the trainer's other calls
+        net.embed = part
+        value = fastgan.r1_penalty(Checkpointed(net, 1), x)
+        found.append(torch.autograd.grad(value, [embed.weight, net.head.weight]))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("name", ["function", "leaky"])
+def test_a_function_under_torch_compile_that_goes_backward(name):
+    """Dynamo leaves the Functions' backwards alone, whose saved tensors a checkpoint hands out once."""
+    torch.manual_seed(0)
+    leaky = nn.Sequential(nn.Linear(4, 4), nn.LeakyReLU(0.2), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
+    net, x = Checkpointed(Tokens(Function()) if name == "function" else leaky, 1), torch.randn(3, 6, 4)
+
+    def step(x):
+        value = fastgan.r1_penalty(lambda x: net(x).flatten(1).sum(1), x)
+        value.backward()
+        return value.detach() * 2
+
+    found = []
+    for call in (step, torch.compile(step, backend="aot_eager")):
+        net.zero_grad()
+        found.append([call(x), *[p.grad.clone() for p in net.parameters() if p.grad is not None]])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+class Noted(nn.Module):
+    """Notes what it computes, weakly."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.first, self.net, self.seen = nn.Linear(4, 4), net, []
+
+    def forward(self, x):
+        h = self.first(x)
+        self.seen.append(weakref.ref(h))
+        return self.net(h)
+
+
+@pytest.mark.parametrize("kind", ["r1", "wgan-gp"])
+@pytest.mark.parametrize("name", ["function", "encoder"])
+def test_no_graph_outlives_its_penalty(name, kind):
+    net = Noted(Checkpointed(nn.Sequential(Tokens(NETS[name][0]()), nn.LeakyReLU(0.2), nn.Linear(1, 1)), 1))
+    x = torch.randn(3, 6, 4)
+    for _ in range(3):
+        fastgan.gradient_penalty(net, x, -x, kind=kind).backward()
+        fastgan.discriminator_step(net, x, -x, penalty=kind).total.backward()
+        fastgan.gradient_penalty(net, x, -x, kind=kind)
+    gc.collect()
+    assert [ref() for ref in net.seen if ref() is not None] == []
 
 
 def test_nothing_is_left_behind():
@@ -487,16 +581,3 @@ def test_nothing_is_left_behind():
         F.linear = linear
     assert weight.requires_grad
     assert before == (torch.backends.cuda.flash_sdp_enabled(), torch._C._len_torch_function_stack())
-
-
-def test_a_second_entry_is_on_its_own():
-    """A recomputation inside another one leaves the outer's settings alone."""
-    mode = Attention(Use)
-    tensors = operands()
-    push_function_mode(mode)
-    pop_function_mode()
-    with mode:
-        with mode:
-            assert is_ours(F.scaled_dot_product_attention(*tensors))
-        assert is_ours(F.scaled_dot_product_attention(*tensors))
-    assert not is_ours(F.scaled_dot_product_attention(*(copy.copy(t) for t in tensors)))
