@@ -66,15 +66,17 @@ def caches_parametrized(modules: Iterable[nn.Module]) -> bool:
     return bool(getattr(parametrize, "_cache_enabled", 0)) and any(map(parametrize.is_parametrized, modules))
 
 
+_top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)  # in newer releases of torch
+
+
 def in_checkpoint() -> bool:
     """Return whether a non-reentrant torch.utils.checkpoint is at work, by the hooks that it sets.
 
     With a torch that does not tell: by the functions that are running.
     """
-    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-    if top is None:
+    if _top_hooks is None:
         return runs_in_checkpoint()
-    hooks = top(True)
+    hooks = _top_hooks(True)
     return hooks is not None and "checkpoint" in getattr(hooks[0], "__qualname__", "")
 
 
@@ -102,12 +104,15 @@ def _running_checkpoints() -> Iterator[Any]:
 
 
 def recompute_by(around: Callable[[Callable[[], Any]], Any]) -> bool:
-    """Have the checkpoints that run in this thread recompute inside of a function; return whether there are any."""
+    """Have the checkpoints that run in this thread recompute inside of a function.
+
+    Return whether there are any; with a torch that does not tell whether there are others, True.
+    """
     found = list(_running_checkpoints())
     for frame in found:
         if not isinstance(frame.recompute_fn, _Within):
             frame.recompute_fn = _Within(frame.recompute_fn, around)
-    return bool(found)
+    return bool(found) or _top_hooks is None
 
 
 def stance_as_it_is() -> Callable[[], Any]:
