@@ -92,7 +92,10 @@ class _Within:
         self.recompute, self.around = recompute, around
 
     def __call__(self, *args: Any) -> Any:
-        return self.around(partial(self.recompute, *args))
+        around = self.around
+        if compiler_is_loaded():  # in whose function this may run; newer checkpoints disable it themselves
+            around = sys.modules["torch._dynamo"].disable(around)
+        return around(partial(self.recompute, *args))
 
 
 def _running_checkpoints() -> Iterator[Any]:

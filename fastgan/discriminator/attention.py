@@ -76,7 +76,7 @@ def _suited(args: Any, kwargs: Any) -> tuple[_Call, tuple[int, ...]] | None:
     return (call, batch) if fits and usual and prod(scores) > FEW and _is_recorded(given) else None
 
 
-FEW = 1 << 20  # scores, up to which plain arithmetic keeps little, and is a fifth faster
+FEW = 1 << 20  # scores, up to which plain arithmetic keeps little, and it computes the probabilities once
 _PLAIN = frozenset((Tensor, torch.nn.Parameter))
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
