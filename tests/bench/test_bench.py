@@ -373,7 +373,9 @@ def test_what_is_shown_of_a_long_summary(stages):
 
 
 def test_what_a_run_on_a_gpu_is_asked_for(stages, tmp_path, capsys):
-    with pytest.raises(SystemExit, match=r"--only: expected some of machine extension .* steps attention sizes, got sped"):
+    with pytest.raises(
+        SystemExit, match=r"--only: expected some of machine extension .* steps attention sizes, got sped"
+    ):
         stages.main([str(tmp_path), "--device", "cpu", "--only", "speed", "sped"])
     for wrong, match in (
         (["--carried", str(tmp_path)], "a folder that gpu_carry"),
