@@ -348,10 +348,23 @@ class Function(nn.Module):
         return F.scaled_dot_product_attention(q, q, q).transpose(1, 2).flatten(2)
 
 
+class Biased(nn.Module):
+    """With a learned bias, as of relative positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.randn(2, 6, 6))
+
+    def forward(self, h):
+        q = h.unflatten(-1, (2, 4)).transpose(1, 2)
+        return F.scaled_dot_product_attention(q, q, q, self.bias).transpose(1, 2).flatten(2)
+
+
 PADDING = torch.tensor([[0, 0, 0, 0, 1, 1]] * 3, dtype=torch.bool)
 CAUSAL = nn.Transformer.generate_square_subsequent_mask(6, dtype=torch.float64)
 NETS = {
     "function": (Function, True),
+    "learned bias": (Biased, True),
     "heads": (Heads, True),
     "heads, padding": (lambda: Heads(key_padding_mask=PADDING), True),
     "heads, causal": (lambda: Heads(attn_mask=CAUSAL, is_causal=True), True),
