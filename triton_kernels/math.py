@@ -43,13 +43,15 @@ LN2_HI = tl.constexpr(3)  # few bits: n * LN2_HI is exact
 LN2_LO = tl.constexpr(4)
 LOG2_HI = tl.constexpr(5)  # ln(2), to twice the precision
 LOG2_LO = tl.constexpr(6)
+SLOPE_AT_0 = tl.constexpr(7)  # 1 / (1 + u) is about SLOPE_AT_0 - u / 2
 REAL_32 = _constants(
-    "-0x1.ap6", "0x1.8p23", "0x1.715476p0", "0x1.62e4p-1", "0x1.7f7d1cp-20", "0x1.62e43p-1", "-0x1.05c61p-29"
+    "-0x1.ap6", "0x1.8p23", "0x1.715476p0", "0x1.62e4p-1", "0x1.7f7d1cp-20", "0x1.62e43p-1", "-0x1.05c61p-29",
+    "0x1p0",
 )  # fmt: skip
 FINE_CUTOFF = tl.constexpr(-700.0)  # for 16-bit tensors e^x counts as 0 from here down
 REAL_64 = _constants(
     "-0x1.75p9", "0x1.8p52", "0x1.71547652b82fep0", "0x1.62e42fefap-1", "0x1.cf79abc9e3b3ap-40",
-    "0x1.62e42fefa39efp-1", "0x1.abc9e3b39803fp-56",
+    "0x1.62e42fefa39efp-1", "0x1.abc9e3b39803fp-56", "0x1.e9fbe76c8b439p-1",
 )  # fmt: skip
 
 
@@ -126,11 +128,14 @@ def exp_nonpositive(x):
     magic = real(MAGIC, x)
     shifted = tl.fma(x, real(LOG2E, x), magic)
     n = shifted - magic
-    r = tl.fma(n, -real(LN2_LO, x), tl.fma(n, -real(LN2_HI, x), x))
+    t = tl.fma(n, -real(LN2_HI, x), x)
+    r = tl.fma(n, -real(LN2_LO, x), t)
     p = tl.fma(r * r, exp_tail(r), r)
     one = const(1.0, x)
     hi = one + p
     lo = p - (hi - one)
+    if x.dtype == tl.float64:
+        lo = tl.fma(tl.fma(n, -real(LN2_LO, x), t - r), hi, lo)  # what r lost
     # 2^n as a product, since it may be denormal.
     if x.dtype == tl.float64:
         m = shifted.to(tl.int64, bitcast=True) - magic.to(tl.int64, bitcast=True) + 2 * 1023
@@ -147,7 +152,6 @@ def exp_nonpositive(x):
 def softplus_sum(z, m, u, u_lo):
     """Return m + ln(1 + u), where m is softplus(z)'s other summand and u + u_lo = e^-|z|."""
     zero = const(0.0, z)
-    one = const(1.0, z)
     half = const(0.5, z)
     upper = u >= half
     v = tl.where(upper, tl.fma(half, u, -half), u)
@@ -155,7 +159,7 @@ def softplus_sum(z, m, u, u_lo):
     base_lo = tl.where(upper, real(LOG2_LO, z), zero)
     first = base + v
     first_lo = v - (first - base)
-    slope = tl.fma(-half, u, one)
+    slope = tl.fma(-half, u, real(SLOPE_AT_0, z))
     small = tl.fma(u_lo, slope, base_lo) + first_lo
     rest = tl.fma(v * v, tl.fma(v, log1p_tail(v), -half), small)
     total = m + first

@@ -39,6 +39,9 @@ def _losses(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
             yield f"{loss} {form}", calls.losses(r, f, return_stats=True, **options)
             yield f"{loss} {form} sum", calls.losses(r, f, reduction="sum", upstream=1.0, **options)
             yield f"{loss} {form} none", calls.losses(r, f, reduction="none", **options)
+        # Of r and f the differences are two numbers; of these they are many.
+        options = {"loss": loss, "relativistic": "paired", "reduction": "none"}
+        yield f"{loss} pairs", calls.losses(r, f.flip(0), **options)
     lists = [[numbers(n, dtype=dtype, seed=n + s) for n in (1, 700, 3000)] for s in (3, 4)]
     yield "lists", calls.losses(*lists, loss="hinge", weights=(0.5, 1.0, 2.0), return_stats=True)
     yield "lists average", calls.losses(*lists, relativistic="average")
