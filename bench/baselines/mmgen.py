@@ -26,8 +26,8 @@ def _reduced(value, weight, reduction, avg_factor):
     if avg_factor is not None:
         if reduction == "none":
             return value
-        if reduction == "sum":
-            raise ValueError('avg_factor can not be used with reduction="sum"')
+        if reduction != "mean":
+            raise ValueError(f'avg_factor can not be used with reduction="{reduction}"')
         return value.sum() / avg_factor
     if reduction == "mean":
         return value.mean()

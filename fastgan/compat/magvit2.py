@@ -34,6 +34,6 @@ def gradient_penalty(images: Tensor, output: Tensor, center: float = 0.0) -> Ten
 
 
 def grad_layer_wrt_loss(loss: Tensor, layer: Tensor) -> Tensor:
-    """Return the gradient of a loss with respect to a layer's weight, detached; the loss keeps its graph."""
-    (g,) = torch.autograd.grad(loss, layer, retain_graph=True)
+    """Return the gradient of a loss, or of the sum of several, by a layer's weight, detached; the graph is kept."""
+    (g,) = torch.autograd.grad(loss, layer, torch.ones_like(loss), retain_graph=True)
     return g.detach()

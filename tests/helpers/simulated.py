@@ -90,12 +90,14 @@ class Simulated(cuda.Cuda):
         self.shared = ctypes.CDLL(str(library))
         self.set_order = self.shared._ZN5cusim9set_orderEim
         self.zeroed: list[torch.Tensor] = []
+        self.launches = 0
 
     def place(self):
         """What the extension is told of where to run."""
         return (0, self.stream % 2**64, self._empty, self._zeros)
 
     def _launch(self, name, t, *arguments):
+        self.launches += 1
         getattr(self.module, self.prefix + name)(*arguments, self.place())
 
     def _loss(self, spec):

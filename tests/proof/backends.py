@@ -27,8 +27,10 @@ def serving(name: str) -> Iterator[None]:
     elif name == HARNESS:
         from tests.helpers import simulated
 
-        with simulated.serving():
+        with simulated.serving() as kernels:
+            before = kernels.launches
             yield
+        assert kernels.launches > before, "no simulated kernel was called"
     elif name == INTERPRETER:
         with _interpreted():
             yield
@@ -59,3 +61,14 @@ def _interpreted() -> Iterator[None]:
         raise Unavailable("the interpreter of Triton before 3.9 rounds fma twice")
     with fastgan.backend("triton"):
         yield
+
+
+def available(name: str) -> bool:
+    """Return whether a backend runs here."""
+    if name == HARNESS:
+        return True
+    try:
+        with serving(name):
+            return True
+    except Unavailable:
+        return False
