@@ -419,6 +419,8 @@ void set_result(Call& call, const py::object& result) {
 void set_upstream(Call& call, const py::tuple& upstream) {
   if (call.reduction == Reduction::none) {
     call.upstream = per_term("upstream", call, upstream);
+    for (size_t k = 0; k < call.upstream.size(); ++k)
+      if (!call.upstream[k].data) refuse({"upstream", int64_t(k)}, "a tensor", "None");
     return;
   }
   if (upstream.size() != 1)
