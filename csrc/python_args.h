@@ -349,10 +349,8 @@ Call make_call(const Spec& spec, const py::tuple& x, const py::object& g, const 
     Where where{operands, int64_t(j)};
     a.n = 1;
     a.dtype = DType::float32;
-    if (any == Py_None) {
-      if (values) refuse(where, "a tensor", "None");
-      continue;
-    }
+    if (values && t == Py_None) refuse(where, "a tensor", "None");
+    if (any == Py_None) continue;
     a.dtype = supported_dtype(where, any);
     a.n = integer(call_method(any, numel).ptr());
     if (a.n < 1) refuse(where, "at least one element", "an empty tensor");
