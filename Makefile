@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 LOSS ?= nonsaturating
 PENALTY ?= none
 
-.PHONY: demo test test-all lint bench exhaustive wheel clean
+.PHONY: demo test test-all lint bench proof exhaustive wheel clean
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -55,6 +55,13 @@ bench: $(VENV)/ready  ## fused against eager PyTorch and torch.compile, with a p
 	$(BIN)/python -m bench steps
 	$(BIN)/python -m bench trainers
 	$(BIN)/python -m bench adversarial
+
+# Stopped, it goes on where it was when it is called again; PARTS="accuracy bits" for some, WRITE=docs/reliability.md for the page.
+HOURS ?= 0
+SEED ?= 0
+proof: $(VENV)/ready  ## every claim of docs/reliability.md, tried; HOURS=2 goes on with further seeds
+	$(BUILD)
+	$(BIN)/python -m tests.proof $(PARTS) --hours $(HOURS) --seed $(SEED) $(if $(WRITE),--write $(WRITE))
 
 exhaustive: $(VENV)/ready  ## all 2^32 float32 patterns, some minutes
 	$(BUILD)

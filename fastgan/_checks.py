@@ -29,13 +29,18 @@ def tensor(name: str, t: Any) -> None:
         raise TypeError(f"{name}: expected a torch.Tensor or a sequence of them, got {type(t).__name__}")
     if t.dtype not in FLOATS:
         raise TypeError(f"{name}: expected float32, float64, float16 or bfloat16, got {t.dtype}")
+    dense(name, t)
+    if t.numel() == 0:
+        raise ValueError(f"{name}: expected at least one element, got shape {tuple(t.shape)}")
+
+
+def dense(name: str, t: Tensor) -> None:
+    """Check that `t` is a plain tensor with strides."""
     if t.layout is not torch.strided or t.is_nested:
         kind = "nested" if t.is_nested else str(t.layout).removeprefix("torch.")
         raise TypeError(f"{name}: expected a dense tensor, got a {kind} one")
     if type(t).__name__ == "DTensor":
         raise TypeError(f"{name}: expected a plain tensor, got a DTensor (pass its .to_local())")
-    if t.numel() == 0:
-        raise ValueError(f"{name}: expected at least one element, got shape {tuple(t.shape)}")
 
 
 def members(name: str, value: Any) -> tuple[Any, ...]:
@@ -181,30 +186,36 @@ def factors(name: str, value: Any, device: torch.device) -> None:
 
 
 def member_weights(
-    value: Any, count: int, device: torch.device, of: str = "members"
+    value: Any, count: int | None, device: torch.device | None, of: str = "members"
 ) -> tuple[float, ...] | Tensor | None:
-    """Return one weight for each member: a tuple of floats, or the 1-D tensor that `value` is."""
+    """Return one weight for each member: a tuple of floats, or the 1-D tensor that `value` is.
+
+    A count or device of None is not known yet.
+    """
     if value is None:
         return None
     result: Any = value
     if isinstance(value, Tensor):
-        constant_vector("weights", value, device, " (weigh the losses yourself)")
+        constant_vector("weights", value, device or value.device, " (weigh the losses yourself)")
     else:
         given = sequence("weights", value, "a sequence of numbers or a 1-D tensor")
-        if any(isinstance(w, Tensor) and w.device.type != "cpu" for w in given):
+        on_device = [w.device for w in given if isinstance(w, Tensor) and w.device.type != "cpu"]
+        if on_device:
+            device = device or on_device[0]
             given = tuple([w if isinstance(w, Tensor) else torch.tensor(float(w), device=device) for w in given])
             result = torch.stack([w.float() for w in given])
             constant_vector("weights", result, device, " (weigh the losses yourself)")
         else:
             result = tuple([number("weights", w) for w in given])
-    if len(result) != count:
+    if count is not None and len(result) != count:
         raise ValueError(f"weights: expected one for each of {count} {of}, got {len(result)}")
     return result
 
 
 def is_readable(t: Tensor) -> bool:
-    """Return whether a number may be read: without waiting for a device, in no traced graph or transform."""
-    return t.is_cpu and not torch.compiler.is_compiling() and not is_transformed() and not is_tracing()
+    """Return whether a number may be read: of no fake tensor, in no graph or transform, waiting for no device."""
+    known = t.is_cpu and not torch.compiler.is_compiling() and not is_transformed() and not is_tracing()
+    return known and type(t).__name__ != "FakeTensor"
 
 
 def process_group(group: Any) -> None:
@@ -254,8 +265,7 @@ def per_element(name: str, value: Any, like: Tensor, of: str, high: float | None
     if not isinstance(value, Tensor) or (value.dtype not in FLOATS and value.dtype is not torch.bool):
         kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"{name}: expected a bool or floating-point tensor, got {kind}")
-    if value.layout is not torch.strided or value.is_nested:
-        raise TypeError(f"{name}: expected a dense tensor, got a {'nested' if value.is_nested else 'sparse'} one")
+    dense(name, value)
     if value.device != like.device:
         raise ValueError(f"{name}: expected a tensor on {like.device}, as {of}, got one on {value.device}")
     if value.requires_grad:

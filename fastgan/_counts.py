@@ -27,6 +27,8 @@ class CallCounts:
         """Turn to the count of a discriminator. A graph of torch.compile stays with the one at hand."""
         if torch.compiler.is_compiling():
             return
+        if not callable(discriminator):
+            raise TypeError(f"discriminator: expected a module or function, got {type(discriminator).__name__}")
         owner = _owner(discriminator)
         self._counts[self._at] = self.current
         self._at = self._find(owner)

@@ -34,12 +34,14 @@ tree_flatten, tree_unflatten = _pytree.tree_flatten, _pytree.tree_unflatten
 # - whether a torch.func transform is active;
 # - whether a tensor is batched by is_grads_batched;
 # - whether torch.jit.trace records operations;
+# - whether torch.export does, from torch 2.7 on;
 # - the level of forward-mode AD, -1 where it is not active;
 # - the mode by which make_fx traces operations, or None;
 # - the modes that replace functions.
 is_transformed: Callable[[], bool] = torch._C._are_functorch_transforms_active
 is_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
 is_tracing: Callable[[], bool] = torch._C._is_tracing
+is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", bool)
 forward_level: Callable[[], int] = partial(getattr, forward_ad, "_current_level")
 proxy_mode: Callable[[], Any] = partial(torch._C._get_dispatch_mode, torch._C._TorchDispatchModeKey.PROXY)
 function_modes: Callable[[], list[TorchFunctionMode]] = _get_current_function_mode_stack

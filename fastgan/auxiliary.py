@@ -16,14 +16,15 @@ from ._checks import (
     choice,
     is_readable,
     member_weights,
-    members,
     number,
     operands,
     pair,
     per_element,
     sequence,
+    tensor,
     together,
 )
+from .backends import nodes
 from .backends.base import widest
 from .backends.specs import Term
 from .functional import Logits, reduce_terms
@@ -94,12 +95,13 @@ def feature_matching_loss(
         raise ValueError(
             f"real_features and fake_features: expected as many maps, at least 1, got {len(real)} and {len(fake)}"
         )
+    sound = not torch.compiler.is_compiling() and nodes.scan(tuple([t for _, t in (*real, *fake)])) >= 0
     for (at, r), (also_at, f) in zip(real, fake, strict=True):
-        if r.shape != f.shape:
-            raise ValueError(
-                f"real_features{at} and fake_features{also_at}: expected one shape, got {tuple(r.shape)} and"
-                f" {tuple(f.shape)}"
-            )
+        if not (sound and r.shape == f.shape):
+            names = f"real_features{at}", f"fake_features{also_at}"
+            tensor(names[0], r)
+            tensor(names[1], f)
+            pair(names[0], r, names[1], f, True)
     pairs = [(f, r.detach() if detach_real else r) for (_, r), (_, f) in zip(real, fake, strict=True)]
     factors = _factors(weights, pairs)
     masks = None if mask is None else _masks(mask, fake)
@@ -165,7 +167,7 @@ def lecam_penalty(
     Raises:
         TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
     """
-    real, fake = members("real_logits", real_logits), members("fake_logits", fake_logits)
+    real, fake = operands("real_logits", real_logits), operands("fake_logits", fake_logits)
     if len(real) != len(fake):
         raise ValueError(f"real_logits and fake_logits: expected as many members, got {len(real)} and {len(fake)}")
     weight = number("weight", weight)
@@ -177,15 +179,18 @@ def lecam_penalty(
     return reduce_terms([above] * len(real) + [below] * len(fake), pairs, centred=True)
 
 
-def _averages(name: str, average: Any, logits: tuple[Any, ...]) -> list[Tensor]:
+def _averages(name: str, average: Any, logits: tuple[Tensor, ...]) -> list[Tensor]:
     """Return a one-element tensor for each member, of a dtype that may stand beside its logits."""
     if not isinstance(average, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor on the logits' device, got {type(average).__name__}")
+    tensor(name, average)
+    if average.device != logits[0].device:
+        raise ValueError(f"{name}: expected it on {logits[0].device} as the logits are, got {average.device}")
     if average.numel() != len(logits):
         raise ValueError(
             f"{name}: expected {len(logits)} numbers, one per member, got shape {tuple(average.shape)}"
         )
-    wide = isinstance(logits[0], Tensor) and logits[0].dtype == torch.float64
+    wide = logits[0].dtype == torch.float64
     # A copy: the average moves on before the penalty's backward, which reads it.
     vector = average.detach().reshape(-1).to(torch.float64 if wide else torch.float32, copy=True)
     return list(vector.split(1))
@@ -215,10 +220,10 @@ def centering_penalty(
     real, fake = operands("real_logits", real_logits), operands("fake_logits", fake_logits)
     if len(real) != len(fake):
         raise ValueError(f"real_logits and fake_logits: expected as many members, got {len(real)} and {len(fake)}")
-    square = Term("square", weight=number("weight", weight))
-    if form == "each":
+    square, added = Term("square", weight=number("weight", weight)), form == "sum"
+    pairs = [pair("real_logits", r, "fake_logits", f, added) for r, f in zip(real, fake, strict=True)]
+    if not added:  # each is read in its own dtype
         return reduce_terms([square] * (2 * len(real)), [*real, *fake])
-    pairs = [pair("real_logits", r, "fake_logits", f, True) for r, f in zip(real, fake, strict=True)]
     return reduce_terms([square] * len(pairs), [(r, -f) for r, f in pairs])
 
 
@@ -291,6 +296,6 @@ def adaptive_weight(
     """
     weight, eps, limit = number("weight", weight), number("eps", eps, 0.0), number("limit", limit, 0.0)
     with torch.no_grad():
-        above = gradient_norm(reconstruction_gradient, over="batch")
-        below = gradient_norm(adversarial_gradient, over="batch")
+        above = gradient_norm(operands("reconstruction_gradient", reconstruction_gradient), over="batch")
+        below = gradient_norm(operands("adversarial_gradient", adversarial_gradient), over="batch")
         return (above / (below + eps)).clamp(0.0, limit) * weight

@@ -125,6 +125,12 @@ def _gradients(name: str, loss: Tensor, at: Tensor) -> _Gradients:
     return _Gradients(loss.detach(), sent[0] if sent else g, beside)
 
 
+def _check_mapping(losses: Any) -> None:
+    """Raise where losses have no names."""
+    if not isinstance(losses, Mapping):
+        raise TypeError(f"losses: expected scalars by the names of losses, got {type(losses).__name__}")
+
+
 def _kind(loss: Any) -> str:
     return "one without a graph" if isinstance(loss, Tensor) else type(loss).__name__
 
@@ -202,6 +208,7 @@ class AdaptiveWeight(nn.Module):
             TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
             RuntimeError: gradients are switched off.
         """
+        _check_mapping(losses)
         others = [name for name in losses if name not in (ADVERSARIAL, FEATURES)]
         if ADVERSARIAL not in losses or not others:
             names = ", ".join(losses) or "none"
@@ -289,6 +296,8 @@ class LossBalancer(nn.Module):
         self.total_norm = checks.number("total_norm", total_norm, 0.0)
         self.decay, self.per_sample, self.rescale = float(decay), per_sample, rescale
         self.eps = checks.number("eps", eps, 0.0)
+        if process_group is not None:
+            checks.process_group(process_group)
         self.process_group = process_group
         self.register_buffer("sums", torch.zeros(len(weights)))
         self.register_buffer("counts", torch.zeros(len(weights)))
@@ -304,6 +313,7 @@ class LossBalancer(nn.Module):
             TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
             RuntimeError: gradients are switched off.
         """
+        _check_mapping(losses)
         unknown = [name for name in losses if name not in self._names or name not in self.weights]
         if unknown or not losses:
             got = ", ".join(map(repr, unknown)) or "no loss"

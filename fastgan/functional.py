@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, overload
 
@@ -600,11 +600,11 @@ def quick_terms(terms: Sequence[Term], tensors: Sequence[Operand], reduction: An
     """Return ordinary terms by one call of the C++ nodes, or None where anything wants a closer look."""
     if torch.compiler.is_compiling() or nodes.module is None or not _is_ordinary():
         return None
-    pairs = tuple([type(entry) is tuple for entry in tensors])
     operands: Any = tensors
-    if True in pairs:
-        operands = [t for e, pair in zip(tensors, pairs, strict=True) for t in (e if pair else (e,))]
     try:
+        pairs = tuple([type(entry) is tuple for entry in tensors])
+        if True in pairs:
+            operands = [t for e, pair in zip(tensors, pairs, strict=True) for t in (e if pair else (e,))]
         spec = _terms_spec(tuple(terms), pairs, False)
         plan = spec.plans.get(reduction) if reduction in ("mean", "sum") else None
     except (TypeError, ValueError, IndexError):
@@ -616,18 +616,22 @@ def _bind(
     terms: Sequence[Term], tensors: Sequence[Operand], centred: bool
 ) -> tuple[LossSpec, tuple[Any, ...], int]:
     """Return terms as a loss, its checked operands, and what `nodes.scan` returned for them."""
+    for name, value in (("terms", terms), ("tensors", tensors)):
+        if not isinstance(value, (list, tuple, Collection)) or isinstance(value, str):
+            raise TypeError(f"{name}: expected a sequence, got {type(value).__name__}")
+    terms, tensors = tuple(terms), tuple(tensors)
     if len(terms) != len(tensors) or not terms:
         raise ValueError(
             f"terms and tensors: expected as many of each, at least 1, got {len(terms)}, {len(tensors)}"
         )
     pairs = tuple([isinstance(entry, tuple) for entry in tensors])
-    operands: tuple[Any, ...] = tuple(tensors)
+    operands: tuple[Any, ...] = tensors
     if True in pairs:
         for entry in tensors:
             if isinstance(entry, tuple) and len(entry) != 2:
                 raise ValueError(f"tensors: expected a tensor or a pair, got {len(entry)} tensors")
         operands = tuple([t for e, pair in zip(tensors, pairs, strict=True) for t in (e if pair else (e,))])
-    spec = cached(_terms_spec, tuple(terms), pairs, centred)
+    spec = cached(_terms_spec, terms, pairs, centred)
     scanned = -1 if torch.compiler.is_compiling() else nodes.scan(operands)
     if scanned < 0:
         checks.operands("tensors", operands)

@@ -13,9 +13,9 @@ from ._torch_internals import tree_leaves, tree_map_only
 from .auxiliary import feature_matching_loss
 from .balance import ADVERSARIAL, FEATURES, Balanced
 from .discriminator import frozen as eagerly
-from .discriminator.outputs import Output, check_tree, chosen, outputs_of, warn_of_mixed
+from .discriminator.outputs import Output, check_output, check_tree, chosen, outputs_of, warn_of_mixed
 from .functional import generator_loss
-from .steps import check_role
+from .steps import check_loss
 
 Loss = str | Callable[[Any, Any], Tensor]
 Features = float | Callable[[Any, Any], Tensor]
@@ -54,11 +54,10 @@ class _Options(NamedTuple):
 
     def check(self) -> None:
         """Raise where options are unfit."""
-        if not isinstance(self.loss, str) and not callable(self.loss):
-            raise TypeError(
-                f"loss: expected a name or a function of fake and real logits, got {type(self.loss).__name__}"
-            )
-        check_role(self.loss, "generator")
+        check_loss(self.loss, "generator", "fake and real logits")
+        for name, output in (("output", self.output), ("features", self.features)):
+            if output is not None:
+                check_output(name, output)
         if self.feature_matching is not None and not callable(self.feature_matching):
             checks.number("feature_matching", self.feature_matching)
         if self.feature_matching is not None and self.features is None:
@@ -67,6 +66,17 @@ class _Options(NamedTuple):
             raise ValueError(f"features: has no effect without feature_matching, got {self.features!r}")
         if self.balance is not None and not callable(self.balance):
             raise TypeError(f"balance: expected a fastgan.nn.AdaptiveWeight or the like, got {self.balance!r}")
+        for name, value in self.reconstructions().items():
+            if name in (ADVERSARIAL, FEATURES):
+                raise ValueError(f"reconstruction: {name!r} is the name of the step's own loss; choose another")
+            _check_scalar("reconstruction", value)
+
+    def reconstructions(self) -> Mapping[str, Tensor]:
+        """Return the losses that are added, by name."""
+        if self.reconstruction is None:
+            return {}
+        one = {"reconstruction": self.reconstruction}
+        return self.reconstruction if isinstance(self.reconstruction, Mapping) else one
 
     def needs_real(self) -> bool:
         """Return whether anything is taken of real; a loss that names none does not look at it."""
@@ -189,27 +199,23 @@ def _losses(on_fake: Any, on_real: Any, o: _Options) -> tuple[dict[str, Tensor],
             warn_of_mixed(outputs_of(logits[0]))
         losses = {ADVERSARIAL: generator_loss(logits[0], loss=o.loss)}
     else:
-        losses = {ADVERSARIAL: _scalar("loss", o.loss(*logits))}
+        losses = {ADVERSARIAL: o.loss(*logits)}
+        _check_scalar("loss", losses[ADVERSARIAL])
     if o.feature_matching is not None:
-        maps = chosen(on_real, o.features), chosen(on_fake, o.features)
+        maps = chosen(on_real, o.features, "features"), chosen(on_fake, o.features, "features")
         if callable(o.feature_matching):
-            losses[FEATURES] = _scalar("feature_matching", o.feature_matching(*maps))
+            losses[FEATURES] = o.feature_matching(*maps)
+            _check_scalar("feature_matching", losses[FEATURES])
         else:
             losses[FEATURES] = feature_matching_loss(*maps, weights=float(o.feature_matching))
-    given = o.reconstruction if isinstance(o.reconstruction, Mapping) else {"reconstruction": o.reconstruction}
-    for name, value in given.items() if o.reconstruction is not None else ():
-        if name in (ADVERSARIAL, FEATURES):
-            raise ValueError(f"reconstruction: {name!r} is the name of the step's own loss; choose another")
-        losses[name] = _scalar("reconstruction", value)
-    return losses, logits
+    return {**losses, **o.reconstructions()}, logits
 
 
-def _scalar(name: str, value: Any) -> Tensor:
-    """Return a loss, checked to be a scalar."""
+def _check_scalar(name: str, value: Any) -> None:
+    """Check that a loss is a scalar."""
     if not isinstance(value, Tensor) or value.dim():
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"{name}: expected a scalar tensor, got {got}")
-    return value
 
 
 def _total(

@@ -39,7 +39,7 @@ def checked_pair(
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Return real and fake as tuples of tensors that fit each other, in one dtype for each pair."""
     single = samples is None and isinstance(real, Tensor) and isinstance(fake, Tensor)
-    if single and real.shape == fake.shape and real.dtype is fake.dtype and _is_sound(real, fake):
+    if single and _is_sound(real, fake) and real.shape == fake.shape and real.dtype is fake.dtype:
         return (real,), (fake,)
     r, f = checked_samples("real", real, samples), checked_samples("fake", fake, samples)
     if len(r) != len(f):
@@ -55,12 +55,13 @@ def checked_pair(
 def eps_for(t: Tensor, eps: Any, generator: torch.Generator | None, samples: Samples | None = None) -> Tensor:
     """Return `eps`, one per sample, as a vector in the dtype of the arithmetic on `t`; draw it if it is None."""
     dtype = torch.float64 if t.dtype == torch.float64 else torch.float32
-    n = len(t) if samples is None else samples.number(t)
+    n, drawn_by = len(t) if samples is None else samples.number(t), _drawn_by(generator)
     if eps is None:
-        return torch.rand((n,), dtype=dtype, device=t.device, **_drawn_by(generator))
+        return torch.rand((n,), dtype=dtype, device=t.device, **drawn_by)
     if not isinstance(eps, Tensor) or eps.dtype not in checks.FLOATS:
         kind = eps.dtype if isinstance(eps, Tensor) else type(eps).__name__
         raise TypeError(f"eps: expected a floating-point tensor, got {kind}")
+    checks.dense("eps", eps)
     if eps.device != t.device:
         raise ValueError(f"eps: expected it on {t.device} as the samples are, got {eps.device}")
     if eps.dim() < 1 or len(eps) != n or eps.numel() != n:
@@ -74,6 +75,8 @@ def eps_for(t: Tensor, eps: Any, generator: torch.Generator | None, samples: Sam
 
 def _drawn_by(generator: torch.Generator | None) -> dict[str, Any]:
     """Return the argument; none for None, with which torch.compile takes no sizes that vary."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator: expected a torch.Generator, got {type(generator).__name__}")
     return {} if generator is None else {"generator": generator}
 
 

@@ -53,6 +53,7 @@ class _Loss(WithOptions, nn.Module):
         LossOptions(self.loss, **given)
         if "reduction" in options:
             checks.reduction(options["reduction"])
+        checks.member_weights(options.get("weights"), None, None)
 
     def extra_repr(self) -> str:
         """Return the options, as the module prints them."""
@@ -140,6 +141,8 @@ class GradientPenalty(penalties.ScheduledPenalty, _Counting):
             self.advance()
             return None
         due = self.arranged(due, groups)
+        if sample_weights is not None:
+            due.check_weights(sample_weights, real, fake)
         first = fake if due.inputs == "fake" else real
         real, fake, args, kwargs, weights = self.cut(due, first, (real, fake, args, kwargs, sample_weights))
         options = {**self.options, "groups": due.groups, "weight": due.weight, "sample_weights": weights}
@@ -203,7 +206,8 @@ class LeCam(_Counting):
         """
         calls, averages = self.calls, (self.real_average, self.fake_average)
         if self.training:
-            averages = self._moved(self.real_average, real_logits), self._moved(self.fake_average, fake_logits)
+            moved = self._moved(self.real_average, real_logits, "real_logits")
+            averages = moved, self._moved(self.fake_average, fake_logits, "fake_logits")
             if calls <= self.start:  # no further: a number that changes would be compiled anew at each call
                 calls += 1
         penalty = None
@@ -217,14 +221,13 @@ class LeCam(_Counting):
         return penalty
 
     @torch.no_grad()
-    def _moved(self, average: Tensor, logits: Logits) -> Tensor:
-        """Return an average, moved towards the means of logits that are finite."""
+    def _moved(self, average: Tensor, logits: Logits, name: str = "logits") -> Tensor:
+        """Return an average, moved towards the means of logits that are finite; `name` is theirs."""
         decay = self.decay if self.calls > self.start else 0.0
-        members = [logits] if isinstance(logits, Tensor) else list(logits)
+        members = [t.detach() for t in checks.operands(name, logits)]
         if len(members) != len(average):
-            raise ValueError(f"logits: expected {len(average)} members, got {len(members)}")
-        detached = [t.detach() if isinstance(t, Tensor) else t for t in members]
-        _, means = functional.reduce_terms([Term("identity")] * len(members), detached, return_values=True)
+            raise ValueError(f"{name}: expected {len(average)} members, got {len(members)}")
+        _, means = functional.reduce_terms([Term("identity")] * len(members), members, return_values=True)
         means = means.to(average.dtype)
         moved = torch.where(average.isfinite(), average.lerp(means, 1 - decay), means)  # an older run's may be NaN
         return torch.where(means.isfinite(), moved, average)

@@ -81,8 +81,10 @@ def _checked_masks(mask: Any, grads: Sequence[Tensor]) -> tuple[tuple[Tensor, ..
             raise ValueError(f"mask: expected it on {g.device} as the gradients are, got {m.device}")
         if m.requires_grad:
             raise ValueError("mask: expected a constant, got a tensor that requires grad")
-        if not (m.dtype == torch.bool or m.dtype in checks.FLOATS) or m.layout is not torch.strided:
-            raise TypeError(f"mask: expected a dense bool or floating-point tensor, got {m.dtype}, {m.layout}")
+        if not (m.dtype == torch.bool or m.dtype in checks.FLOATS) or m.layout is not torch.strided or m.is_nested:
+            layout = "nested" if m.is_nested else m.layout
+            raise TypeError(f"mask: expected a dense bool or floating-point tensor, got {m.dtype}, {layout}")
+        checks.dense("mask", m)
         try:
             wide = m.to(dtype).expand(g.shape)
         except RuntimeError:
@@ -162,7 +164,7 @@ def gradient_norm(
 
 def _arranged(batch_dim: int, pac: int, groups: Any, over: str) -> Samples | None:
     """Return how samples are arranged; the plain case needs no look."""
-    plain = batch_dim == 0 and pac == 1 and groups is None and type(batch_dim) is type(pac) is int
+    plain = groups is None and type(batch_dim) is type(pac) is int and batch_dim == 0 and pac == 1
     return None if plain else arranged(batch_dim, pac, groups, over)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any, ClassVar, Literal, NamedTuple, overload
@@ -19,7 +19,7 @@ from .discriminator import compile as compiled
 from .discriminator import forward as eagerly
 from .discriminator.ddp import watch
 from .discriminator.forward import Forward, as_given, is_parallel, tensors_of
-from .discriminator.outputs import Output, check_counts, chosen, outputs_of
+from .discriminator.outputs import Output, check_counts, check_output, chosen, outputs_of
 from .functional import reduce_terms
 from .interpolation import around, between, checked_samples, interpolate, nearby
 from .norms import (
@@ -120,7 +120,8 @@ class PenaltyOptions:
             if torch.compiler.is_compiling():  # without the cache
                 _check.__wrapped__(numbers, names, given)
             else:
-                _check(numbers, names, given, *map(type, numbers))  # 1 and True are one key, of two types
+                types = map(type, (*numbers, *names))  # 1 and True are one key, of two types
+                _check(numbers, names, given, *types)
         except TypeError:  # perhaps a list, which no cache can look up: the checks tell which
             _check.__wrapped__(numbers, names, given)
         if not type(self.weight) is type(self.target) is float:  # NumPy's would be computed with as they are
@@ -132,11 +133,11 @@ class PenaltyOptions:
         object.__setattr__(self, "inputs", known.inputs)
         object.__setattr__(self, "is_approximate", not known.psi)
         object.__setattr__(self, "samples", None)
-        where = self.batch_dim, self.pac, self.groups
-        if where != (0, 1, None) or type(self.batch_dim) is not int or type(self.pac) is not int:
+        plain = self.groups is None and type(self.batch_dim) is type(self.pac) is int
+        if not plain or self.batch_dim != 0 or self.pac != 1:
             self._arrange()
         if self.output is not None:
-            _check_output(self.output)
+            check_output("output", self.output)
         if self.perturb is not None and not callable(self.perturb):
             raise TypeError(f"perturb: expected a function of the inputs, got {type(self.perturb).__name__}")
 
@@ -158,6 +159,19 @@ class PenaltyOptions:
             return (len(first),)
         entries = first.shape[samples.batch_dim]
         return (samples.number(first),) if samples.index is None else (samples.count, entries)
+
+    def check_weights(self, weights: Any, real: Any, fake: Any) -> None:
+        """Check a factor per sample beside the inputs, before anything is drawn or called."""
+        name, given = ("fake", fake) if self.inputs == "fake" else ("real", real)
+        first = checked_samples(name, given, self.samples)[0]
+        checks.factors("sample_weights", weights, first.device)
+        if self.over == "batch":
+            raise ValueError("sample_weights: has no effect over='batch', which has one norm")
+        if self.is_approximate and self.samples is not None and self.samples.index is not None:
+            raise ValueError("sample_weights: has no place beside groups in an approximation")
+        n = self.numbers_of(first)[0]
+        if len(weights) != n:
+            raise ValueError(f"sample_weights: expected shape ({n},), one per sample, got {tuple(weights.shape)}")
 
     def spec(self) -> PenaltySpec:
         """Return the penalty on norms."""
@@ -224,12 +238,14 @@ def _check(numbers: tuple[Any, ...], names: tuple[Any, ...], given: tuple[type, 
     checks.choice("engine", engine, ENGINES)
     checks.choice("over", over, OVER)
     checks.number("weight", weight)
+    if not isinstance(normalize, bool):
+        raise TypeError(f"normalize: expected True or False, got {type(normalize).__name__}")
     inputs, psi = KINDS[kind][:2]
     idle = {
         "target": (target, checks.number("target", target) != 1.0 and psi in ("power", "")),
         "power": (power, power is not None and kind != "wgan-div"),
         "sigma": (sigma, sigma is not None and psi != ""),
-        "normalize": (normalize, bool(normalize) and psi != ""),
+        "normalize": (normalize, normalize and psi != ""),
         "directions": (directions, directions != 1 and psi != ""),
         "perturb": (perturb, perturb is not nothing and psi != ""),
         "eps": (eps, eps is not nothing and inputs not in ("between", "around")),
@@ -247,8 +263,6 @@ def _check(numbers: tuple[Any, ...], names: tuple[Any, ...], given: tuple[type, 
     if sigma is not None and checks.number("sigma", sigma) <= 0:
         raise ValueError(f"sigma: expected a positive number, got {sigma}")
     checks.integer("directions", directions, 1, 1024)
-    if not isinstance(normalize, bool):
-        raise TypeError(f"normalize: expected True or False, got {type(normalize).__name__}")
     if perturb is not nothing:
         if normalize and sigma is None:
             raise ValueError("sigma: expected how far perturb goes, by whose square to divide, got None")
@@ -256,12 +270,6 @@ def _check(numbers: tuple[Any, ...], names: tuple[Any, ...], given: tuple[type, 
             raise ValueError("sigma: has no effect beside perturb without normalize=True")
         if generator is not nothing:
             raise ValueError("generator: has no effect beside perturb, which draws by itself")
-
-
-def _check_output(output: Any) -> None:
-    """Check that it can be a key, an index or a function."""
-    if isinstance(output, (bool, float, Tensor)) or not isinstance(output, Hashable):
-        raise TypeError(f"output: expected a key, an index or a function, got {type(output).__name__}")
 
 
 class PenaltyResult(NamedTuple):
@@ -278,11 +286,10 @@ def penalty_of(
     engine: str = "eager",
     weights: Tensor | None = None,
 ) -> PenaltyResult:
-    """Return the penalty on the gradients of one call of a discriminator; `weights` has a factor per sample."""
+    """Return the penalty on the gradients of one call of a discriminator; `weights` has checked factors."""
     spec = o.spec()
     found = checked_grads(grads, o.over, o.samples)
     if weights is not None:
-        checks.factors("sample_weights", weights, found[0].device)
         weights = checked_weights("sample_weights", weights, found, o.over, o.samples)
     value, stats = of_gradients(spec, found, o.samples, weights=weights, return_stats=o.return_stats, engine=engine)
     return PenaltyResult(call.with_zeros(value, o.output) if call.create_graph else value, stats)
@@ -298,7 +305,7 @@ def difference_of(
         nearby: the same near x, for each direction.
         o: the penalty's options.
         x: the inputs.
-        weights: a factor per sample, or None.
+        weights: a factor per sample, checked, or None.
     """
     outputs = outputs_of(chosen(here, o.output))
     check_counts(outputs, tensors_of(x)[0], o.numbers_of(x))
@@ -312,13 +319,7 @@ def difference_of(
 
 def _per_output(weights: Any, output: Tensor, o: PenaltyOptions, x: Any) -> Tensor:
     """Return factors per sample in a shape that broadcasts to an output."""
-    first = tensors_of(x)[0]
-    checks.factors("sample_weights", weights, first.device)
-    if o.samples is not None and o.samples.index is not None:
-        raise ValueError("sample_weights: has no place beside groups in an approximation")
-    n = o.numbers_of(x)[0]
-    if len(weights) != n:
-        raise ValueError(f"sample_weights: expected shape ({n},), one per sample, got {tuple(weights.shape)}")
+    first, n = tensors_of(x)[0], o.numbers_of(x)[0]
     d, same = o.batch_dim % first.dim(), output.dim() == first.dim()
     places = [k for k in ((d, 0) if same else (0, d)) if k < output.dim() and output.shape[k] % n == 0]
     if not places or (len(set(places)) > 1 and not same):
@@ -357,6 +358,8 @@ def _run(
     calls.check_callable("gradient_penalty", discriminator)
     create_graph = torch.is_grad_enabled()
     prune = create_graph and calls.prunable(discriminator, not o.is_approximate) and o.prune
+    if weights is not None:
+        o.check_weights(weights, real, fake)
     x = o.evaluated_at(real, fake)
     if o.is_approximate:
         moved = o.nearby(x)  # drawn before the discriminator draws, of dropout say
@@ -459,7 +462,7 @@ class ScheduledPenalty(WithOptions):
             self.counts.current += 1
 
     def cut(self, o: PenaltyOptions, first: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return the inputs of a penalty and what goes with them, cut to its fraction of the batch.
+        """Return real, fake and what goes with them, cut to the penalty's fraction of the batch.
 
         `first` is the batch whose fraction it is.
         """
@@ -469,6 +472,8 @@ class ScheduledPenalty(WithOptions):
         if samples.index is not None:
             raise ValueError("part: expected 1 beside groups, which cannot be cut, got a fraction")
         tensors = checked_samples("fake" if o.inputs == "fake" else "real", first, o.samples)
+        if o.inputs == "between":
+            checked_samples("fake", given[1], o.samples)
         count = samples.number(tensors[0])
         saved = max(1, round(self.part * count))
         return tuple(_cut(list(given), samples, (count, tensors[0].dim()), saved))

@@ -27,12 +27,14 @@ class Samples:
         pac: how many consecutive entries of that dimension make a sample.
         index: the number of the sample to which each entry belongs, or None.
         count: how many samples an index numbers.
+        name: the argument's that has the index.
     """
 
     batch_dim: int = 0
     pac: int = 1
     index: Tensor | None = None
     count: int = 0
+    name: str = "groups"
 
     def number(self, t: Tensor) -> int:
         """Return how many samples a tensor has."""
@@ -63,12 +65,14 @@ class Samples:
         if length % self.pac:
             raise ValueError(f"pac: expected a divisor of {length}, the length of {name}, got {self.pac}")
         if self.index is not None and len(self.index) != length:
-            raise ValueError(f"groups: expected one number for each of {length} entries, got {len(self.index)}")
+            raise ValueError(
+                f"{self.name}: expected one number for each of {length} entries, got {len(self.index)}"
+            )
         if self.index is not None and self.index.device != tensors[0].device:
-            raise ValueError(f"groups: expected it on {tensors[0].device} as {name}, got {self.index.device}")
+            raise ValueError(f"{self.name}: expected it on {tensors[0].device} as {name}, got {self.index.device}")
 
 
-def arranged(batch_dim: Any, pac: Any, groups: Any, over: str = "sample") -> Samples | None:
+def arranged(batch_dim: Any, pac: Any, groups: Any, over: str = "sample", name: str = "groups") -> Samples | None:
     """Return how samples are arranged, or None for the plain case.
 
     Args:
@@ -76,36 +80,37 @@ def arranged(batch_dim: Any, pac: Any, groups: Any, over: str = "sample") -> Sam
         pac: how many consecutive entries of that dimension make a sample.
         groups: a vector of integers, the number of each entry's sample, or (vector, number of samples); or None.
         over: what a norm covers; only "sample" can be arranged.
+        name: the argument's that has the groups.
     """
     if isinstance(batch_dim, bool) or not isinstance(batch_dim, numbers.Integral):
         raise TypeError(f"batch_dim: expected an integer, got {type(batch_dim).__name__}")
     batch_dim = checks.integer("batch_dim", batch_dim, -64, 63)  # as many dimensions as a tensor can have
     pac = checks.integer("pac", pac, 1, 1 << 31)
-    index, count = (None, 0) if groups is None else _checked_groups(groups)
+    index, count = (None, 0) if groups is None else _checked_groups(name, groups)
     if index is not None and pac > 1:
-        raise ValueError("pac: has no effect beside groups, which tell the samples apart")
+        raise ValueError(f"pac: has no effect beside {name}, which tell the samples apart")
     if not batch_dim and pac == 1 and index is None:
         return None
     if over != "sample":
         raise ValueError(f"over: expected 'sample' beside batch_dim, pac or groups, got {over!r}")
-    return Samples(batch_dim, pac, index, count)
+    return Samples(batch_dim, pac, index, count, name)
 
 
-def _checked_groups(groups: Any) -> tuple[Tensor, int]:
+def _checked_groups(name: str, groups: Any) -> tuple[Tensor, int]:
     """Return the index and the number of samples."""
     index, count = groups if isinstance(groups, (tuple, list)) and len(groups) == 2 else (groups, None)
     if not isinstance(index, Tensor) or index.dtype not in (torch.int64, torch.int32) or index.dim() != 1:
         got = f"{index.dtype} {tuple(index.shape)}" if isinstance(index, Tensor) else type(index).__name__
-        raise TypeError(f"groups: expected a vector of int64, one number per entry, or (vector, count), got {got}")
+        raise TypeError(f"{name}: expected a vector of int64, one number per entry, or (vector, count), got {got}")
     if not len(index):
-        raise ValueError("groups: expected at least one number, got none")
+        raise ValueError(f"{name}: expected at least one number, got none")
     if count is not None:
-        checks.integer("groups", count, 1)
+        checks.integer(name, count, 1)
     elif torch.compiler.is_compiling():
-        raise ValueError("groups: expected (vector, count) under torch.compile, got a vector")
+        raise ValueError(f"{name}: expected (vector, count) under torch.compile, got a vector")
     if count is None or checks.is_readable(index):
         low, high = (v.item() for v in index.aminmax())
         count = int(high) + 1 if count is None else count
         if low < 0 or high >= count:
-            raise ValueError(f"groups: expected numbers from 0 to {count - 1}, got some from {low} to {high}")
+            raise ValueError(f"{name}: expected numbers from 0 to {count - 1}, got some from {low} to {high}")
     return index.long(), count

@@ -16,10 +16,11 @@ from .discriminator import compile as compiled
 from .discriminator import forward as eagerly
 from .discriminator.forward import Forward, as_given, tensors_of
 from .discriminator.joined import Call, Joined, check_norms, is_known
-from .discriminator.outputs import Output, check_counts, check_tree, chosen, outputs_of, warn_of_mixed
+from .discriminator.outputs import Output, check_counts, check_output, check_tree, chosen, outputs_of, warn_of_mixed
 from .functional import discriminator_loss
 from .interpolation import checked_samples
 from .norms import Tensors
+from .ops.losses import check_name
 from .penalties import ENGINES, KINDS, PenaltyOptions, ScheduledPenalty, difference_of, penalty_of
 from .samples import Groups, arranged
 
@@ -70,11 +71,7 @@ class StepOptions:
 
     def __post_init__(self) -> None:
         """Check the loss and the penalties' options."""
-        if not isinstance(self.loss, str) and not callable(self.loss):
-            raise TypeError(
-                f"loss: expected a name or a function of real and fake logits, got {type(self.loss).__name__}"
-            )
-        check_role(self.loss, "discriminator")
+        check_loss(self.loss, "discriminator", "real and fake logits")
         object.__setattr__(self, "penalties", _schedules(self.penalty))
         for p in self.penalties:
             for name, instead in _INSTEAD.items():
@@ -86,8 +83,12 @@ class StepOptions:
         return partial(discriminator_loss, loss=self.loss) if isinstance(self.loss, str) else self.loss
 
 
-def check_role(loss: Any, role: str) -> None:
-    """Raise where a loss is a module of the other role, which takes real and fake the other way round."""
+def check_loss(loss: Any, role: str, of: str) -> None:
+    """Raise where a loss is not known, or is a module of the other role, which takes `of` the other way round."""
+    if isinstance(loss, str):
+        check_name(loss)
+    elif not callable(loss):
+        raise TypeError(f"loss: expected a name or a function of {of}, got {type(loss).__name__}")
     found = getattr(loss, "role", role)
     if found != role and isinstance(loss, nn.Module):
         raise ValueError(f"loss: expected a loss of the {role}, got a {type(loss).__name__}")
@@ -167,6 +168,8 @@ def _due(p: ScheduledPenalty, batch: _Batch) -> _DuePenalty | None:
     if o is None:
         return None
     o = p.arranged(o, fake_groups if on_fake else groups, **arrangement)
+    if weights is not None:
+        o.check_weights(weights, real, fake)
     args = fake_args if on_fake else args
     shared = o.inputs if o.inputs in ("real", "fake") and p.part == 1 else None
     if shared:
@@ -457,12 +460,8 @@ def _run(
     create_graph = torch.is_grad_enabled()
     arrangement, groups, fake_groups, weights = where
     fake_groups = groups if fake_groups is None else fake_groups
-    for name, x, of in (("real", real, groups), ("fake", fake, fake_groups)):
-        samples = None
-        if arrangement or of is not None:
-            samples = arranged(arrangement.get("batch_dim", 0), arrangement.get("pac", 1), of)
-        tensors = checked_samples(name, x, samples)
-    if create_graph and any([t.grad_fn is not None for t in tensors]):
+    fakes = _check_inputs(real, fake, arrangement, groups, fake_groups)
+    if create_graph and any([t.grad_fn is not None for t in fakes]):
         checks.warn_once("fake", _HAS_GRAPH)
     o = StepOptions(**options)
     twice = any([not p.is_approximate for p in o.penalties])
@@ -499,6 +498,23 @@ def _run(
         engine = "eager, pruned"
     on_logits, penalty, real_logits, fake_logits, real_outputs = results
     return DiscriminatorStep(total, on_logits, penalty, real_logits, fake_logits, engine, real_outputs)
+
+
+def _check_inputs(
+    real: Any, fake: Any, arrangement: dict[str, Any], groups: Any, fake_groups: Any
+) -> tuple[Tensor, ...]:
+    """Check both batches, and how samples are arranged in them; return the tensors of fake."""
+    if "output" in arrangement:
+        check_output("output", arrangement["output"])
+    tensors: tuple[Tensor, ...] = ()
+    of_fake = "groups" if fake_groups is groups else "fake_groups"
+    for name, x, of, called in (("real", real, groups, "groups"), ("fake", fake, fake_groups, of_fake)):
+        samples = None
+        if arrangement or of is not None:
+            where = arrangement.get("batch_dim", 0), arrangement.get("pac", 1)
+            samples = arranged(*where, of, name=called)
+        tensors = checked_samples(name, x, samples)
+    return tensors
 
 
 def _together(discriminator: Any, batch: _Batch) -> tuple[int, int]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ._checks import integer, number
+from ._checks import FLOATS, dense, integer, number
 from ._torch_internals import clamp_
 
 
@@ -26,21 +27,17 @@ def clip_weights_(
         ValueError: a bound that is not positive, or a pair out of order.
         TypeError: something else than parameters.
     """
-    if isinstance(bound, tuple):
-        low, high = number("bound", bound[0]), number("bound", bound[1])
-    else:
-        high = number("bound", bound)
-        low = -high
-    if low >= high:
-        raise ValueError(f"bound: expected a positive number or (low, high), got {bound}")
+    low, high = _bounds(bound)
     if isinstance(module_or_parameters, nn.Module):
         parameters: list[Tensor] = list(module_or_parameters.parameters())
     elif isinstance(module_or_parameters, Tensor):
         parameters = [module_or_parameters]
-    else:
+    elif isinstance(module_or_parameters, Iterable):
         parameters = list(module_or_parameters)
+    else:
+        parameters = [module_or_parameters]
     for p in parameters:
-        if not isinstance(p, Tensor) or not p.dtype.is_floating_point:
+        if not isinstance(p, Tensor) or p.dtype not in FLOATS:
             kind = p.dtype if isinstance(p, Tensor) else type(p).__name__
             raise TypeError(f"module_or_parameters: expected floating-point tensors, got {kind}")
         if isinstance(p, nn.UninitializedParameter):
@@ -48,10 +45,23 @@ def clip_weights_(
                 "module_or_parameters: expected parameters that have values, got those of a lazy layer; call the"
                 " module once before"
             )
+        if p.layout is not torch.strided:
+            dense("module_or_parameters", p)
     if not parameters:
         return
     with torch.no_grad():
         clamp_(parameters, low, high)
+
+
+def _bounds(bound: Any) -> tuple[float, float]:
+    """Return the lowest and the highest weight."""
+    if isinstance(bound, tuple):
+        found = [number("bound", b) for b in bound]
+    else:
+        found = [-number("bound", bound), number("bound", bound)]
+    if len(found) != 2 or found[0] >= found[1]:
+        raise ValueError(f"bound: expected a positive number or (low, high), got {bound}")
+    return found[0], found[1]
 
 
 def curriculum_weights(num_critics: int, progress: float) -> tuple[float, ...]:

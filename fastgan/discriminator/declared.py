@@ -282,7 +282,7 @@ def declare_piecewise_linear(target: T) -> T:
     Raises:
         TypeError: it is none of these.
     """
-    if target in (Function, nn.Module):
+    if target is Function or target is nn.Module:
         raise TypeError(f"target: expected a class derived from {target.__name__}, got {target.__name__} itself")
     if isinstance(target, type) and issubclass(target, Function):
         return _with_entry(target, "apply")

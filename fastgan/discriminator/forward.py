@@ -22,6 +22,7 @@ from .._torch_internals import (
     function_modes,
     has_backward_hooks,
     hide_from_compiler,
+    is_exporting,
     is_transformed,
     pop_function_mode,
     push_function_mode,
@@ -141,6 +142,8 @@ def differentiably(call: Callable[[], Any]) -> Any:
     Ctrl-C may arrive at any instruction, also of what takes the settings back. They are therefore taken back twice,
     and in functions, not in a context manager, whose own code may be cut short.
     """
+    if is_exporting():
+        raise RuntimeError("a gradient penalty cannot be exported, as it differentiates twice")
     if torch.is_inference_mode_enabled():
         with torch.inference_mode(False):
             return differentiably(call)

@@ -14,7 +14,13 @@ from .._torch_internals import tree_leaves
 Output = Hashable | Callable[[Any], Any]  # a key, an index, an attribute's name, or a function of the result
 
 
-def chosen(result: Any, output: Output | None) -> Any:
+def check_output(name: str, output: Any) -> None:
+    """Check that it can be a key, an index or a function."""
+    if isinstance(output, (bool, float, Tensor)) or not isinstance(output, Hashable):
+        raise TypeError(f"{name}: expected a key, an index or a function, got {type(output).__name__}")
+
+
+def chosen(result: Any, output: Output | None, name: str = "output") -> Any:
     """Return the part of a discriminator's result that counts: by key, index or attribute, or by a function."""
     if output is None:
         return result
@@ -32,7 +38,7 @@ def chosen(result: Any, output: Output | None) -> Any:
         return getattr(result, output)
     else:
         has = f"a {type(result).__name__}"
-    raise ValueError(f"output: the discriminator's result has {has}, got {output!r}")
+    raise ValueError(f"{name}: the discriminator's result has {has}, got {output!r}")
 
 
 def check_tree(name: str, result: Any) -> None:

@@ -163,17 +163,24 @@ def register_loss(
     """
     if isinstance(aliases, str):
         raise TypeError(f"aliases: expected a sequence of names, got the str {aliases!r}")
+    aliases = checks.sequence("aliases", aliases, "a sequence of names")
     for candidate in (name, *aliases):
         if not isinstance(candidate, str) or candidate in _names():
             raise ValueError(f"name: expected a new string, got {candidate!r}")
     for key, value in {"real": real, "fake": fake, "generator": generator}.items():
         if not isinstance(value, Term):
             raise TypeError(f"{key}: expected a fastgan.term, got {type(value).__name__}")
-    TABLE[name] = LossDefinition(lambda o: real, lambda o: fake, lambda o: generator, (), tuple(aliases), paired)
+    TABLE[name] = LossDefinition(lambda o: real, lambda o: fake, lambda o: generator, (), aliases, paired)
     if paired:
         PAIRED.extend((name, *aliases))
     for made in (discriminator_spec, real_spec, fake_spec, generator_spec):
         made.cache_clear()
+
+
+def check_name(loss: str) -> None:
+    """Raise where there is no loss of this name."""
+    if loss not in TABLE:
+        checks.choice("loss", loss, _names())
 
 
 def _names() -> dict[str, str]:

@@ -4,7 +4,8 @@
 //   exhaustive PHI random COUNT SEED     of COUNT random float64, against it in long double
 //   exhaustive PHI points                of the float64 on stdin: prints what long double says
 //
-// Built and run by tests/helpers/exhaustive.py; prints the error of value, first and second, each with its place.
+// Built and run by tests/helpers/exhaustive.py; prints the error of value, first and second, each
+// with its place.
 #include <atomic>
 #include <cfloat>
 #include <cmath>
@@ -113,8 +114,7 @@ double hard(uint64_t k, uint64_t seed) {
 
 template <Phi P>
 void random(uint64_t begin, uint64_t end, uint64_t seed, Largest& largest) {
-  for (uint64_t k = begin; k < end; ++k)
-    largest.look_at<double, long double, P>(hard(k, seed));
+  for (uint64_t k = begin; k < end; ++k) largest.look_at<double, long double, P>(hard(k, seed));
 }
 
 // As doubles that add up to it, so that a reader needs no long double.
@@ -128,8 +128,8 @@ void points(Phi phi) {
 }
 
 // work(begin, end, ., .) over [0, count) by all processors.
-void in_blocks(void (*work)(uint64_t, uint64_t, uint64_t, Largest&), uint64_t count,
-               uint64_t block, uint64_t argument) {
+void in_blocks(void (*work)(uint64_t, uint64_t, uint64_t, Largest&), uint64_t count, uint64_t block,
+               uint64_t argument) {
   std::atomic<uint64_t> next{0};
   std::mutex lock;
   Largest largest;

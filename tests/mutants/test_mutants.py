@@ -1,17 +1,17 @@
 """The checks must be able to fail: faults are planted, one at a time, and each must be noticed.
 
-A list of faults (cpu.py, cuda.py, triton.py) is data. Its `judge` says whether the checks notice a fault in a copy of
+A list of faults (cpu.py, cpu_memory.py, cuda.py, triton.py) is data. Its `judge` says whether the checks notice a fault in a copy of
 the checkout, with what `prepare` built once. Where nothing is planted nothing may be noticed.
 """
 
 import pytest
 
-from tests.mutants import cpu, cuda, triton
+from tests.mutants import cpu, cpu_memory, cuda, triton
 from tests.mutants.runner import Verdicts
 
-LISTS = {"cpu": cpu, "cuda": cuda, "triton": triton}
+LISTS = {"cpu": cpu, "cpu_memory": cpu_memory, "cuda": cuda, "triton": triton}
 CASES = [(kernels, name) for kernels, judge in LISTS.items() for name in judge.FAULTS]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")

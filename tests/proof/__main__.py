@@ -9,7 +9,18 @@ from tests.helpers import ROOT
 from tests.proof import report
 from tests.proof.run import Run
 
-PARTS = ("accuracy", "bits", "memory", "misuse", "fuzz", "adapters", "operators", "training", "supply")
+PARTS = (
+    "accuracy",
+    "bits",
+    "memory",
+    "misuse",
+    "fuzz",
+    "adapters",
+    "operators",
+    "training",
+    "processors",
+    "supply",
+)
 
 
 def claims(parts: list[str]) -> dict:

@@ -39,6 +39,7 @@ class Claim:
         endless: whether later seeds are other cases, so that a run of hours goes on with them.
         timeout: after how many seconds a batch counts as hanging.
         environment: variables of the process that works.
+        long: whether only a run of hours tries it.
         unmet: why the statement is known to be false; it stays in the table, and the run does not fail for it.
     """
 
@@ -50,6 +51,7 @@ class Claim:
     endless: bool = False
     timeout: float = 900
     environment: Mapping[str, str] = field(default_factory=dict)
+    long: bool = False
     unmet: str = ""
 
 

@@ -48,7 +48,7 @@ def verdict(claim: Claim, record: Record) -> str:
         return f"not run: {record.unavailable}"
     if record.failure:
         return f"**no**: {claim.unmet or 'see the run'}"
-    return "yes" if record.batches else "not run"
+    return "yes" if record.batches else "not run: only with HOURS"
 
 
 def row(name: str, claim: Claim, record: Record) -> str:
