@@ -43,7 +43,7 @@ test-all: $(VENV)/ready  ## the whole suite; what measures time has nothing besi
 lint: $(VENV)/ready  ## ruff, clang-format, mypy and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/common/* csrc/cpu/* csrc/cuda/*.h csrc/cuda/*.cu csrc/torch/* tests/helpers/cusim/* tests/helpers/cudafake/*
+	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/common/* csrc/cpu/* csrc/cuda/*.h csrc/cuda/*.cu csrc/torch/* tests/helpers/cusim/* tests/helpers/cudafake/* tests/helpers/cpudriver/* tests/helpers/*.cpp
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
