@@ -80,11 +80,23 @@ def quiet(seed: int) -> Batch:
     return Batch(1, text="import, a step and its gradients")
 
 
+def copied(folder: Path) -> None:
+    """Copy the sources, so that nothing is built in their place."""
+    ignored = shutil.ignore_patterns("__pycache__", "*.so", "_build.json", "*.so.json")
+    folder.mkdir(exist_ok=True)
+    for part in ("csrc", "fastgan", "triton_kernels", "tests", "bench", "examples", "docs"):
+        shutil.copytree(ROOT / part, folder / part, ignore=ignored, symlinks=True)
+    for path in ROOT.iterdir():
+        if path.is_file():
+            shutil.copy(path, folder)
+
+
 def from_source(seed: int) -> Batch:
     """Make the source distribution, build a wheel of it without a network, and use that alone."""
     with tempfile.TemporaryDirectory() as folder:
         python, environment = [sys.executable, "-m"], {**os.environ, "FASTGAN_NATIVE": "1", "FASTGAN_CUDA": "0"}
-        made = [*python, "build", "--sdist", "--no-isolation", "--outdir", folder, str(ROOT)]
+        copied(Path(folder, "source"))
+        made = [*python, "build", "--sdist", "--no-isolation", "--outdir", folder, str(Path(folder, "source"))]
         done = subprocess.run(made, capture_output=True, text=True, check=False, env=environment)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
         (source,) = Path(folder).glob("*.tar.gz")
@@ -129,11 +141,7 @@ def other_versions(seed: int) -> Batch:
     count, said = 0, []
     for python in given:
         with tempfile.TemporaryDirectory() as folder:
-            ignored = shutil.ignore_patterns("__pycache__", "*.so", "_build.json", "*.so.json")
-            for part in ("csrc", "fastgan", "triton_kernels", "tests", "bench", "examples", "docs"):
-                shutil.copytree(ROOT / part, Path(folder, part), ignore=ignored)
-            for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "Makefile"):
-                shutil.copy(ROOT / file, folder)
+            copied(Path(folder))
             Path(folder, "fastgan", "triton_kernels").symlink_to("../triton_kernels")
             environment = {**os.environ, "FASTGAN_NATIVE": "1", "FASTGAN_CUDA": "0", "PYTHONPATH": folder}
             build = [python, "setup.py", "-q", "build_ext", "--inplace"]
