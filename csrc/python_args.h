@@ -395,9 +395,12 @@ std::vector<View> per_term(const char* name, const Call& call, const py::tuple& 
   if (tensors.size() != call.spec->terms.size())
     refuse({name}, "a tensor for each of " + std::to_string(call.spec->terms.size()) + " terms",
            int64_t(tensors.size()));
-  for (size_t k = 0; k < tensors.size(); ++k)
-    views.push_back(view({name, int64_t(k)}, PyTuple_GET_ITEM(tensors.ptr(), k), accumulate(call),
+  for (size_t k = 0; k < tensors.size(); ++k) {
+    Where where{name, int64_t(k)};
+    views.push_back(view(where, PyTuple_GET_ITEM(tensors.ptr(), k), accumulate(call),
                          call.operands[call.spec->terms[k].x].n));
+    if (!views.back().data) refuse(where, "a tensor", "None");
+  }
   return views;
 }
 
@@ -417,8 +420,6 @@ void set_result(Call& call, const py::object& result) {
 void set_upstream(Call& call, const py::tuple& upstream) {
   if (call.reduction == Reduction::none) {
     call.upstream = per_term("upstream", call, upstream);
-    for (size_t k = 0; k < call.upstream.size(); ++k)
-      if (!call.upstream[k].data) refuse({"upstream", int64_t(k)}, "a tensor", "None");
     return;
   }
   if (upstream.size() != 1)
