@@ -617,7 +617,7 @@ def _bind(
 ) -> tuple[LossSpec, tuple[Any, ...], int]:
     """Return terms as a loss, its checked operands, and what `nodes.scan` returned for them."""
     for name, value in (("terms", terms), ("tensors", tensors)):
-        if not isinstance(value, (list, tuple, Collection)) or isinstance(value, str):
+        if not isinstance(value, Collection) or isinstance(value, str):
             raise TypeError(f"{name}: expected a sequence, got {type(value).__name__}")
     terms, tensors = tuple(terms), tuple(tensors)
     if len(terms) != len(tensors) or not terms:

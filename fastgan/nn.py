@@ -141,7 +141,7 @@ class GradientPenalty(penalties.ScheduledPenalty, _Counting):
             self.advance()
             return None
         due = self.arranged(due, groups)
-        if sample_weights is not None:
+        if sample_weights is not None and self.part != 1:  # before they are cut
             due.check_weights(sample_weights, real, fake)
         first = fake if due.inputs == "fake" else real
         real, fake, args, kwargs, weights = self.cut(due, first, (real, fake, args, kwargs, sample_weights))

@@ -81,9 +81,8 @@ def _checked_masks(mask: Any, grads: Sequence[Tensor]) -> tuple[tuple[Tensor, ..
             raise ValueError(f"mask: expected it on {g.device} as the gradients are, got {m.device}")
         if m.requires_grad:
             raise ValueError("mask: expected a constant, got a tensor that requires grad")
-        if not (m.dtype == torch.bool or m.dtype in checks.FLOATS) or m.layout is not torch.strided or m.is_nested:
-            layout = "nested" if m.is_nested else m.layout
-            raise TypeError(f"mask: expected a dense bool or floating-point tensor, got {m.dtype}, {layout}")
+        if m.dtype != torch.bool and m.dtype not in checks.FLOATS:
+            raise TypeError(f"mask: expected a bool or floating-point tensor, got {m.dtype}")
         checks.dense("mask", m)
         try:
             wide = m.to(dtype).expand(g.shape)

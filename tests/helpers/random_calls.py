@@ -35,6 +35,20 @@ def flat(result):
     return [t for r in result or () for t in flat(r)]
 
 
+def compare(sets):
+    """Make a random call on each instruction set; raise AssertionError where the bits differ."""
+    call, what = draw()
+    results = []
+    for isa in sets:
+        cpu.native.set_isa(isa)
+        results.append(flat(call()))
+    for isa, other in zip(sets[1:], results[1:], strict=True):
+        try:
+            same(other, results[0])
+        except AssertionError as error:
+            raise AssertionError(f"{isa} differs from {sets[0]} in {what}: {error}") from error
+
+
 def main():
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -46,16 +60,7 @@ def main():
     torch.set_num_threads(1)
     sets, count, end = cpu.native.isas(), 0, time.monotonic() + options.seconds
     while time.monotonic() < end:
-        call, what = draw()
-        results = []
-        for isa in sets:
-            cpu.native.set_isa(isa)
-            results.append(flat(call()))
-        for isa, other in zip(sets[1:], results[1:], strict=True):
-            try:
-                same(other, results[0])
-            except AssertionError as error:
-                raise SystemExit(f"{isa} differs from {sets[0]} in {what}: {error}") from error
+        compare(sets)
         count += 1
     print(f"{count} calls, the same bits by {', '.join(sets)}")
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastgan.backends.specs import PHIS
+from tests.helpers import exact as precise
 from tests.helpers import exhaustive, ulp
 from tests.proof import norms
 from tests.proof.backends import ENVIRONMENT, HARNESS, INTERPRETER, KERNELS, serving
@@ -100,39 +101,16 @@ def hard_float64(count: int, seed: int) -> Tensor:
     return torch.cat([*parts, sizes * unit[0].sign(), torch.tensor(edges, dtype=torch.float64)])
 
 
-def precise(phi: str, x: float) -> tuple:
-    """Return the value, first and second derivative with mpmath's precision."""
-    x = mpmath.mpf(x)
-    u, above = mpmath.exp(-abs(x)), x if x > 0 else mpmath.mpf(0)
-    return {
-        "identity": (x, 1, 0),
-        "softplus": (above + mpmath.log1p(u), (1 if x >= 0 else u) / (1 + u), u / (1 + u) ** 2),
-        "relu": (above, int(x > 0), 0),
-        "square": (x * x, 2 * x, 2),
-        "relu_square": (above**2, 2 * above, 2 * int(x > 0)),
-        "abs": (abs(x), mpmath.sign(x), 0),
-        "relu_half": (above, 0.5 if x == 0 else int(x > 0), 0),
-    }[phi]
-
-
-def distance(got: float, exact: mpmath.mpf) -> float:
-    """Return the distance of a float64 from a number in ulp of float64."""
-    if abs(exact) >= mpmath.mpf(2) ** 1024:
-        return 0.0 if got == float("inf") * mpmath.sign(exact) else float("inf")
-    exponent = -1074 if exact == 0 else max(int(mpmath.frexp(exact)[1]) - 53, -1074)
-    return float(abs(mpmath.mpf(got) - exact) / mpmath.mpf(2) ** exponent)
-
-
 def beside_200_bits(seed: int) -> Batch:
     """Look at every phi through the CPU kernels beside mpmath, and at the long double that stands for it above."""
     x = hard_float64(4000, seed)
     kernels, oracle = 0.0, 0.0
     with mpmath.workprec(200):
         for phi in PHIS:
-            exact = [[mpmath.mpf(v) for v in precise(phi, p)] for p in x.tolist()]
+            exact = [[mpmath.mpf(v) for v in precise.jet(phi, p)] for p in x.tolist()]
             for order, got in enumerate(ulp.jet(phi, x)):
                 found = zip(got.tolist(), exact, strict=True)
-                kernels = max(kernels, *(distance(v, e[order]) for v, e in found))
+                kernels = max(kernels, *(precise.distance(v, e[order]) for v, e in found))
             said = exhaustive.run(phi, "points", given="\n".join(map(float.hex, x.tolist())))
             if said.startswith("no"):
                 continue
@@ -141,7 +119,7 @@ def beside_200_bits(seed: int) -> Batch:
                 for order in range(3):
                     high, low = halves[2 * order : 2 * order + 2]
                     if abs(high) < float("inf"):
-                        exponent = int(mpmath.frexp(e[order])[1]) - 53 if e[order] else -1074
+                        exponent = precise.exponent(e[order], torch.float64)
                         if exponent < -1021:  # the lower double has no more digits
                             continue
                         size = mpmath.mpf(2) ** exponent

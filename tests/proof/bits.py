@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 
 import fastgan
+from fastgan.backends import native
 from tests import golden
-from tests.helpers import calls
-from tests.proof.backends import CPU, ENVIRONMENT, KERNELS, available, serving
-from tests.proof.claims import Batch, Claim
+from tests.helpers import calls, random_calls
+from tests.helpers.random_calls import flat as tensors
+from tests.proof import suite
+from tests.proof.backends import ENVIRONMENT, KERNELS, serving
+from tests.proof.claims import Batch, Claim, Unavailable
 
 DTYPES = tuple(golden.DTYPES.values())
 FORMS = (None, "paired", "average")
@@ -62,13 +65,6 @@ def by_threads(seed: int) -> Batch:
     finally:
         torch.set_num_threads(before)
     return Batch(len(THREADS) * len(found), text=f"digest {digest(found)} (seed {seed})")
-
-
-def tensors(result: object) -> list[Tensor]:
-    """Return the tensors in a result; what has no second derivative has None there."""
-    if isinstance(result, Tensor):
-        return [result.detach()]
-    return [t for r in result or () for t in tensors(r)]
 
 
 def by_layout(seed: int) -> Batch:
@@ -135,23 +131,24 @@ def by_parts(seed: int) -> Batch:
 
 def by_set(seed: int) -> Batch:
     """Compare random calls on every instruction set that this processor has."""
-    from tests.helpers import random_calls
-
+    if native.native is None:
+        raise Unavailable("the extension is not built")
     random.seed(seed)
-    torch.manual_seed(seed)
-    sets = [name for name in CPU if available(name)]
-    for _ in range(BY_SET):
-        call, what = random_calls.draw()
-        results = []
-        for name in sets:
-            with serving(name):
-                results.append(tensors(call()))
-        for name, other in zip(sets[1:], results[1:], strict=True):
-            try:
-                calls.same(other, results[0])
-            except AssertionError as error:
-                raise AssertionError(f"seed {seed}: {name} differs from {sets[0]} in {what}: {error}") from error
+    sets, before = native.native.isas(), native.native.isa()
+    try:
+        for _ in range(BY_SET):
+            random_calls.compare(sets)
+    finally:
+        native.native.set_isa(before)
     return Batch(BY_SET * len(sets), text=", ".join(sets))
+
+
+def on_a_gpu(seed: int) -> Batch:
+    """Compare a GPU with the CPU kernels in two processes: equal both times, a run has the bits of the other."""
+    if not torch.cuda.is_available():
+        raise Unavailable("no GPU here")
+    tests = ("tests/backends/test_gpu.py", *suite.EVERY)
+    return Batch(sum(suite.counts(*tests, environment={"FASTGAN_TEST_REQUIRED": "1"})[0] for _ in range(2)))
 
 
 BY_SET = 400  # calls a batch
@@ -166,6 +163,7 @@ CLAIMS = [
     ),
     Claim("threads: 1, 2, 3, 8", by_threads, "the same bits", endless=True),
     Claim("instruction sets", by_set, "the same bits", batches=4, endless=True),
+    Claim("two runs on a GPU", on_a_gpu, "the bits of the CPU, twice", timeout=3600),
     Claim("layouts", by_layout, "the bits of contiguous copies", endless=True),
     Claim("parts of a batch", by_parts, "the bits of the whole, for what each sample has of its own", endless=True),
 ]  # fmt: skip

@@ -569,16 +569,15 @@ def norm_masks() -> Role:
     wanted = "expected a torch.Tensor or a sequence of them"
     found = of_type(wanted, {"float": always(3.0), "str": always("m"), "ndarray": always(np.ones(3))})
     dtypes = {n: m for n, m in BAD_DTYPES.items() if n != "torch.bool"}
+    wanted = "{n}: expected a bool or floating-point tensor, got "
     for name, make in dtypes.items():
-        text = f"{{n}}: expected a dense bool or floating-point tensor, got {name}, torch.strided"
-        found[name] = Fault(make, TypeError, text)
-    wanted = "expected a dense bool or floating-point tensor, got"
-    layouts = {"sparse_coo": "torch.sparse_coo", "sparse_csr": "torch.sparse_csr", "nested": "nested"}
-    for name, layout in layouts.items():
-        text = f"{{n}}: {wanted} torch.float32, {layout}"
-        found[name] = Fault(LAYOUTS[f"a {name} one"], TypeError, text)
+        found[name] = Fault(make, TypeError, wanted + name)
+    for kind in ("sparse_coo", "sparse_csr", "nested"):
+        found[kind] = Fault(
+            LAYOUTS[f"a {kind} one"], TypeError, f"{{n}}: expected a dense tensor, got a {kind} one"
+        )
     found["jagged"] = found["nested"]._replace(make=RAGGED)
-    found["quantized"] = Fault(quantized, TypeError, f"{{n}}: {wanted} torch.qint8, torch.strided")
+    found["quantized"] = Fault(quantized, TypeError, wanted + "torch.qint8")
     found["DTensor"] = LOGITS["DTensor"]
     found["elsewhere"] = Fault(
         lambda m: m.to("meta"), ValueError, "{n}: expected it on cpu as the gradients are, got meta"

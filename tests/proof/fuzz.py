@@ -18,8 +18,8 @@ from torch._subclasses import FakeTensor, FakeTensorMode
 
 import fastgan
 from tests.helpers import ulp
+from tests.helpers.calls import flat
 from tests.proof import binding
-from tests.proof.bits import tensors
 from tests.proof.claims import Batch, Claim, trying
 
 CASES = 1000  # a batch
@@ -146,7 +146,7 @@ def result(case: Case, real: Tensor, fake: Tensor) -> list[Tensor]:
         x.detach().requires_grad_() if case.gradients and view.kind != "inference" else x
         for x, view in zip(inputs, views, strict=False)
     ]
-    value = tensors_with_graph(FUNCTIONS[case.function](inputs[0], inputs[-1], **case.options))
+    value = list(flat([FUNCTIONS[case.function](inputs[0], inputs[-1], **case.options)]))
     found = [v.detach() for v in value]
     if case.gradients and any(v.requires_grad for v in value):
         outputs = [v for v in value if v.requires_grad]
@@ -158,11 +158,6 @@ def result(case: Case, real: Tensor, fake: Tensor) -> list[Tensor]:
             else []
         )
     return found
-
-
-def tensors_with_graph(value: object) -> list[Tensor]:
-    """Return the tensors in a result."""
-    return [value] if isinstance(value, Tensor) else [t for v in value for t in tensors_with_graph(v)]
 
 
 def printed(case: Case) -> str:
@@ -251,11 +246,11 @@ def without_data(case: Case, real: Tensor, fake: Tensor) -> None:
     """See that a call without data has the shape and dtype of one with it, or raises a clear error."""
     try:
         with FAKE if isinstance(real, FakeTensor) else nullcontext():
-            got = tensors_with_graph(FUNCTIONS[case.function](real, fake, **case.options))
+            got = list(flat([FUNCTIONS[case.function](real, fake, **case.options)]))
     except (TypeError, ValueError, NotImplementedError):
         return
     twin = [View(v.shape, v.strides, v.offset, v.dtype).make() for v in (case.real, case.fake)]
-    want = tensors(FUNCTIONS[case.function](*twin, **case.options))
+    want = list(flat([FUNCTIONS[case.function](*twin, **case.options)]))
     assert [(g.shape, g.dtype) for g in got] == [(w.shape, w.dtype) for w in want]
 
 

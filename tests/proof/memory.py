@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
-import re
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -19,11 +15,13 @@ import torch
 from tests.helpers import ROOT
 from tests.helpers.once import once
 from tests.mutants import cpu_memory, cuda
+from tests.proof import suite
 from tests.proof.claims import Batch, Claim, Unavailable, trying
 
 HOUR = 3600
 SANITIZERS = {"address": "AddressSanitizer and UBSan", "thread": "ThreadSanitizer"}
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+ON_A_GPU = {"FASTGAN_TEST_REQUIRED": "1", "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 TOUR = ["tests/backends/test_gpu.py", "-k", "tour and cuda"]
 
 
@@ -65,24 +63,14 @@ def harness_kernels(_seed: int, build: str) -> Batch:
     return Batch(len(runs), text=f"runs of the driver: {len(families)} families in {len(cuda.ORDERS)} orders")
 
 
-def pytest_counts(*arguments: str, before: tuple[str, ...] = (), **environment: str) -> tuple[int, int]:
-    """Return how many tests passed and were skipped; raise AssertionError where one failed or none ran."""
-    command = [*before, sys.executable, "-m", "pytest", "-q", "-m", "", *arguments]
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env={**inherited, **environment}, check=False
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    passed, skipped = (re.search(rf"(\d+) {word}", done.stdout) for word in ("passed", "skipped"))
-    return int(passed.group(1)) if passed else 0, int(skipped.group(1)) if skipped else 0
-
-
 def planted(_seed: int, name: str) -> Batch:
     """Plant each fault of a list of tests/mutants and see it caught."""
     faults = {"cpu_memory": cpu_memory, "cuda": cuda}[name]
     if why := faults.missing():
         raise Unavailable(why)
-    passed, skipped = pytest_counts("tests/mutants/test_mutants.py", "-k", f"[{name}-", "--timeout", str(HOUR))
+    passed, skipped = suite.counts(
+        "tests/mutants/test_mutants.py", *suite.EVERY, "-k", f"[{name}-", "--timeout", str(HOUR)
+    )
     if skipped:
         raise Unavailable(f"{skipped} of {len(faults.FAULTS)} faults could not be judged")
     assert passed == len(faults.FAULTS), f"{passed} of {len(faults.FAULTS)} were tried"
@@ -92,7 +80,7 @@ def planted(_seed: int, name: str) -> Batch:
 
 def harness(_seed: int) -> Batch:
     """Run the self-test of the CUDA kernels' harness, with its own planted faults."""
-    passed, skipped = pytest_counts("tests/kernels/cuda/test_cusim.py", "--timeout", str(HOUR))
+    passed, skipped = suite.counts("tests/kernels/cuda/test_cusim.py", *suite.EVERY, "--timeout", str(HOUR))
     if skipped:
         raise Unavailable(f"{skipped} tests have no run-time library of a sanitizer")
     return Batch(passed, text="tests of the harness, with missing barriers and fences, overruns and deadlocks")
@@ -109,9 +97,7 @@ def on_a_gpu(_seed: int) -> Batch:
         quiet = ("--report-api-errors", "no") if tool == "memcheck" else ()
         before = ("compute-sanitizer", "--tool", tool, *quiet, "--target-processes", "all", "--error-exitcode", "9")
         trying(f"{tool} over {TOUR[0]}")
-        passed, skipped = pytest_counts(
-            *TOUR, before=before, FASTGAN_TEST_REQUIRED="1", PYTORCH_NO_CUDA_MEMORY_CACHING="1"
-        )
+        passed, skipped = suite.counts(*TOUR, *suite.EVERY, before=before, environment=ON_A_GPU)
         assert passed, f"{tool} watched nothing; {skipped} were skipped"
     return Batch(len(TOOLS), text=f"tools over all CUDA kernels: {', '.join(TOOLS)}")
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import fastgan
 from tests.helpers import ulp
+from tests.helpers.exact import distance
 from tests.proof.backends import CPU, ENVIRONMENT, HARNESS, INTERPRETER, available, serving
 from tests.proof.claims import Batch, Claim
 
@@ -74,16 +75,6 @@ def exact_norm(row: Tensor) -> mpmath.mpf:
     parts = np.concatenate([square, rest]).tolist()
     total = math.fsum(parts)
     return mpmath.sqrt(mpmath.mpf(total) + math.fsum([*parts, -total])) * mpmath.mpf(2) ** scale
-
-
-def distance(got: float, exact: mpmath.mpf, dtype: torch.dtype) -> float:
-    """Return the distance of a number from the exact one in ulp of a dtype."""
-    if exact > torch.finfo(dtype).max:
-        return 0.0 if got == math.inf else math.inf
-    if not math.isfinite(got):
-        return math.inf
-    exponent = max(int(mpmath.frexp(exact)[1]) - ulp.BITS[dtype], ulp.LOWEST[dtype]) if exact else ulp.LOWEST[dtype]
-    return float(abs(mpmath.mpf(got) - exact) / mpmath.mpf(2) ** exponent)
 
 
 def through(backend: str, row: Tensor) -> Tensor:
@@ -181,7 +172,7 @@ def element_error(got: Tensor, exact: np.ndarray) -> float:
 
 LOST = (
     "squares are summed in float64, over a tree whose depth grows with the row's length; with two numbers for each"
-    " sum it would hold, at several times the work"
+    " sum it would hold, at more work"
 )
 
 CLAIMS = [

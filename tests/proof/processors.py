@@ -5,11 +5,7 @@ No test may compare noise: what holds must hold with the roundings of any proces
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
-
-from tests.helpers import ROOT
+from tests.proof import suite
 from tests.proof.claims import Batch, Claim
 
 # What limits each library to a set; fastgan's own kernels have the same bits on each.
@@ -22,21 +18,12 @@ INDUCTOR = "not test_compiled and not inductor"
 FOLDERS = ("losses", "penalties", "discriminator", "compat", "faults", "golden", "backends")
 
 
-def passed(command: list[str], **options: object) -> int:
-    """Run pytest and return how many tests passed; raise AssertionError with its end where one did not."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-    return int(re.search(r"(\d+) passed", done.stdout).group(1))
-
-
-def suite(seed: int) -> Batch:
+def ordinary(seed: int) -> Batch:
     """Run the ordinary tests of everything but builds, kernels and benchmarks."""
-    folders = [str(ROOT / "tests" / folder) for folder in FOLDERS]
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow and not alone", "-k", INDUCTOR, *folders]
-    return Batch(passed(command, cwd=ROOT))
+    return suite.passing(*suite.ORDINARY, "-k", INDUCTOR, *(f"tests/{folder}" for folder in FOLDERS))
 
 
 CLAIMS = [
-    Claim(f"the suite with kernels for {name}", suite, "every test passes", environment=environment, long=True, timeout=5400)
+    Claim(f"the suite with kernels for {name}", ordinary, "every test passes", environment=environment, long=True, timeout=5400)
     for name, environment in SETS.items()
 ]  # fmt: skip

@@ -53,9 +53,8 @@ def verdict(claim: Claim, record: Record) -> str:
 
 def row(name: str, claim: Claim, record: Record) -> str:
     """Return a line of the table."""
-    found = record.text or (f"{record.worst:.4g}" if record.worst is not None else "as it must")
-    if record.over or not record.batches:
-        found = ""
+    held = "" if record.over or not record.batches else "as it must"
+    found = record.text or (f"{record.worst:.4g}" if record.worst is not None else held)
     return f"| {name} | {claim.target} | {found} | {record.cases:,} | {verdict(claim, record)} |".replace("\n", " ")
 
 

@@ -21,7 +21,7 @@ from tests.helpers import ROOT
 from tests.helpers.once import SHARED
 from tests.proof.claims import CASE, Claim
 
-WATCHED = ("csrc", "fastgan", "triton_kernels", "tests/helpers", "tests/proof", "bench/baselines")
+WATCHED = ("csrc", "fastgan", "triton_kernels", "tests", "bench/baselines")
 WORKER = ["tests.proof.worker"]
 Claims = dict[tuple[str, str], Claim]  # by part and name
 
@@ -64,7 +64,7 @@ def source() -> str:
     digest = hashlib.sha256(f"{sys.version} {torch.__version__}".encode())
     for folder in WATCHED:
         for path in sorted((ROOT / folder).rglob("*")):
-            if path.suffix in (".py", ".h", ".cpp", ".cu", ".so"):
+            if path.suffix in (".py", ".h", ".cpp", ".cu", ".so", ".json"):
                 digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.helpers import ROOT
+from tests.proof import suite
 from tests.proof.claims import Batch, Claim, Unavailable
-from tests.proof.processors import passed
 
 # Interpreters of virtual environments with other releases of PyTorch, separated as PATH is.
 PYTHONS = "FASTGAN_PROOF_PYTHONS"
@@ -148,7 +148,7 @@ def other_versions(seed: int) -> Batch:
             done = subprocess.run(build, cwd=folder, env=environment, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
             tests = [f"tests/{t}" for t in TESTED]
-            count += passed([python, "-m", "pytest", "-q", *tests], cwd=folder, env=environment)
+            count += suite.counts(*tests, python=python, folder=Path(folder), environment=environment)[0]
             asked = "import platform, torch; print('Python', platform.python_version(), 'torch', torch.__version__)"
             said.append(subprocess.check_output([python, "-c", asked], text=True).strip())
     return Batch(count, text="; ".join(said))

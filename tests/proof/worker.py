@@ -35,7 +35,7 @@ def work(claim: Claim, seed: int) -> dict[str, object]:
     except Exception:
         return {"failure": traceback.format_exc()}
     if claim.limit is not None and not (batch.worst is not None and batch.worst <= claim.limit):
-        return {"failure": f"{batch.text or batch.worst}: expected at most {claim.limit:g}"}
+        return {**batch._asdict(), "failure": f"{batch.text or batch.worst}: expected at most {claim.limit:g}"}
     return batch._asdict()
 
 
