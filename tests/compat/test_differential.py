@@ -1,4 +1,4 @@
-"""All adapters against their trainers' formulas, over options that are drawn (tests/proof/adapters.py)."""
+"""All adapters against their trainers' formulas, over options that are drawn (tests/proof/adapter_cases.py)."""
 
 import random
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from fastgan import compat
 from fastgan.compat import gigagan, mmagic, r3gan, taming
-from tests.proof import adapters
+from tests.proof import adapter_cases, adapters
 
 SEEDS = (1, 2)
 
@@ -33,29 +33,29 @@ def test_many_cases(name, seed):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", adapters.SUBJECTS)
 def test_each_value_of_each_option(name):
-    for case in adapters.each(name):
-        assert not adapters.failure(case), adapters.text(case)
+    for case in adapter_cases.each(name):
+        assert not adapter_cases.failure(case), adapter_cases.text(case)
 
 
 def test_nothing_is_left_out():
     """Each public name of each adapter is asked for by some case."""
-    adapters.USED.clear()
+    adapter_cases.USED.clear()
     for name in adapters.SUBJECTS:
-        for case in adapters.each(name, adapters.NAMING):
+        for case in adapter_cases.each(name, adapter_cases.NAMING):
             adapters.check(case)
-    used = {trainer: set() for trainer in compat.TRAINERS} | adapters.USED
+    used = {trainer: set() for trainer in compat.TRAINERS} | adapter_cases.USED
     for trainer in compat.TRAINERS:
-        assert adapters.wanted(trainer) <= used[trainer], trainer
-    for trainer, names in adapters.NOT_COMPARED.items():
+        assert adapter_cases.wanted(trainer) <= used[trainer], trainer
+    for trainer, names in adapter_cases.NOT_COMPARED.items():
         for name in names:
             assert hasattr(getattr(compat, trainer), name)
 
 
 def test_a_case_is_a_test():
     for name in adapters.SUBJECTS:
-        case = adapters.drawn(name, random.Random(name))
+        case = adapter_cases.drawn(name, random.Random(name))
         assert eval(repr(case), {"Case": adapters.Case}) == case
-        assert adapters.drawn(name, random.Random(name)) == case
+        assert adapter_cases.drawn(name, random.Random(name)) == case
 
 
 def planted(monkeypatch, module, name, wrong, subject, cases=60):
