@@ -130,12 +130,14 @@ def exp_nonpositive(x):
     n = shifted - magic
     t = tl.fma(n, -real(LN2_HI, x), x)
     r = tl.fma(n, -real(LN2_LO, x), t)
+    if x.dtype == tl.float64:
+        lost = tl.fma(n, -real(LN2_LO, x), t - r)  # here: after the polynomial, ptxas keeps a number in local memory
     p = tl.fma(r * r, exp_tail(r), r)
     one = const(1.0, x)
     hi = one + p
     lo = p - (hi - one)
     if x.dtype == tl.float64:
-        lo = tl.fma(tl.fma(n, -real(LN2_LO, x), t - r), hi, lo)  # what r lost
+        lo = tl.fma(lost, hi, lo)
     # 2^n as a product, since it may be denormal.
     if x.dtype == tl.float64:
         m = shifted.to(tl.int64, bitcast=True) - magic.to(tl.int64, bitcast=True) + 2 * 1023
