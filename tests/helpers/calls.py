@@ -27,6 +27,15 @@ def same(got, want, strides=True):
         assert torch.equal(g.signbit()[zero], w.signbit()[zero]), k
 
 
+def spaced(start, end, like):
+    """Numbers at equal steps, in the shape and dtype of a tensor.
+
+    Each operation rounds by itself, on every processor; torch.linspace rounds once or twice, as the processor has it.
+    """
+    k = torch.arange(like.numel(), dtype=torch.float64)
+    return (k * (end - start) / max(like.numel() - 1, 1) + start).view(like.shape).to(like.dtype)
+
+
 def logits(*shape, dtype=torch.float32, scale=4.0, seed=0):
     generator = torch.Generator().manual_seed(seed + sum(shape))
     x = torch.randn(shape, generator=generator, dtype=torch.float64) * scale
@@ -51,7 +60,7 @@ def losses(real, fake, *, upstream=1.5, second=True, **options):
         grads = torch.autograd.grad(outputs, inputs, ups, create_graph=second)
         found = [result, grads]
         if second:
-            vs = [torch.linspace(-1, 2, g.numel(), dtype=torch.float64).view(g.shape).to(g.dtype) for g in grads]
+            vs = [spaced(-1, 2, g) for g in grads]
             found.append(torch.autograd.grad(grads, [*inputs, *ups], vs, allow_unused=True))
         return found
 
@@ -96,11 +105,11 @@ def norms(grads, kind="two_sided", *, second=True, **options):
         gs = [g.detach().requires_grad_() for g in (grads if isinstance(grads, list) else [grads])]
         result = fastgan.norm_penalty(gs if isinstance(grads, list) else gs[0], kind, **options)
         value = result[0] if isinstance(result, tuple) else result
-        up = torch.linspace(0.5, 1.5, value.numel(), dtype=value.dtype).view(value.shape).requires_grad_()
+        up = spaced(0.5, 1.5, value).requires_grad_()
         first = torch.autograd.grad(value, gs, up, create_graph=second)
         found = [result, first]
         if second:
-            vs = [torch.linspace(-1, 2, g.numel(), dtype=torch.float64).view(g.shape).to(g.dtype) for g in first]
+            vs = [spaced(-1, 2, g) for g in first]
             found.append(torch.autograd.grad(first, [*gs, up], vs))
         return found
 
@@ -118,9 +127,9 @@ def points(real, fake, need_eps=True):
     def call():
         r, f = ([t.detach().requires_grad_() for t in (x if isinstance(x, tuple) else (x,))] for x in (real, fake))
         wide = torch.float64 if r[0].dtype == torch.float64 else torch.float32
-        eps = torch.linspace(0, 1, len(r[0]), dtype=wide).requires_grad_(need_eps)
+        eps = spaced(0, 1, torch.empty(len(r[0]), dtype=wide)).requires_grad_(need_eps)
         out = list(flat([fastgan.interpolate(tuple(r), tuple(f), eps)]))
-        ups = [torch.linspace(-1, 2, o.numel(), dtype=torch.float64).view(o.shape).to(o.dtype) for o in out]
+        ups = [spaced(-1, 2, o) for o in out]
         return out, torch.autograd.grad(out, [*r, *f, *([eps] if need_eps else [])], ups)
 
     return call
