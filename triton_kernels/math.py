@@ -131,9 +131,8 @@ def exp_nonpositive(x):
     t = tl.fma(n, -real(LN2_HI, x), x)
     r = tl.fma(n, -real(LN2_LO, x), t)
     if x.dtype == tl.float64:
-        lost = tl.fma(
-            n, -real(LN2_LO, x), t - r
-        )  # here: after the polynomial, ptxas keeps a number in local memory
+        # Here: taken after the polynomial, it has ptxas keep a number in local memory.
+        lost = tl.fma(n, -real(LN2_LO, x), t - r)
     p = tl.fma(r * r, exp_tail(r), r)
     one = const(1.0, x)
     hi = one + p
