@@ -102,7 +102,13 @@ _INSTEAD = {
 }
 
 
-_of_kind = lru_cache(maxsize=64)(ScheduledPenalty)  # due at every call, so that nobody reads its count
+def _named(kind: str) -> ScheduledPenalty:
+    """Return the penalty of a kind that is given for `penalty`."""
+    checks.choice("penalty", kind, KINDS)
+    return ScheduledPenalty(kind)
+
+
+_of_kind = lru_cache(maxsize=64)(_named)  # due at every call, so that nobody reads its count
 
 
 def _schedules(penalty: Any) -> tuple[ScheduledPenalty, ...]:
@@ -113,7 +119,7 @@ def _schedules(penalty: Any) -> tuple[ScheduledPenalty, ...]:
         raise TypeError(
             f"penalty: expected a kind, a fastgan.nn.GradientPenalty or a list of them, got {type(given).__name__}"
         )
-    of_kind = ScheduledPenalty if torch.compiler.is_compiling() else _of_kind
+    of_kind = _named if torch.compiler.is_compiling() else _of_kind
     found = tuple([of_kind(p) if isinstance(p, str) else p for p in given])
     for p in found:
         if not isinstance(p, ScheduledPenalty):

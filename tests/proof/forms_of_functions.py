@@ -790,7 +790,7 @@ def step_options() -> Iterator[Form]:
         ValueError,
         "{n}: expected a loss of the discriminator, got a GeneratorLoss",
     )
-    penalty = ahead({n: f for n, f in KIND.items() if isinstance(f.make(None), str)}, "kind")
+    penalty = {n: f for n, f in KIND.items() if isinstance(f.make(None), str)}
     penalty |= of_type(
         "expected a kind, a fastgan.nn.GradientPenalty or a list of them",
         {"int": always(3), "dict": always({"r1": 1.0}), "Tensor": always(torch.ones(1))},
