@@ -42,6 +42,7 @@ def run_ranks(work: Callable[..., Any], *args: Any) -> list[Any]:
 
 
 def _be_rank(rank: int, folder: str, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    faulthandler.enable()  # a rank that crashes prints where its threads are
     faulthandler.dump_traceback_later(PATIENCE, exit=True)
     torch.set_num_threads(1)
     store = dist.FileStore(f"{folder}/store", RANKS)
