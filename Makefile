@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 LOSS ?= nonsaturating
 PENALTY ?= none
 
-.PHONY: demo test test-all lint bench proof exhaustive wheel clean
+.PHONY: demo test test-all lint docs bench proof exhaustive wheel clean
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -47,14 +47,21 @@ lint: $(VENV)/ready  ## ruff, clang-format, mypy and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+$(VENV)/docs: $(VENV)/ready
+	$(BIN)/python -m pip install -q --group docs
+	touch $@
+
+docs: $(VENV)/docs  ## the site, into build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # with -q it would count no warnings
+
 bench: $(VENV)/ready  ## fused against eager PyTorch and torch.compile, with a plot
 	$(BUILD)
 	$(BIN)/python -m pytest bench -q
+	$(BIN)/python -m bench steps
 	$(BIN)/python -m bench losses
 	$(BIN)/python -m bench penalties
-	$(BIN)/python -m bench steps
+	$(BIN)/python -m bench penalty-steps
 	$(BIN)/python -m bench trainers
-	$(BIN)/python -m bench adversarial
 
 # Stopped, it goes on where it was when it is called again; PARTS="accuracy bits" for some, WRITE=docs/reliability.md for the page.
 HOURS ?= 0

@@ -6,9 +6,9 @@ import argparse
 import sys
 from importlib import import_module
 
-SUITES = ("losses", "penalties", "steps", "trainers", "adversarial", "attention")
-# Programs with a command line of their own: those of bench/gpu.sh, and two checkouts against each other.
-PROGRAMS = {"gpu": "gpu", "gpu-shapes": "gpu_shapes", "gpu-ncu": "gpu_ncu", "versions": "versions"}
+SUITES = ("steps", "losses", "penalties", "penalty-steps", "trainers", "attention")
+# With a command line of their own: those of bench/gpu.sh, two checkouts side by side, and the page of figures.
+PROGRAMS = {"gpu": "gpu", "gpu-shapes": "gpu_shapes", "gpu-ncu": "gpu_ncu", "versions": "versions", "page": "page"}
 
 
 def main(given: list[str]) -> None:
@@ -17,9 +17,11 @@ def main(given: list[str]) -> None:
     parser.add_argument("suite", choices=(*SUITES, *PROGRAMS))
     name = parser.parse_args(given[:1]).suite
     if name in SUITES:
-        from bench import harness
+        from bench import harness, page
 
-        harness.main(import_module(f"bench.suites.{name}").SUITE, given[1:])
+        suite = import_module(f"bench.suites.{name.replace('-', '_')}").SUITE
+        if harness.main(suite, given[1:]).parent == page.RESULTS:
+            page.write()
     else:
         import_module(f"bench.{PROGRAMS[name]}").main(given[1:])
 

@@ -260,7 +260,7 @@ def on_a_gpu(run: Run) -> list[Stage]:
         Stage("training", 40, run.measured("training", "gpu", "--only", "training")),
         Stage("trainers", 60, run.measured("trainers", "trainers")),
         Stage("steps", 60, run.measured(
-            "steps", "steps", "--no-compile", "--budget", "45", "--tables", "penalty", "step", *few)),
+            "steps", "penalty-steps", "--no-compile", "--budget", "45", "--tables", "penalty", "step", *few)),
         Stage("attention", 60, run.measured("attention", "attention", "--budget", "40", "--tokens", *lengths)),
         Stage("sizes", 60, run.measured("sizes", "gpu", "--only", "rest", "--budget", "55")),
         Stage("racecheck", 60, tour, watched, sanitizer("racecheck")),
@@ -281,7 +281,7 @@ def rehearsed(run: Run) -> list[Stage]:
         Stage("shapes", 40, run.measured("shapes", "gpu-shapes")),
         Stage("training", 60, run.measured("training", "gpu", "--only", "training")),
         Stage("trainers", 60, run.measured("trainers", "trainers", "--only", "cyclegan", "biggan")),
-        Stage("steps", 60, run.measured("steps", "steps", *small)),
+        Stage("steps", 60, run.measured("steps", "penalty-steps", *small)),
         Stage("attention", 40, run.measured("attention", "attention", "--tokens", "16")),
         Stage("sizes", 40, run.measured("sizes", "gpu", "--only", "rest")),
     ]

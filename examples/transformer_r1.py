@@ -25,7 +25,7 @@ import fastgan
 from fastgan.nn import GradientPenalty
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # for the benchmarks' measure of memory
-from bench.suites.steps import peak
+from bench.suites.penalty_steps import peak
 
 CHANNELS, WEIGHT = 4, 10.0
 

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 import fastgan
 from bench import report
 from bench.harness import Row, Run, Suite, Work, at_least
-from bench.suites.steps import peak
+from bench.suites.penalty_steps import peak
 from bench.suites.trainers import waiting
 from fastgan.discriminator.attention import attention
 

@@ -1,625 +1,413 @@
-"""Whole steps of the zoo's discriminators: as one writes them in PyTorch, and the same of fastgan.
+"""Whole training steps of trainers: as the trainer writes them, and the same with fastgan.
 
-The only place with baselines of whole steps. What is compiled is compiled for each case with an empty cache.
+A case has the trainer's networks, optimizers and data, on which the contenders take turns. Each runs the trainer's
+whole step: forwards, losses, backward and optimizer of discriminator and generator.
 """
 
 from __future__ import annotations
 
 import argparse
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
+from math import prod
 from textwrap import fill
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
-
-import fastgan
-from bench import report, zoo
-from bench.harness import Row, Run, Suite, at_least
-from bench.zoo import ZOO, Case
-from fastgan.nn import GradientPenalty
-
-WEIGHT = 10.0
-PARTS = (1.0, 0.5, 0.25)
-ENGINES: dict[str, dict[str, Any]] = {
-    "unpruned": {"prune": False},
-    "pruned": {},
-    "compiled": {"engine": "compiled"},
-}
-# What width and size are divided by on a CPU, where these take ten times as long as the others.
-SMALLER = {"residual": (2, 2), "attention": (1, 2), "autocast": (2, 2)}
-# How far gradients may be off, relative to their norms. A GPU's convolutions round to ten bits by default.
-CLOSE = {"cpu": 1e-3, "cuda": 2e-2}
-CLOSE_AUTOCAST = 0.1
-# PyTorch's double backward of batch norm in float32 is itself some thousandths off float64's; a graph is not.
-LOOSER = {"batch norm": 10}
-
-
-class Made(NamedTuple):
-    """A case on a device, and what its steps work on."""
-
-    name: str
-    case: Case
-    width: int
-    size: int
-    device: str
-    real: Tensor
-    fake: Tensor
-    eps: Tensor
-    args: tuple[Any, ...]
-
-    def net(self) -> nn.Module:
-        """The discriminator, with the same weights each time."""
-        return zoo.built(self.case, self.width, self.size).to(self.device)
-
-
-# The cases of the table of whole steps.
-STEPS = "conv", "residual", "spectral norm", "batch norm", "vocoder", "projection", "attention"
-STEPS += "layer norm", "smooth", "mlp"
-Value = Callable[[nn.Module, Made], Tensor]
-Work = Callable[[], Tensor]
-
-
-def make(name: str, width: int, size: int, batch: int, device: str) -> Made:
-    """The same for each contender."""
-    by = SMALLER.get(name, (1, 1)) if device == "cpu" else (1, 1)
-    width, size = max(8, width // by[0]), max(16, size // by[1])
-    case = ZOO[name]
-    real, fake, args = zoo.samples(case, batch, size)
-    eps = torch.rand(batch, generator=torch.Generator().manual_seed(1))
-    real, fake, eps = (t.to(device) for t in (real, fake, eps))
-    args = tuple([a.to(device) for a in args])
-    return Made(name, case, width, size, device, real, fake, eps, args)
-
-
-# --- the usual recipes ----------------------------------------------------------------------------------
-
-
-def twice(m: Made) -> AbstractContextManager[Any]:
-    """What makes attention differentiable twice."""
-    return sdpa_kernel(SDPBackend.MATH) if m.name == "attention" else nullcontext()
-
-
-def input_gradient(out: Any, x: Tensor) -> Tensor:
-    """The gradient of all outputs' sum."""
-    outputs = list(out.values()) if isinstance(out, dict) else out if isinstance(out, list) else [out]
-    (g,) = torch.autograd.grad(outputs, x, [torch.ones_like(o) for o in outputs], create_graph=True)
-    return g
-
-
-def recipe_penalty(net: nn.Module, m: Made) -> Tensor:
-    """WGAN-GP's penalty, as in most trainers."""
-    e = m.eps.view(-1, *[1] * (m.real.dim() - 1))
-    x = (e * m.real + (1 - e) * m.fake).requires_grad_()
-    with twice(m):
-        g = input_gradient(net(x, *m.args), x)
-    return WEIGHT * ((g.reshape(g.size(0), -1).norm(2, dim=1) - 1) ** 2).mean()
-
-
-def r1(g: Tensor) -> Tensor:
-    """R1 given the gradient, as in most trainers."""
-    return WEIGHT / 2 * g.pow(2).reshape(g.size(0), -1).sum(1).mean()
-
-
-def recipe_r1(net: nn.Module, m: Made, part: float = 1.0) -> Tensor:
-    """R1 by a forward of its own, on the first samples."""
-    count = max(1, round(part * len(m.real)))
-    x = m.real[:count].detach().requires_grad_()
-    with twice(m):
-        return r1(input_gradient(net(x, *[a[:count] for a in m.args]), x))
-
-
-def hinge(real: Tensor, fake: Tensor) -> Tensor:
-    """The discriminator's hinge loss."""
-    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
-
-
-def recipe_loss(net: nn.Module, m: Made) -> Tensor:
-    """The loss alone."""
-    return hinge(net(m.real, *m.args), net(m.fake, *m.args))
-
-
-def recipe_step(net: nn.Module, m: Made) -> Tensor:
-    """Loss and R1, each by forwards of its own."""
-    return recipe_loss(net, m) + recipe_r1(net, m)
-
-
-def shared_step(net: nn.Module, m: Made) -> Tensor:
-    """Loss and R1, as some trainers have it: R1 by the loss's forward on real."""
-    x = m.real.detach().requires_grad_()
-    with twice(m):
-        out = net(x, *m.args)
-        loss = hinge(out, net(m.fake, *m.args))
-        return loss + r1(input_gradient(out, x))
-
-
-def forward(net: nn.Module, m: Made) -> Tensor:
-    """A forward, of which nothing is kept."""
-    with torch.no_grad():
-        return net(m.real, *m.args)
-
-
-# --- fastgan --------------------------------------------------------------------------------------------
-
-
-def our_penalty(engine: str) -> Value:
-    """`gradient_penalty`."""
-
-    def value(net: nn.Module, m: Made) -> Tensor:
-        return fastgan.gradient_penalty(net, m.real, m.fake, *m.args, eps=m.eps, weight=WEIGHT, **ENGINES[engine])
-
-    return value
-
-
-def our_part(engine: str, part: float) -> Value:
-    """The lazy module's R1, on a part of the batch."""
-    penalty = GradientPenalty("r1", weight=WEIGHT, part=part, **ENGINES[engine])
-    return lambda net, m: penalty(net, m.real, None, *m.args)
-
-
-def separate_step(net: nn.Module, m: Made) -> Tensor:
-    """Loss and R1, each by forwards of its own."""
-    loss = fastgan.discriminator_loss(net(m.real, *m.args), net(m.fake, *m.args), "hinge")
-    return loss + fastgan.r1_penalty(net, m.real, *m.args, weight=WEIGHT)
-
-
-def our_step(engine: str) -> Value:
-    """`discriminator_step`."""
-    penalty = GradientPenalty("r1", weight=WEIGHT)
-
-    def value(net: nn.Module, m: Made) -> Tensor:
-        step = fastgan.discriminator_step(
-            net, m.real, m.fake, *m.args, loss="hinge", penalty=penalty, **ENGINES[engine]
-        )
-        return step.total
-
-    return value
-
-
-# --- in a compiled function of the caller's -----------------------------------------------------------------
-
-
-class InOneGraph:
-    """A contender's value and its backward in one compiled function, which needs torch 2.11.
-
-    A recipe so is what one can have without fastgan, by the same switch of Dynamo's.
-    """
-
-    def __init__(self, value: Value) -> None:
-        self.value = value
-        self.step: Any = None
-
-    def __call__(self, net: nn.Module, m: Made) -> Tensor:
-        """Return the value; the gradients are there."""
-        if self.step is None:
-            self.step = torch.compile(self.whole, fullgraph=True)
-        with fastgan.compiling():
-            return self.step(net, m)
-
-    def whole(self, net: nn.Module, m: Made) -> Tensor:
-        """What is compiled."""
-        value = self.value(net, m)
-        value.backward()
-        return value.detach()
-
-
-# --- tables ---------------------------------------------------------------------------------------------
-
-
-class Table(NamedTuple):
-    """What is timed for each of these cases.
-
-    Attributes:
-        values: the contenders, each a function of a discriminator and a case's samples.
-        like: whose value and gradients a contender's are to be.
-        base: whose time the others' are compared with.
-        names: the zoo's cases.
-    """
-
-    values: dict[str, Value]
-    like: dict[str, str]
-    base: str
-    names: tuple[str, ...]
-
-
-_BY_PARTS = {f"{engine} {part:g}": our_part(engine, part) for engine in ("pruned", "compiled") for part in PARTS}
-TABLES = {
-    "penalty": Table(
-        {"recipe": recipe_penalty, "recipe in a graph": InOneGraph(recipe_penalty)}
-        | {engine: our_penalty(engine) for engine in ENGINES}
-        | {"in a graph": InOneGraph(our_penalty("pruned"))},
-        dict.fromkeys(["recipe in a graph", *ENGINES, "in a graph"], "recipe"),
-        "recipe",
-        tuple(ZOO),
-    ),
-    "step": Table(
-        {"recipe": recipe_step, "shared": shared_step, "separate": separate_step}
-        | {"shared in a graph": InOneGraph(shared_step), "one call": our_step("pruned")}
-        | {"compiled": our_step("compiled"), "in a graph": InOneGraph(our_step("pruned"))},
-        # Spectral norm and batch statistics move at each forward, of which there are fewer in one call.
-        {
-            "separate": "recipe",
-            **dict.fromkeys(["shared in a graph", "one call", "compiled", "in a graph"], "shared"),
-        },
-        "recipe",
-        STEPS,
-    ),
-    "forwards": Table(
-        {"forward": forward, "loss": recipe_loss}
-        | {f"recipe {part:g}": partial(recipe_r1, part=part) for part in PARTS}
-        | _BY_PARTS,
-        {name: f"recipe {name.split()[1]}" for name in _BY_PARTS},
-        "forward",
-        ("conv", "residual"),
-    ),
-}
-
-
-# --- steps ----------------------------------------------------------------------------------------------
-
-
-def settings(net: nn.Module, m: Made) -> ExitStack:
-    """What a trainer would set for this discriminator."""
-    stack = ExitStack()
-    if m.case.autocast is not None:
-        stack.enter_context(torch.autocast(m.device, m.case.autocast))
-    if m.device == "cuda" and any(isinstance(module, nn.RNNBase) for module in net.modules()):
-        stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # cuDNN's have no second derivative
-    return stack
-
-
-def work(value: Value, net: nn.Module, m: Made) -> Work:
-    """One step of a contender, from samples to the parameters' gradients: what is timed."""
-
-    def step() -> Tensor:
-        net.zero_grad(set_to_none=True)
-        with settings(net, m):
-            result = value(net, m)
-        if result.requires_grad:
-            result.backward()
-        if m.device == "cuda":
-            torch.cuda.synchronize()
-        return result.detach()
-
-    return step
-
-
-def compiles(name: str) -> bool:
-    """Whether a contender is compiled."""
-    return name.startswith("compiled") or name.endswith("in a graph")
-
-
-def settle(net: nn.Module, step: Work) -> str | None:
-    """Calls a compiled step, and returns why it does not run as a graph, if it does not."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a refusal is told of in the report
-        try:
-            step()
-        except Exception as error:  # of a caller's own graph
-            return f"{type(error).__name__}: {str(error).splitlines()[0]}"
-    return fastgan.compile_info(net).refused
-
-
-def outcome(net: nn.Module, step: Work, state: dict[str, Tensor]) -> dict[str, Tensor | None]:
-    """A step's value and gradients, beginning with these parameters and buffers."""
-    net.load_state_dict(state)
-    torch.manual_seed(0)  # dropout's masks
-    return {"its value": step(), **{name: p.grad for name, p in net.named_parameters()}}
-
-
-def check(table: Table, m: Made, nets: dict[str, nn.Module], works: dict[str, Work]) -> None:
-    """Raises unless the contenders compute what their baselines do."""
-    state = m.net().state_dict()
-    wanted = {name: outcome(nets[name], works[name], state) for name in set(table.like.values())}
-    close = (CLOSE[m.device] if m.case.autocast is None else CLOSE_AUTOCAST) * LOOSER.get(m.name, 1)
-    for name in [n for n in table.like if n in works]:
-        want = wanted[table.like[name]]
-        norms = {key: float(w.double().norm()) for key, w in want.items() if w is not None}
-        largest = max(norm for key, norm in norms.items() if key != "its value")
-        for key, got in outcome(nets[name], works[name], state).items():
-            w = want[key]
-            if (got is None) is not (w is None):
-                raise AssertionError(f"{m.name}, {name}: {key} is None for it or for {table.like[name]} only")
-            if got is None or w is None:
-                continue
-            error = float((got.double() - w.double()).norm())
-            # What is zero but for rounding, as of a bias before batch norm, is that of the largest.
-            most = close * norms[key] + (0 if key == "its value" else 0.1 * close * largest)
-            if not error <= most:
-                like = table.like[name]
-                raise AssertionError(f"{m.name}, {name}: {key} is {error:.2g} away from {like}'s, not {most:.2g}")
-
-
-# --- time and memory --------------------------------------------------------------------------------------
-
-ROUNDS = 24
-INTERVALS = (1, 4, 16)
-AIMS = {"pruned": 1.3, "compiled": 1.5}
-NOISE = 0.03  # slower by less than this is not told from level
-
-
-def peak(net: nn.Module, step: Callable[[], Any], device: str) -> float:
-    """MiB by which a step's allocations exceed at their peak what there was before it."""
-    net.zero_grad(set_to_none=True)
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step()
-        return round((torch.cuda.max_memory_allocated() - before) / 2**20, 1)
-    kinds = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=kinds, profile_memory=True) as profile:
-        step()
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    taken = most = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        taken += event.nbytes()
-        most = max(most, taken)
-    return round(most / 2**20, 1)
-
-
-@contextmanager
-def nothing_compiled() -> Iterator[None]:
-    """An empty cache, so that a contender's seconds are those of its first run on a machine."""
-    from torch._inductor.utils import fresh_cache
-
-    with fresh_cache():
-        yield
-
-
-class Contenders(NamedTuple):
-    """The discriminators, the steps, how long they took to compile, and which of them do not and why."""
-
-    nets: dict[str, nn.Module]
-    works: dict[str, Work]
-    seconds: dict[str, float]
-    refused: dict[str, str]
-
-
-def contenders(table: Table, m: Made, compiled: bool) -> Contenders:
-    """Return them; each is compiled with an empty cache."""
-    names = [name for name in table.values if compiled or not compiles(name)]
-    nets = {name: m.net() for name in names}
-    found = Contenders(nets, {name: work(table.values[name], nets[name], m) for name in names}, {}, {})
-    for name in [n for n in names if compiles(n)]:
-        with nothing_compiled():
-            start = perf_counter()
-            why = settle(nets[name], found.works[name])
-            found.seconds[name] = round(perf_counter() - start, 1)
-        if why is not None:
-            found.refused[name] = why
-            del found.works[name]
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
+
+from bench import report
+from bench.adversarial_trainers import TRAINERS, WAYS, Trainer, Way
+from bench.harness import Row, Run, Suite
+from bench.suites.penalty_steps import peak
+
+TINY = 16  # what --quick divides channels by
+PARTS = ("whole", "generator", "discriminator")
+
+
+# --- whether they agree -----------------------------------------------------------------------------------
+
+Gradients = dict[str, Tensor | None]
+
+
+def gradients(t: Trainer, way: Way, buffers: dict[str, Tensor]) -> Gradients:
+    """Those of both networks by each one's own part, from these buffers; no optimizer steps."""
+    t.all.load_state_dict(buffers, strict=False)
+    t.all.zero_grad()
+    fake = t.generate()
+    found: Gradients = {}
+    for name in t.order:
+        t.part(name, way, fake)
+        for key, p in t.networks[name].named_parameters():
+            found[f"{name}'s {key}"], p.grad = p.grad, None
+    t.all.zero_grad()
     return found
 
 
-def measure_table(run: Run, name: str, title: str) -> Row:
-    """A case's row in one of the tables."""
-    options, table = run.options, TABLES[title]
-    m = make(name, options.width, options.size, options.batch, run.device)
-    nets, works, seconds, refused = contenders(table, m, run.compiled)
-    check(table, m, nets, works)
-    works[table.base]()
-    start = perf_counter()
-    works[table.base]()
-    took = perf_counter() - start
-    rounds, steps = (3, 1) if run.quick else (ROUNDS, max(1, int(0.02 / took)))
-    row = run.measure(works, table.base, rounds, steps)
-    infos = {n: fastgan.compile_info(nets[n]) for n in works if n.startswith("compiled")}
-    for n, info in infos.items():
-        if info.graphs != 1 or info.refused:
-            refused[n] = info.refused or f"{info.graphs} graphs where one was expected"
-            del row["seconds"][n]
-    facts = {
-        "table": title,
-        "case": name,
-        "aim": m.case.aim,
-        "width": m.width,
-        "size": m.size,
-        "batch": options.batch,
-    }
-    facts |= {"refused": refused, "compile seconds": seconds}
-    if title == "penalty":
-        facts["MiB"] = {n: peak(nets[n], works[n], run.device) for n in row["seconds"]}
-    return facts | row
+def difference(wanted: Gradients, got: Gradients, close: float, what: str) -> float:
+    """The largest difference of a gradient relative to its norm; raises where one is not close.
+
+    What is zero but for rounding, as of a bias before a norm, is measured by the largest as well.
+    """
+    norms = {key: float(w.double().norm()) for key, w in wanted.items() if w is not None}
+    largest, worst = max(norms.values()), 0.0
+    for key, w in wanted.items():
+        g = got[key]
+        if (g is None) is not (w is None):
+            raise AssertionError(f"{what}: {key} is None for one contender only")
+        if g is None or w is None:
+            continue
+        off = float((g.double() - w.double()).norm()) / (norms[key] + 1e-3 * largest)
+        worst = max(worst, off)
+        if not off <= close:
+            raise AssertionError(f"{what}: the gradient of {key} is off by {off:.2g}, not {close:.2g}")
+    return worst
+
+
+def equal(a: Gradients, b: Gradients) -> bool:
+    """Whether all bits are the same."""
+    pairs = zip(a.values(), b.values(), strict=True)
+    return all(x is y if x is None or y is None else torch.equal(x, y) for x, y in pairs)
+
+
+def agreement(name: str, t: Trainer) -> tuple[Row, Gradients]:
+    """The trainer's own gradients; for each other whether it has their bits, and how far off they are."""
+    double = t.real.dtype == torch.float64
+    buffers = {key: value.clone() for key, value in t.all.named_buffers()}
+    wanted = gradients(t, WAYS["own"], buffers)
+    found: Row = {}
+    for other in [w for w in t.ways if w != "own"]:
+        got, what = gradients(t, WAYS[other], buffers), f"{name}, {other}, {str(t.real.dtype)[6:]}"
+        same = equal(wanted, got)
+        if double and not WAYS[other].fused and not same:
+            raise AssertionError(f"{what}: gradients are not the bits of the trainer's own")
+        found[other] = {"equal": same, "off": difference(wanted, got, t.close, what)}
+    return found, wanted
+
+
+def agreements(name: str, less: int) -> tuple[Row, Trainer]:
+    """In float64 and in float32, and how far the trainer's own are off in float32; the trainer in float32."""
+    double, exact = agreement(name, TRAINERS[name](less, torch.float64))
+    t = TRAINERS[name](less, torch.float32)
+    single, own = agreement(name, t)
+    rounding = {"equal": False, "off": difference(exact, own, float("inf"), name)}
+    return {"float64": double, "float32": {"own": rounding} | single}, t
+
+
+# --- what is measured -------------------------------------------------------------------------------------
+
+ROUNDS = 9
+LIMIT = 240.0  # seconds for the rounds of a case
+
+
+class Step:
+    """A contender's whole step; keeps the seconds of its parts for each call."""
+
+    def __init__(self, t: Trainer, way: Way) -> None:
+        self.t, self.way = t, way
+        self.seconds: dict[str, list[float]] = {name: [] for name in t.order}
+
+    def __call__(self) -> None:
+        start = perf_counter()
+        fake = self.t.generate()
+        generated = perf_counter() - start
+        for name in self.t.order:
+            start = perf_counter()
+            self.part(name, fake)
+            took = perf_counter() - start
+            self.seconds[name].append(took + generated if name == "generator" else took)
+
+    def part(self, name: str, fake: Any) -> None:
+        """One part with its optimizer's step."""
+        self.t.part(name, self.way, fake)
+        self.t.update(name)
+
+    def alone(self, name: str) -> Callable[[], None]:
+        """A part with the forward that it needs; for the discriminator's the generator's is not counted as its."""
+        if name == "whole":
+            return self
+        if name == "generator":
+            return lambda: self.part(name, self.t.generate())
+        with torch.no_grad():
+            fake = self.t.generate()
+        return lambda: self.part(name, fake)
+
+
+def leaves(tree: Any) -> Any:
+    """A discriminator's outputs without their graph, each of which wants a gradient."""
+    if isinstance(tree, Tensor):
+        return tree.detach().requires_grad_()
+    return [leaves(entry) for entry in tree]
+
+
+def flat(tree: Any) -> list[Tensor]:
+    """All tensors of what `leaves` gives."""
+    return [tree] if isinstance(tree, Tensor) else [x for entry in tree for x in flat(entry)]
+
+
+def losses_alone(t: Trainer) -> dict[str, Callable[[], None]]:
+    """All losses of a step with their gradients by the discriminators' outputs; raises where losses differ."""
+    with torch.no_grad():
+        outputs = leaves(t.outputs())
+    operands = flat(outputs)
+    own, ours = ([float(total) for total in t.totals(WAYS[way], outputs)] for way in ("own", "fastgan"))
+    if any(abs(a - b) > 1e-5 * abs(a) for a, b in zip(own, ours, strict=True)):
+        raise AssertionError(f"the losses alone are {own}, and fastgan's {ours}")
+
+    def work(way: Way) -> None:
+        for total in t.totals(way, outputs):
+            torch.autograd.grad(total, operands, allow_unused=True)
+
+    return {way: partial(work, WAYS[way]) for way in ("own", "fastgan")}
+
+
+def convolution_backward(
+    _grad: Any, x: Any, w: Any, _bias: Any, *rest: Any, out_shape: Any = None, **_: Any
+) -> int:
+    """What each of the two gradients of a convolution takes: as much as its forward.
+
+    torch's own formula counts the weight's gradient of a convolution in groups once for each group.
+    """
+    transposed, mask = rest[3], rest[6]
+    positions = x[2:] if transposed else _grad[2:]
+    return 2 * x[0] * prod(w) * prod(positions) * sum(mask[:2])
+
+
+class NoModules(ModuleTracker):
+    """Tells no modules apart: torch's own hooks stop `autograd.grad` with respect to a leaf."""
+
+    def __enter__(self) -> NoModules:
+        return self
+
+    def __exit__(self, *exception: Any) -> None: ...
+
+
+def operations(work: Callable[[], None]) -> float:
+    """The 1e9 operations of a step in convolutions and products of matrices."""
+    formulas = {torch.ops.aten.convolution_backward: convolution_backward}
+    counter = FlopCounterMode(display=False, custom_mapping=formulas)
+    counter.mod_tracker = NoModules()
+    with counter:
+        work()
+    return counter.get_total_flops() / 1e9
+
+
+def counted(steps: dict[str, Step]) -> dict[str, dict[str, float]]:
+    """Operations for each contender and part."""
+    return {name: {part: operations(s.alone(part)) for part in PARTS} for name, s in steps.items()}
+
+
+def peaks(t: Trainer, steps: dict[str, Step], device: str) -> dict[str, dict[str, float]]:
+    """Memory for each contender, of its whole step and of the generator's.
+
+    The gradients of the step before are there in both; where the whole begins they are in the discriminator's too.
+    """
+    found = {}
+    for name, s in steps.items():
+        s()
+        generator = peak(t.generator, s.alone("generator"), device)
+        found[name] = {"whole": peak(t.all, s, device), "generator": generator}
+    return found
 
 
 def measure(run: Run, name: str) -> Iterator[Row]:
-    """A case's row in each table; one that is wrong does not make the others' compiling vain."""
-    for title in [t for t in run.options.tables if name in TABLES[t].names]:
-        if run.compiled:
-            torch._dynamo.reset()
-        try:
-            yield measure_table(run, name, title)
-        except AssertionError as error:
-            yield {"wrong": f"{HEADINGS[title]}: {error}"}
+    """A row for the whole step of a trainer, and one for each of its parts."""
+    less = TINY if run.quick else 1
+    try:
+        agree, t = agreements(name, less)
+        losses = losses_alone(t)
+    except AssertionError as error:
+        yield {"wrong": str(error)}
+        return
+    steps = {way: Step(t, WAYS[way]) for way in t.ways}
+    facts = {"case": name, "what": t.what if less == 1 else "tiny", "agreement": agree}
+    facts |= {"operations": counted(steps), "MiB": peaks(t, steps, run.device)}
+    row = run.measure(dict(steps), "own", 3 if run.quick else ROUNDS, 1, LIMIT)
+    done = len(row["calibration"])
+    yield facts | {"part": "whole"} | row
+    for part in t.order:
+        yield (
+            {"case": name, "part": part} | row | {"seconds": {w: s.seconds[part][-done:] for w, s in steps.items()}}
+        )
+    yield {"case": name, "part": "losses"} | run.measure(losses, "own", 3 if run.quick else 4 * ROUNDS, 5)
 
 
 # --- what is written --------------------------------------------------------------------------------------
 
 
 def milliseconds(row: Row, name: str) -> str:
-    """A contender's minimum, or that it was refused."""
-    if name in row["refused"]:
-        return "refused"
-    return f"{row['minimum'][name] * 1e3:.3g}" if name in row["minimum"] else ""
+    """A contender's minimum."""
+    return report.digits(row["minimum"][name] * 1e3) if name in row["minimum"] else ""
 
 
 def ratios(row: Row, name: str) -> list[str]:
-    """Of minima and of medians."""
-    return [f"{row[key][name]:.2f}" if name in row[key] else "" for key in ("ratio", "ratio, median")]
+    """Of medians and of minima."""
+    return [report.ratio(row, name, "ratio, median"), report.ratio(row, name)]
 
 
-def title_of(row: Row) -> list[str]:
-    """A row's first cells."""
-    return [report.marked(row, row["case"]), f"{row['width']}, {row['size']}, {row['batch']}"]
+def by_case(result: Row) -> list[dict[str, Row]]:
+    """The rows of each case by part."""
+    found: dict[str, dict[str, Row]] = {}
+    for row in result["rows"]:
+        found.setdefault(row["case"], {})[row["part"]] = row
+    return list(found.values())
 
 
-def penalty_table(rows: list[Row]) -> str:
-    """Times, ratios and seconds of compiling."""
-    names = list(TABLES["penalty"].values)
-    ours = [n for n in names if n != "recipe"]
-    head = ["case", "width, size, batch", "aim", *(f"{n} ms" for n in names)]
-    head += [cell for n in ours for cell in (f"recipe/{n}", "(median)")]
-    head += [f"{n}: compiling s" for n in names if compiles(n)]
+def step_table(cases: list[dict[str, Row]]) -> str:
+    """Times and ratios of whole steps."""
+    head = ["case", "what", *(f"{w} ms" for w in WAYS)]
+    head += [cell for w in list(WAYS)[:0:-1] for cell in (f"own/{w}", "(min)")]
     lines = []
-    for row in rows:
-        cells = [*title_of(row), "yes" if row["aim"] else "", *(milliseconds(row, n) for n in names)]
-        cells += [cell for n in ours for cell in ratios(row, n)]
-        cells += [f"{row['compile seconds'].get(n, '')}" for n in names if compiles(n)]
-        lines.append(cells)
+    for rows in cases:
+        whole = rows["whole"]
+        cells = [report.marked(whole, whole["case"]), whole["what"], *(milliseconds(whole, w) for w in WAYS)]
+        lines.append(cells + [cell for w in list(WAYS)[:0:-1] for cell in ratios(whole, w)])
     return report.table(head, lines)
 
 
-def memory_table(rows: list[Row]) -> str:
+def part_table(cases: list[dict[str, Row]]) -> str:
+    """The same of their parts."""
+    others = list(WAYS)[:0:-1]
+    head = ["case", "part", "own ms", "fastgan ms", *(c for w in others for c in (f"own/{w}", "(min)"))]
+    lines = []
+    for rows in cases:
+        for part in PARTS[1:]:
+            row = rows[part]
+            cells = [report.marked(row, row["case"]), part, milliseconds(row, "own"), milliseconds(row, "fastgan")]
+            lines.append(cells + [cell for w in others for cell in ratios(row, w)])
+    return report.table(head, lines)
+
+
+def loss_table(cases: list[dict[str, Row]]) -> str:
+    """The losses alone, and how much of a step they are."""
+    head = ["case", "own ms", "fastgan ms", "own/fastgan", "(min)", "of the own step"]
+    lines = []
+    for rows in cases:
+        row, whole = rows["losses"], rows["whole"]
+        cells = [report.marked(row, row["case"]), milliseconds(row, "own"), milliseconds(row, "fastgan")]
+        lines.append([*cells, *ratios(row, "fastgan"), f"{100 * loss_share(row, whole):.1f}%"])
+    return report.table(head, lines)
+
+
+def loss_share(losses: Row, whole: Row) -> float:
+    """The losses' part of the trainer's own step."""
+    return losses["median"]["own"] / whole["median"]["own"]
+
+
+def operation_table(cases: list[dict[str, Row]]) -> str:
+    """Operations of the trainer's own and of fastgan's."""
+    head = ["case", *(cell for part in PARTS for cell in (f"{part}, own", "fastgan", "own/fastgan"))]
+    lines = []
+    for rows in cases:
+        counts, cells = rows["whole"]["operations"], []
+        for part in PARTS:
+            own, ours = (counts[w][part] for w in ("own", "fastgan"))
+            cells += [report.digits(own), report.digits(ours), f"{own / ours:.2f}"]
+        lines.append([rows["whole"]["case"], *cells])
+    return report.table(head, lines)
+
+
+def memory_table(cases: list[dict[str, Row]]) -> str:
     """Peaks in MiB."""
-    names = list(TABLES["penalty"].values)
-    lines = [[row["case"], *(f"{row['MiB'][n]:.1f}" if n in row["MiB"] else "" for n in names)] for row in rows]
-    return report.table(["case", *(f"{n} MiB" for n in names)], lines)
-
-
-def step_table(rows: list[Row]) -> str:
-    """Times and ratios."""
-    names = list(TABLES["step"].values)
-    others = [n for n in names if n != "recipe"]
-    head = ["case", "width, size, batch", *(f"{n} ms" for n in names)]
-    head += [cell for n in others for cell in (f"recipe/{n}", "(median)")]
-    lines = [
-        [*title_of(row), *(milliseconds(row, n) for n in names), *(c for n in others for c in ratios(row, n))]
-        for row in rows
-    ]
-    return report.table(head, lines)
-
-
-def forwards_table(rows: list[Row]) -> str:
-    """What penalties cost, in forwards; at an interval of k, a k-th of it for each step."""
-    head = ["case", "width, size, batch", "what", "part", "ms", *(f"forwards, every {k}" for k in INTERVALS)]
+    parts = ("whole", "generator")
+    head = ["case", *(f"{part}, {w}" for part in parts for w in WAYS)]
     lines = []
-    for row in rows:
-        for name in [n for n in TABLES["forwards"].values if n in row["minimum"] or n in row["refused"]]:
-            engine, _, part = name.partition(" ")
-            cells = [*title_of(row), engine if part == "" else f"R1, {engine}", part, milliseconds(row, name)]
-            intervals = () if name in row["refused"] else INTERVALS if part else (1,)
-            cells += [f"{1 / row['ratio'][name] / k:.2f}" for k in intervals]
-            lines.append(cells + [""] * (len(head) - len(cells)))
+    for rows in cases:
+        found = rows["whole"]["MiB"]
+        cells = [report.digits(found[w][part]) if w in found else "" for part in parts for w in WAYS]
+        lines.append([rows["whole"]["case"], *cells])
     return report.table(head, lines)
 
 
-def verdict(rows: list[Row], name: str, aim: float) -> list[str]:
-    """Where a contender meets its aim, and where it is slower than the recipe, in minimum and median."""
-    wanted = [row for row in rows if row["aim"]]
-    short = [row for row in wanted if row["ratio"].get(name, 0) < aim]
-    slower = [
-        row
-        for row in rows
-        if name in row["ratio"] and max(row["ratio"][name], row["ratio, median"][name]) < 1 - NOISE
-    ]
-    told = [
-        ", ".join(f"{r['case']} ({ratios(r, name)[0] or 'refused'})" for r in found) for found in (short, slower)
-    ]
-    met = f"{len(wanted) - len(short)} of {len(wanted)} cases" + (f"; not {told[0]}" if short else "")
-    return [
-        f"- {name}, {aim:g} times as fast as the recipe where that is the aim: {met}",
-        f"- {name}, slower than the recipe by more than {NOISE:.0%}: {told[1] or 'no case'}",
-    ]
-
-
-def verdicts(rows: list[Row]) -> str:
-    """Which aims are met."""
-    timed = [n for n in AIMS if any(n in row["ratio"] or n in row["refused"] for row in rows)]
-    return "\n".join(["Aims:", "", *(line for n in timed for line in verdict(rows, n, AIMS[n]))])
+def agreement_table(cases: list[dict[str, Row]]) -> str:
+    """Whether gradients are the trainer's own."""
+    columns = [(dtype, w) for dtype in ("float64", "float32") for w in list(WAYS)[1:]] + [("float32", "own")]
+    head = ["case", *(f"{dtype}, {w}" for dtype, w in columns[:-1]), "own, float32 from float64"]
+    lines = []
+    for rows in cases:
+        cells = []
+        for dtype, w in columns:
+            found = rows["whole"]["agreement"][dtype].get(w)
+            cells.append("" if found is None else "equal" if found["equal"] else f"{found['off']:.1g}")
+        lines.append([rows["whole"]["case"], *cells])
+    return report.table(head, lines)
 
 
 NOTES = {
-    "penalty": "WGAN-GP's penalty from samples to the parameters' gradients. recipe: plain PyTorch as in most"
-    " trainers; unpruned: fastgan with prune=False; pruned: fastgan's default; compiled: engine='compiled'. In a"
-    " graph: with its backward in one function under torch.compile, the recipe's and ours. compiling: the first"
-    " step, with an empty cache.",
-    "step": "Hinge loss and R1 on real. recipe: three forwards; shared: the recipe with R1 by the loss's forward on"
-    " real, as some trainers have it; separate: fastgan's discriminator_loss and r1_penalty; one call:"
-    " discriminator_step; compiled: that with engine='compiled'. In a graph: with its backward in one function"
-    " under torch.compile.",
-    "forwards": "In forwards of the discriminator in training mode, without a graph. loss: two forwards and the"
-    " backward of the hinge loss. recipe: R1 as in most trainers; pruned, compiled: by fastgan.nn.GradientPenalty."
-    " Every 4 or 16: divided by that interval.",
+    "steps": "own: as the trainer has it. own, frozen: with the discriminators frozen in the generator's step"
+    " (`fastgan.frozen`), and nothing else; R3GAN's trainer does that itself, and so do those on Lightning: their"
+    " gain is what fastgan has over this. losses only: with fastgan's losses, and nothing else. fastgan: both; in"
+    " vqgan by `generator_step` with an adaptive weight, in r3gan by both steps. Ratios are medians of the rounds'"
+    " own, (min) those of minima.",
+    "parts": "The same steps, in parts: the generator's with its forward, which the discriminator's shares where"
+    " the trainer shares it; each with its optimizer.",
+    "losses": "All losses of a step, discriminator's and generator's, feature matching too, with their gradients by"
+    " the discriminators' outputs; last, their part of the trainer's own step, all that a changed import can save.",
+    "operations": "1e9 multiplications and additions in convolutions and products of matrices, of the whole step"
+    " and of each part alone. What else there is, norms, activations, losses and optimizers, is not counted.",
+    "memory": "MiB by which a step's allocations exceed at their peak what there was before, for the whole step and"
+    " for the generator's, at whose beginning the discriminator's gradients are there.",
+    "agreement": "Gradients of generator and discriminator, from the same weights, against the trainer's own: equal"
+    " to the bit, or the largest difference of a parameter's gradient relative to its norm (and a thousandth of the"
+    " largest). Last, what rounding alone does: the trainer's own in float32 from its own in float64. VITS computes"
+    " losses in float32 in any case, fastgan in the logits' dtype if that is wider.",
 }
-HEADINGS = {
-    "penalty": "A whole penalty step",
-    "step": "A whole discriminator step with R1",
-    "forwards": "What a penalty costs",
-}
-MEMORY = (
-    "How far the same steps' allocations exceed at their peak what there was before, gradients included (on a CPU"
-    " without what oneDNN takes for itself)."
-)
-WRITERS = {"penalty": penalty_table, "step": step_table, "forwards": forwards_table}
 
 
 def sections(result: Row) -> list[str]:
     """The tables."""
-    text = []
-    for title, write in WRITERS.items():
-        mine = [row for row in result["rows"] if row["table"] == title]
-        if mine:
-            text += [f"## {HEADINGS[title]}", NOTES[title], write(mine)]
-            why = [f"- {r['case']}, {n}: not compiled: {w}" for r in mine for n, w in r["refused"].items()]
-            text += ["\n".join(why)] if why else []
-            if title == "penalty":
-                text += [verdicts(mine), "## Its peak memory", MEMORY, memory_table(mine)]
-    return text
+    cases = by_case(result)
+    if not cases:
+        return []
+    text = [
+        "## Whole steps",
+        NOTES["steps"],
+        step_table(cases),
+        "## Their parts",
+        NOTES["parts"],
+        part_table(cases),
+    ]
+    text += ["## The losses alone", NOTES["losses"], loss_table([rows for rows in cases if "losses" in rows])]
+    text += ["## Operations", NOTES["operations"], operation_table(cases)]
+    text += ["## Peak memory", NOTES["memory"], memory_table(cases)]
+    return [*text, "## Whether gradients are the same", NOTES["agreement"], agreement_table(cases)]
 
 
 def figure(row: Row) -> str:
     """A row in short."""
-    times = " ".join(f"{name} {value * 1e3:.3g}" for name, value in row["median"].items())
-    return f"{row['table']}, {row['case']}: ms {times}"
+    found = " ".join(f"{w} {row['ratio, median'][w]:.2f}" for w in row["median"] if w != "own")
+    return f"{row['case']}, {row['part']}: own {row['median']['own'] * 1e3:.4g} ms, own over {found}"
 
 
-COLOURS = {"unpruned": "#1b5fa8", "pruned": "#7fb2e0", "compiled": "#c4561a"}
-LABELS = {
-    "unpruned": "fastgan, prune=False",
-    "pruned": "fastgan",
-    "compiled": "fastgan, engine='compiled'",
-}
-
-WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}  # behind numbers, where a line would cross them
+COLOURS = {"losses only": "#7fb2e0", "own, frozen": "#c9c9c9", "fastgan": "#1b5fa8"}
 
 
 def draw_bars(axes: Any, rows: list[Row]) -> None:
     """A group of bars for each case."""
-    names = [n for n in COLOURS if any(n in row["ratio"] for row in rows)]
-    for j, name in enumerate(names):
-        there = [(k, 1 / row["ratio"][name]) for k, row in enumerate(rows) if name in row["ratio"]]
-        places = [k + 0.27 * (j - (len(names) - 1) / 2) for k, _ in there]
-        bars = axes.bar(places, [v for _, v in there], 0.26, color=COLOURS[name], label=LABELS[name])
-        axes.bar_label(bars, [f"{v:.2f}" for _, v in there], fontsize=6.5, padding=2, rotation=90, bbox=WHITE)
+    for j, (name, colour) in enumerate(COLOURS.items()):
+        there = [(k, row["ratio, median"][name]) for k, row in enumerate(rows) if name in row["ratio, median"]]
+        places = [k + 0.27 * (j - 1) for k, _ in there]
+        bars = axes.bar(places, [v for _, v in there], 0.26, color=colour, label=name)
+        axes.bar_label(bars, [f"{v:.2f}" for _, v in there], fontsize=8, padding=2)
     axes.axhline(1, color="#333333", lw=1)
-    for aim in [AIMS[n] for n in names if n in AIMS]:
-        axes.axhline(1 / aim, color="#333333", lw=1.2, ls=":")
-        axes.text(len(rows) - 0.38, 1 / aim, f"1/{aim:g}", fontsize=8, va="center")
-    axes.set_xticks(range(len(rows)), [fill(r["case"] + "†" * r["aim"], 11) for r in rows], fontsize=8)
-    axes.set_xlim(-0.6, len(rows) - 0.4)
-    axes.set_ylim(
-        0, 1.32 * max(1.0, *(1 / v for row in rows for v in row["ratio"].values()))
-    )  # room for the legend
-    axes.set_ylabel("time / time of the usual recipe")
+    axes.set_xticks(range(len(rows)), [row["case"] for row in rows])
+    axes.set_ylim(0, 1.2 * max(v for row in rows for v in row["ratio, median"].values()))
     report.bare(axes)
 
 
 def draw(plt: Any, result: Row, below: str) -> Any:
-    """Bars of time over the recipe's."""
-    rows = [row for row in result["rows"] if row["table"] == "penalty"]
-    if not rows:
-        return None
-    drawing, axes = plt.subplots(figsize=(max(10, 0.75 * len(rows)), 5.4), layout="constrained")
-    draw_bars(axes, rows)
-    drawing.suptitle("Whole penalty steps (lower is faster; † is where the aims apply)", fontsize=13)
-    axes.set_title(fill(below, 130), fontsize=8, color="#555555")
-    drawing.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=3)
+    """Bars of the ratios, for whole steps and for the generators'."""
+    drawing, both = plt.subplots(1, 2, figsize=(13, 5), layout="constrained", sharey=True)
+    for axes, part in zip(both, PARTS[:2], strict=True):
+        draw_bars(axes, [row for row in result["rows"] if row["part"] == part])
+        axes.set_title({"whole": "whole step", "generator": "generator's step"}[part], fontsize=11)
+    both[0].set_ylabel("time of the trainer's own / time (higher is better)")
+    both[0].legend(frameon=False, fontsize=9)
+    drawing.suptitle("Training steps, forward, backward and optimizers", fontsize=13)
+    drawing.supxlabel(fill(below, 150), fontsize=8, color="#555555")
     return drawing
 
 
@@ -628,34 +416,26 @@ def draw(plt: Any, result: Row, below: str) -> Any:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command line."""
-    parser.add_argument("--only", nargs="+", metavar="CASE", choices=ZOO, help="these of the zoo's cases")
-    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES), help="these tables")
-    parser.add_argument(
-        "--width", type=at_least(8, 8), help="of the discriminators, a multiple of 8 (default: 32, quick: 8)"
-    )
-    parser.add_argument(
-        "--size", type=at_least(16, 8), help="of the images, a multiple of 8 (default: 64, quick: 16)"
-    )
-    parser.add_argument("--batch", type=at_least(2), help="samples (default: 16, quick: 4)")
+    parser.add_argument("--only", nargs="+", metavar="CASE", choices=TRAINERS, help="these cases")
 
 
 def chosen(options: argparse.Namespace) -> list[str]:
-    """The zoo's cases that are asked for; fills in the sizes that are not."""
-    for name, usual, quick in (("width", 32, 8), ("size", 64, 16), ("batch", 16, 4)):
-        if getattr(options, name) is None:
-            setattr(options, name, quick if options.quick else usual)
-    return [name for name in ZOO if not options.only or name in options.only]
+    """The cases that are asked for."""
+    return [name for name in TRAINERS if not options.only or name in options.only]
 
 
 SUITE = Suite(
     name="steps",
-    title="Whole steps on {device}",
-    note="Whole penalty and discriminator steps of the zoo. Ratios are the recipe's time over theirs.",
+    title="Trainers' whole steps on {device}",
+    note=(
+        "Whole training steps: forwards, losses, backward and optimizers of discriminator and generator, with the"
+        " published discriminators. Ratios are the time of the trainer's own step over theirs."
+    ),
     cases=chosen,
     measure=measure,
     sections=sections,
     draw=draw,
     figure=figure,
     options=add_options,
-    devices=("cpu", "cuda"),
+    compiles=False,
 )

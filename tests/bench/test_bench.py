@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from bench import gpu_carry, gpu_cases, gpu_ncu, gpu_stages, harness
-from bench.suites import adversarial, loss_calls, losses, penalties, steps
+from bench.suites import loss_calls, losses, penalties, penalty_steps, steps
 from fastgan.backends import nodes
 from tests.helpers import ROOT
 
@@ -160,7 +160,7 @@ def test_the_report_of_whole_steps_is_made(tmp_path):
         "list",
         "autocast",
     ]
-    text = bench("steps", tmp_path, "--only", *names)
+    text = bench("penalty-steps", tmp_path, "--only", *names)
     for heading in ("whole penalty step", "whole discriminator step", "What a penalty costs", "of 6 cases"):
         assert heading in text
 
@@ -178,10 +178,17 @@ def test_the_report_of_trainers_is_made(tmp_path):
 @draws
 def test_the_report_of_whole_training_steps_is_made(tmp_path):
     """Tiny networks; before a case is timed all contenders' gradients are compared with the trainer's own."""
-    text = bench("adversarial", tmp_path)
-    for heading in ("Whole steps", "Their parts", "Operations", "Peak memory", "Whether gradients are the same"):
+    text = bench("steps", tmp_path)
+    for heading in (
+        "Whole steps",
+        "Their parts",
+        "The losses alone",
+        "Operations",
+        "Peak memory",
+        "Whether gradients are the same",
+    ):
         assert f"## {heading}" in text
-    for case in adversarial.TRAINERS:
+    for case in steps.TRAINERS:
         assert f"\n| {case} " in text
 
 
@@ -190,10 +197,10 @@ def test_operations_of_convolutions_in_groups():
     for layer in (nn.Conv1d(8, 12, 5, 2, 2, groups=4), nn.ConvTranspose1d(8, 12, 4, 2, 1, groups=2)):
         x = torch.randn(3, 8, 20, requires_grad=True)
         with torch.no_grad():
-            forward = adversarial.operations(lambda layer=layer, x=x: layer(x))
-        assert adversarial.operations(lambda layer=layer, x=x: layer(x).sum().backward()) == 3 * forward > 0
+            forward = steps.operations(lambda layer=layer, x=x: layer(x))
+        assert steps.operations(lambda layer=layer, x=x: layer(x).sum().backward()) == 3 * forward > 0
         layer.requires_grad_(False)
-        assert adversarial.operations(lambda layer=layer, x=x: layer(x).sum().backward()) == 2 * forward
+        assert steps.operations(lambda layer=layer, x=x: layer(x).sum().backward()) == 2 * forward
 
 
 def row(name, seconds, calibration):
@@ -226,7 +233,7 @@ def test_what_losses_are_asked_for(capsys):
 @pytest.mark.parametrize("wrong", [["--width", "9"], ["--size", "8"], ["--batch", "1"], ["--only", "nothing"]])
 def test_what_steps_are_asked_for(wrong, capsys):
     with pytest.raises(SystemExit):
-        harness.arguments(steps.SUITE, wrong)
+        harness.arguments(penalty_steps.SUITE, wrong)
     assert wrong[0] in capsys.readouterr().err
 
 

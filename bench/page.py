@@ -1,0 +1,179 @@
+"""The figures of docs/benchmarks.md and of the README, written into these pages from the newest results.
+
+`python -m bench page` writes them; a suite does so when it has measured. Nothing is measured here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench import report
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "bench" / "results"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+Row = dict[str, Any]
+
+TRAINERS = {
+    "hifigan": "HiFi-GAN V1",
+    "vits": "VITS-like, MPD and one scale",
+    "dac": "DAC-like, MPD and three spectrograms",
+    "vqgan": "VQGAN-like, PatchGAN, VGG16, adaptive weight",
+    "r3gan": "R3GAN-like, which freezes by itself",
+}
+LOSSES = {
+    "nonsaturating D": "non-saturating, discriminator",
+    "nonsaturating G": "non-saturating, generator",
+    "hinge D": "hinge, discriminator",
+    "least squares D": "least squares, discriminator",
+    "relativistic paired D": "relativistic paired, discriminator",
+    "relativistic average D": "relativistic average, discriminator",
+    "wasserstein D": "Wasserstein, discriminator (means)",
+    "hinge G": "hinge, generator (a mean)",
+}
+BRIEF = ("nonsaturating D", "hinge D", "least squares D", "relativistic average D", "hinge G")
+SIZES = {64: "64", 4096: "4,096", 61504: "61,504", 1 << 20: "1M", 1 << 24: "16M"}
+
+
+def newest(suite: str, device: str = "cpu") -> tuple[str, Row]:
+    """The name and the content of a suite's newest result that is not a quick run."""
+    found = sorted(RESULTS.glob(f"{suite}-{device}-20*.json"), reverse=True)
+    for path in found:
+        result = json.loads(path.read_text())
+        if not result["quick"]:
+            return path.stem, result
+    raise FileNotFoundError(f"{RESULTS} has no result of {suite} on {device}; python -m bench {suite}")
+
+
+def linked(name: str, text: str = "table") -> str:
+    """A link to a result's tables, from a page in docs."""
+    return f"[{text}](../bench/results/{name}.md)"
+
+
+def origin(suite: str) -> str:
+    """Where and when a suite ran, by which command, and how many rounds were disturbed."""
+    name, result = newest(suite)
+    checks = result["calibration"]
+    return (
+        f"{report.machine_line(result['machine'])}. Command: `python -m bench {suite}`. "
+        f"Rounds dropped as disturbed: {checks['dropped']} of {checks['rounds']}. All figures: {linked(name)}."
+    )
+
+
+# --- whole steps ------------------------------------------------------------------------------------------
+
+
+def trainers() -> dict[str, dict[str, Row]]:
+    """The rows of whole steps: by trainer, then by part."""
+    found: dict[str, dict[str, Row]] = {}
+    for row in newest("steps")[1]["rows"]:
+        found.setdefault(row["case"], {})[row["part"]] = row
+    return found
+
+
+def milliseconds(row: Row, way: str) -> str:
+    """A contender's median."""
+    return report.digits(row["median"][way] * 1e3)
+
+
+def before_after(row: Row) -> str:
+    """The trainer's own time and fastgan's."""
+    return f"{milliseconds(row, 'own')} to {milliseconds(row, 'fastgan')}"
+
+
+def faster(row: Row) -> str:
+    """The median of the rounds' ratios."""
+    return f"{row['ratio, median']['fastgan']:.2f}"
+
+
+def share(rows: dict[str, Row]) -> str:
+    """The losses' part of the trainer's own step."""
+    return f"{100 * rows['losses']['median']['own'] / rows['whole']['median']['own']:.1f}%"
+
+
+def step_table() -> str:
+    """Whole steps, before and after."""
+    head = ["trainer", "step, ms", "times as fast", "generator's step", "its peak memory, MiB", "losses' share"]
+    lines = []
+    for case, rows in trainers().items():
+        memory = rows["whole"]["MiB"]
+        peaks = " to ".join(report.digits(memory[way]["generator"]) for way in ("own", "fastgan"))
+        whole, generator = rows["whole"], rows["generator"]
+        name = report.marked(whole, TRAINERS[case])
+        lines.append([name, before_after(whole), faster(whole), faster(generator), peaks, share(rows)])
+    return report.table(head, lines)
+
+
+def part_table() -> str:
+    """The losses alone, beside the step that they are a part of."""
+    head = ["trainer", "losses, ms", "times as fast", "share of the step", "the step with nothing else changed"]
+    lines = []
+    for case, rows in trainers().items():
+        losses, ratio = rows["losses"], rows["whole"]["ratio, median"]["losses only"]
+        lines.append([TRAINERS[case], before_after(losses), faster(losses), share(rows), f"{ratio:.2f}"])
+    return report.table(head, lines)
+
+
+# --- losses by themselves ---------------------------------------------------------------------------------
+
+
+def loss_table(cases: tuple[str, ...], suite: str = "losses") -> str:
+    """Eager PyTorch's time over fastgan's, by the number of logits."""
+    rows = {(r["case"], r["n"]): r for r in newest(suite)[1]["rows"] if r["mode"] == "forward+backward"}
+    head = ["eager PyTorch's time over fastgan's; logits in each tensor", *SIZES.values()]
+    lines = [[LOSSES[case], *(f"{rows[case, n]['ratio']['fused']:.1f}" for n in SIZES)] for case in cases]
+    return report.table(head, lines)
+
+
+def results_table() -> str:
+    """The newest result of each suite."""
+    head = ["command", "machine", "date", "rounds dropped", "figures"]
+    lines = []
+    for suite in ("steps", "losses", "penalties", "penalty-steps", "trainers", "attention"):
+        name, result = newest(suite)
+        facts, checks = result["machine"], result["calibration"]
+        where = f"{facts['cpu']}, {facts['cores']} cores, {facts['instruction set']}"
+        dropped = f"{checks['dropped']} of {checks['rounds']}"
+        lines.append([f"`python -m bench {suite}`", where, facts["date"], dropped, linked(name)])
+    return report.table(head, lines)
+
+
+# --- the pages --------------------------------------------------------------------------------------------
+
+FIGURES: dict[str, Callable[[], str]] = {
+    "steps": step_table,
+    "steps' origin": lambda: origin("steps"),
+    "steps' plot": lambda: f"![Steps, by the trainer's own time](../bench/results/{newest('steps')[0]}.png)",
+    "losses of steps": part_table,
+    "losses": lambda: loss_table(tuple(LOSSES)),
+    "losses in brief": lambda: loss_table(BRIEF),
+    "losses' origin": lambda: origin("losses"),
+    "results": results_table,
+}
+
+
+def filled(text: str) -> str:
+    """A page with its figures made anew, each between `<!-- figures: NAME -->` and `<!-- end -->`."""
+
+    def made(match: re.Match[str]) -> str:
+        return f"{match[1]}\n{FIGURES[match[2]]()}\n{match[3]}"
+
+    return re.sub(r"(<!-- figures: ([^>]*) -->)\n.*?(<!-- end -->)", made, text, flags=re.S)
+
+
+def write() -> None:
+    """Write the figures of both pages."""
+    for path in PAGES:
+        path.write_text(filled(path.read_text()))
+
+
+def main(given: list[str]) -> None:
+    """`python -m bench page`."""
+    argparse.ArgumentParser(prog="python -m bench page", description=__doc__).parse_args(given)
+    write()
+    print("wrote the figures of", ", ".join(str(path.relative_to(ROOT)) for path in PAGES))
