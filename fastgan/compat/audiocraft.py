@@ -179,7 +179,9 @@ class AdversarialLoss(nn.Module):
         adversary: returns (list of logits, list of lists of feature maps); its weights are broadcast from rank 0
             where there is a process group.
         optimizer: the adversary's; its state is in this module's state_dict.
-        loss, loss_real, loss_fake: of one member's logits.
+        loss: the generator's, of one member's logits.
+        loss_real: the adversary's, of real logits.
+        loss_fake: the adversary's, of fake logits.
         loss_feat: of two lists of maps, or None.
         normalize: divide by the number of members.
     """

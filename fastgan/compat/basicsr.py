@@ -36,7 +36,8 @@ class GANLoss(nn.Module):
 
     Args:
         gan_type: one of those; another raises NotImplementedError.
-        real_label_val, fake_label_val: labels.
+        real_label_val: the label of real.
+        fake_label_val: the label of fake.
         loss_weight: a factor on the generator's loss alone (is_disc=False).
     """
 

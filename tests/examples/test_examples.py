@@ -96,6 +96,18 @@ def test_a_transformer(options):
     assert float(re.search(r"gradient: (\S+) of", done.stdout)[1]) < 1e-5
 
 
+def test_the_tour(tmp_path):
+    pytest.importorskip("tqdm")
+    command = [sys.executable, str(EXAMPLES / "tour.py")]
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "MPLBACKEND": "Agg"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "the same gradients: True" in done.stdout
+    assert "second derivatives: True" in done.stdout
+    for picture in ("gradient.png", "wgan-gp.png", "speed.png"):
+        assert (tmp_path / "demo" / "tour" / picture).read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_trainer_in_float64(tmp_path):
     done = run(EXAMPLES / "r3gan.py", "--steps", "4", "--double", "--out", str(tmp_path))
     assert difference(done, 4) < 1e-13

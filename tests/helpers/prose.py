@@ -63,6 +63,7 @@ def sentences(text: str) -> Iterator[str]:
     text = re.sub(r"```.*?```", "\n\n", text, flags=re.S)
     text = re.sub(r"^ {4,}\S.*$|^\s*\|.*$|^#+ .*$", "\n", text, flags=re.M)
     text = re.sub(r"^(\s*)([-*]|\d+\.) ", "\n\n", text, flags=re.M)
+    text = re.sub(r"(?<=[.!?])(\s+)`[^`]*`", r"\1Code", text)  # a sentence may begin with code
     text = re.sub(r"`[^`]*`", "code", text)
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
     for paragraph in re.split(r"\n\s*\n", text):

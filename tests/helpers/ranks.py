@@ -59,6 +59,8 @@ def _be_rank(rank: int, folder: str, work: Callable[..., Any], args: tuple[Any, 
 def group_of_one(folder: Path) -> Iterator[None]:
     """A process group of this process alone, whose store is in `folder`."""
     dist.init_process_group("gloo", store=dist.FileStore(str(folder / "store"), 1), rank=0, world_size=1)
-    yield
-    gc.collect()  # of DDP wrappers
-    dist.destroy_process_group()
+    try:
+        yield
+    finally:
+        gc.collect()  # of DDP wrappers
+        dist.destroy_process_group()
