@@ -5,7 +5,8 @@
 
 Each module is named after a trainer, and has its names, signatures, argument order, defaults, results and random
 draws. Instead of changing the import, call `patch("hifigan")`: it replaces an already imported trainer's own
-losses where they are those, `patched` tells which, and `unpatch` puts them back. The table is in docs/drop-in.md.
+losses where they are those, `patched` tells which, and `unpatch` puts them back. The table is in
+docs/drop-ins/index.md.
 """
 
 from __future__ import annotations

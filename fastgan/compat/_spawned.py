@@ -56,6 +56,6 @@ def _check(patched: Collection[str]) -> None:
     _log.warning(
         "process %d trains with the trainer's own losses: the process that spawned it (%s) has called %s, and this"
         " one has not; move the call from under `if __name__ == '__main__'` to the top level of the script, after"
-        " its imports (docs/drop-in.md)",
+        " its imports (docs/drop-ins/index.md)",
         os.getpid(), pid, calls,
     )  # fmt: skip

@@ -115,7 +115,7 @@ assert all(torch.equal(a, b) for a, b in zip(got, want)), (got, want)
 def listed(addition: str) -> set[str]:
     """The files that the page names for an addition."""
     entry = re.search(rf"^- \*\*{addition}\*\*: (.*?)(?=^- |^## )", PAGE, re.S | re.M).group(1)
-    return set(re.findall(r"`([\w/<>.]+/[\w<>.-]+\.(?:py|h|md))`", entry.split(" What is left out")[0]))
+    return set(re.findall(r"`([\w/<>.-]+/[\w<>.-]+\.(?:py|h|md))`", entry.split(" What is left out")[0]))
 
 
 @pytest.fixture
@@ -205,9 +205,9 @@ def test_a_trainer():
     from fastgan.compat import _patch
 
     names = {p.stem for p in (ROOT / "fastgan" / "compat").glob("[a-z]*") if p.stem[0] != "_"}
-    table = (ROOT / "docs" / "drop-in.md").read_text()
+    table = (ROOT / "docs" / "drop-ins" / "index.md").read_text()
     assert listed("A trainer") == {
         "fastgan/compat/<trainer>.py", "fastgan/compat/_patch.py", "fastgan/compat/_probe.py",
-        "bench/baselines/<trainer>.py", "docs/drop-in.md",
+        "bench/baselines/<trainer>.py", "docs/drop-ins/index.md",
     }  # fmt: skip
     assert set(re.findall(r"^\| `(\w+)` \| \w", table, re.M)) >= names == set(_patch.ORIGINS)

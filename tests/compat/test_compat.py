@@ -18,7 +18,7 @@ from tests.helpers.calls import logits
 
 
 def test_every_trainer_has_a_module_and_a_line_in_the_page():
-    page = (ROOT / "docs" / "drop-in.md").read_text()
+    page = (ROOT / "docs" / "drop-ins" / "index.md").read_text()
     package = Path(compat.__file__).parent
     found = {p.stem for p in package.iterdir() if not p.name.startswith("_") and p.suffix in ("", ".py")}
     assert found == set(compat.TRAINERS)

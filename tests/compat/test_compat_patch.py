@@ -372,7 +372,7 @@ def test_k13_a_patch_under_main_is_lost_with_a_word(tmp_path, how):
     (line,) = [x for x in out.splitlines() if x.startswith("WARNING")]
     assert "trains with the trainer's own losses" in line
     assert "has called fastgan.compat.patch('hifigan'), and this one has not" in line
-    assert "to the top level of the script, after its imports (docs/drop-in.md)" in line
+    assert "to the top level of the script, after its imports (docs/drop-ins/index.md)" in line
 
 
 @pytest.mark.parametrize("how", SPAWN)

@@ -664,7 +664,7 @@ def test_r3gan_prunes(preprocessor):
 
 @pytest.mark.parametrize("trainer", ["stylegan2", "stylegan3", "basicsr"])
 def test_r1_of_a_discriminator_instead_of_its_logits(trainer):
-    """The weights that docs/drop-in.md names."""
+    """The weights that docs/drop-ins/stylegan.md names."""
     gamma, every, net = 10.0, 16, Rectified()
     real, fake = images()
     real.requires_grad_()
