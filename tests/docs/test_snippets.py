@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import fastgan
+from bench.baselines import r3gan
 from fastgan.ops.losses import PAIRED, TABLE
 from tests.docs import pages
 from tests.helpers.ranks import group_of_one
@@ -46,22 +47,17 @@ class Activation(torch.autograd.Function):
         return torch.where(ctx.saved_tensors[0] > 0, g, 0.2 * g)
 
 
-class Trainer(ModuleType):
-    """A trainer's module, which has whatever one imports from it."""
-
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return object()
-
-
 @pytest.fixture
 def clean(monkeypatch):
-    """Losses that a page registers and trainers that it imports are gone afterwards."""
+    """Losses that a page registers and trainers that it imports or patches are gone afterwards."""
     table, paired = dict(TABLE), list(PAIRED)
-    for module in ("models", "loss"):
-        monkeypatch.setitem(sys.modules, module, Trainer(module))
+    package, trainer = ModuleType("R3GAN"), ModuleType("R3GAN.Trainer")
+    package.Trainer, trainer.AdversarialTraining = trainer, r3gan.AdversarialTraining
+    for module in (package, trainer, ModuleType("tensorflow_gan")):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
     yield
+    for trainer in list(fastgan.compat.patched()):
+        fastgan.compat.unpatch(trainer)
     TABLE.clear()
     TABLE.update(table)
     PAIRED[:] = paired
@@ -71,6 +67,8 @@ def clean(monkeypatch):
 def test_snippets_run(page, clean, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     space = names()
+    if page.stem == "faq":  # its fakes are data
+        space["fake"] = space["fake"].detach()
     if "ddp" in page.read_text():
         with group_of_one(tmp_path):
             space["ddp"] = nn.parallel.DistributedDataParallel(space["D"])
