@@ -13,13 +13,16 @@ from __future__ import annotations
 import argparse
 import copy
 import os
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import bars
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
+from tqdm import tqdm
 
 import fastgan
 from fastgan.nn import GradientPenalty
@@ -82,7 +85,7 @@ def train(rank: int, ranks: int, device: torch.device, o: argparse.Namespace) ->
     net = sharded(copy.deepcopy(plain))
     ours, theirs = (torch.optim.Adam(m.parameters(), 1e-3) for m in (net, plain))
     largest = 0.0
-    for step in range(o.steps):
+    for step in tqdm(range(o.steps), desc="training", disable=rank > 0):
         real, fake = batches(o, rank, step, device)
         held = [gathered(net)]
         watch(real, net, held)
@@ -102,6 +105,8 @@ def train(rank: int, ranks: int, device: torch.device, o: argparse.Namespace) ->
         print(f"{ranks} ranks, {o.dtype}: {whole} bytes of parameters")
         print(f"a rank holds {held[0]} before a step, {max(held)} while R1 goes backward, {held[-1]} after")
         print(f"largest difference of a gradient over {o.steps} steps: {largest:.1e} of the largest gradient")
+        kib = {"before": held[0] / 1024, "in R1's backward": max(held) / 1024, "after": held[-1] / 1024}
+        bars.draw({"parameters that a rank holds, KiB": kib}, f"{ranks} ranks", o.out / "held.png")
 
 
 def run(rank: int, ranks: int, store: str | None, o: argparse.Namespace) -> None:
@@ -129,6 +134,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="samples on each rank")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float64")
+    parser.add_argument("--out", type=Path, default=Path("demo/fsdp_r1"), help="folder of the picture")
     o = parser.parse_args()
     if "RANK" in os.environ:
         run(int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1")), None, o)

@@ -16,10 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 
+import bars
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
+from tqdm import tqdm
 
 import fastgan
 from fastgan.nn import GradientPenalty
@@ -95,23 +97,29 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--checkpoint", action="store_true", help="recompute each block in the backward")
     parser.add_argument("--alone", action="store_true", help="without plain arithmetic, which may not fit")
+    parser.add_argument("--out", type=Path, default=Path("demo/transformer_r1"), help="folder of the picture")
     o = parser.parse_args()
     torch.manual_seed(0)
     net = Discriminator(o)
     optimizer = torch.optim.Adam(net.parameters(), 1e-3)
-    for k in range(o.steps):
+    progress = tqdm(range(o.steps), desc="training")
+    for _ in progress:
         step = backward(net, *batch(o))
         optimizer.step()
-        print(f"step {k}: loss {float(step.loss):.3f}, R1 {float(step.penalty):.3g}")
+        progress.set_postfix(loss=f"{float(step.loss):.3f}", R1=f"{float(step.penalty):.3g}")
     real, fake = batch(o)
     seconds, memory, grads = measured(lambda: backward(net, real, fake), net)
-    print(f"{o.tokens} tokens: {seconds:.2f} s a step, {memory:.0f} MiB at the peak")
+    print(f"{o.tokens} tokens: {seconds:.2f} s per step, {memory:.0f} MiB at the peak")
+    times, peaks = {"fastgan": seconds}, {"fastgan": memory}
     if not o.alone:
         seconds, memory, plain = measured(lambda: plainly(net, real, fake), net)
-        print(f"plain arithmetic: {seconds:.2f} s a step, {memory:.0f} MiB at the peak")
+        print(f"plain arithmetic: {seconds:.2f} s per step, {memory:.0f} MiB at the peak")
+        times["plain arithmetic"], peaks["plain arithmetic"] = seconds, memory
         size = max(float(g.abs().max()) for g in plain)
         off = max(float((a - b).abs().max()) for a, b in zip(grads, plain, strict=True)) / size
         print(f"largest difference of a gradient: {off:.1e} of the largest gradient")
+    title = f"A step of loss and exact R1, {o.tokens} tokens"
+    bars.draw({"peak memory, MiB": peaks, "seconds": times}, title, o.out / "cost.png")
 
 
 if __name__ == "__main__":

@@ -76,8 +76,9 @@ def test_a_trainer_with_one_changed_import(name, tmp_path):
 
 @needs_fsdp
 @pytest.mark.parametrize(("dtype", "most"), [("float64", 1e-12), ("float32", 1e-5)])
-def test_a_sharded_discriminator(dtype, most):
-    done = run(EXAMPLES / "fsdp_r1.py", "--steps", "2", "--dtype", dtype)
+def test_a_sharded_discriminator(dtype, most, tmp_path):
+    done = run(EXAMPLES / "fsdp_r1.py", "--steps", "2", "--dtype", dtype, "--out", str(tmp_path))
+    assert (tmp_path / "held.png").read_bytes().startswith(b"\x89PNG")
     whole, before, during, after, off = re.search(
         r"(\d+) bytes of.*holds (\d+) before a step, (\d+) while .*, (\d+) after\n.*2 steps: (\S+) of",
         done.stdout,
@@ -89,8 +90,9 @@ def test_a_sharded_discriminator(dtype, most):
 
 
 @pytest.mark.parametrize("options", [[], ["--checkpoint"]])
-def test_a_transformer(options):
-    done = run(EXAMPLES / "transformer_r1.py", "--steps", "2", "--tokens", "600", *options)
+def test_a_transformer(options, tmp_path):
+    done = run(EXAMPLES / "transformer_r1.py", "--steps", "2", "--tokens", "600", "--out", str(tmp_path), *options)
+    assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
     ours, plain = (float(m) for m in re.findall(r"(\d+) MiB at the peak", done.stdout))
     assert ours < 0.5 * plain
     assert float(re.search(r"gradient: (\S+) of", done.stdout)[1]) < 1e-5
