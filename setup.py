@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,10 @@ class NativeBuild(build_ext):
             self.remove_others(folder)
             (folder / "_build.json").write_text(json.dumps(facts, indent=1) + "\n")
 
+    def get_output_mapping(self) -> dict[str, str]:
+        """Return what a strict editable install links: modules that were built, not all that might have been."""
+        return {built: source for built, source in super().get_output_mapping().items() if Path(source).exists()}
+
     def build_nodes(self) -> str:
         """Build the C++ nodes of autograd where torch is there; return how it went."""
         asked = os.environ.get("FASTGAN_NODES", "")
@@ -282,14 +287,28 @@ class NativeBuild(build_ext):
         return [*commands, self.binding(cxx, module, "-DFASTGAN_WITH_CUDA")]
 
 
+def places(folder: str) -> dict[str, dict[str, str]]:
+    """Return options that put a build's own files into `folder` where the sources cannot be written."""
+    if os.access(ROOT, os.W_OK):
+        return {}
+    return {
+        "egg_info": {"egg_base": folder},
+        "build": {"build_base": folder},
+        "bdist": {"bdist_base": folder},
+        "bdist_wheel": {"bdist_dir": os.path.join(folder, "wheel")},
+    }
+
+
 if __name__ == "__main__":
     check_setuptools()
-    setup(
-        ext_modules=[
-            Extension(f"fastgan.{module}", sources=[], optional=True)
-            for module in ["_native", *toolkit.further(run)]
-        ],
-        cmdclass={"build_ext": NativeBuild},
-        # CUDA's compiler, for FASTGAN_CUDA=wheels alone.
-        setup_requires=toolkit.build_requirements(),
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        setup(
+            ext_modules=[
+                Extension(f"fastgan.{module}", sources=[], optional=True)
+                for module in ["_native", *toolkit.further(run)]
+            ],
+            cmdclass={"build_ext": NativeBuild},
+            # CUDA's compiler, for FASTGAN_CUDA=wheels alone.
+            setup_requires=toolkit.build_requirements(),
+            options=places(folder),
+        )

@@ -68,7 +68,7 @@ def _installed_elsewhere() -> str | None:
 
 def build_facts() -> dict[str, str]:
     """Return what setup.py recorded; nothing for a source tree that was never built."""
-    path = _PACKAGE / "_build.json"
+    path = Path(__file__).resolve().parents[1] / "_build.json"  # a strict editable install links modules alone
     return json.loads(path.read_text()) if path.exists() else {}
 
 
