@@ -4,15 +4,26 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH ?= torch==2.13.0
+# Where torch alone comes from; empty: where pip takes everything from.
+INDEX ?=
 LOSS ?= nonsaturating
 PENALTY ?= none
 
-.PHONY: demo test test-all lint docs bench proof exhaustive wheel clean
+.DEFAULT_GOAL = help
+.PHONY: help demo test test-all lint docs bench proof exhaustive wheel clean
+
+help:  ## what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+CPU_INDEX = https://download.pytorch.org/whl/cpu
+SIZE = PyPI's build for Linux with CUDA: about 2.7 GB; INDEX=$(CPU_INDEX) takes the CPU build, about 200 MB
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q "$(TORCH)" numpy
+	$(BIN)/python -m pip install -q numpy
+	@echo "fetching $(TORCH) where it is not there yet, from $(if $(INDEX),$(INDEX),pip's usual index ($(SIZE)))"
+	$(BIN)/python -m pip install $(if $(INDEX),--index-url $(INDEX)) "$(TORCH)"
 	FASTGAN_NATIVE=0 FASTGAN_CUDA= $(BIN)/python -m pip install -q -e ".[demo,test,bench,lint]"
 	touch $@
 
@@ -76,8 +87,8 @@ exhaustive: $(VENV)/ready  ## all 2^32 float32 patterns, some minutes
 
 wheel: $(VENV)/ready  ## dist/*.whl with a manylinux tag, with CUDA kernels where they can be built (docs/install.md)
 	rm -rf build/lib* build/bdist* build/wheel
-	FASTGAN_NATIVE=1 FASTGAN_NODES=0 $(BIN)/python -m build --wheel --outdir build/wheel .
+	TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-all}" FASTGAN_NATIVE=1 FASTGAN_NODES=0 $(BIN)/python -m build --wheel --outdir build/wheel .
 	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --wheel-dir dist build/wheel/*.whl
 
-clean:
+clean:  ## removes the environment and what was built
 	rm -rf $(VENV) build dist fastgan/*.so fastgan/_build.json fastgan/_nodes*.json demo

@@ -11,14 +11,17 @@ import itertools
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
@@ -41,7 +44,7 @@ nodes_build = _nodes_build()
 
 FLAGS = [
     "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror=switch",
-    "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
+    "-fno-math-errno", "-fno-trapping-math",
 ]  # fmt: skip
 KERNELS = ("loss", "penalty", "interpolate")
 Command = tuple[str, str, list[str]]  # output, source, command
@@ -57,6 +60,18 @@ def run(command: list[str]) -> str:
     if done.returncode:
         raise RuntimeError(f"{shlex.join(command)} failed:\n{done.stdout}{done.stderr}")
     return done.stdout
+
+
+def max_jobs() -> int:
+    """Return MAX_JOBS: how many compilers may run at once; 0: as many as there are processors.
+
+    Raises:
+        ValueError: it is no number above 0.
+    """
+    value = os.environ.get("MAX_JOBS", "")
+    if value and not (value.isdecimal() and int(value) > 0):
+        raise ValueError(f"MAX_JOBS: expected a whole number above 0, got {value!r}")
+    return int(value or 0)
 
 
 def reason(error: Exception) -> str:
@@ -88,8 +103,31 @@ def compile_all(commands: list[Command], work: Path) -> str:
         out, src = (p.replace("$", "$$").replace(":", "$:").replace(" ", "$ ") for p in (output, source))
         lines += [f"build {out}: cc {src}", f"  cmd = {shlex.join(command).replace('$', '$$')}"]
     (work / "build.ninja").write_text("\n".join(lines) + "\n")
-    run([program, "-C", str(work)])
+    run([program, "-C", str(work), *([f"-j{max_jobs()}"] if max_jobs() else [])])
     return "ninja"
+
+
+def announce(built: list[toolkit.Toolkit]) -> None:
+    """Say what takes so long, and how it takes less; pip shows it with -v."""
+    listed = "; ".join(f"{' '.join(cuda.architectures)} (from: {cuda.origin})" for cuda in built)
+    minutes = max(1, round(4 / 7 * sum(len(cuda.architectures) for cuda in built)))
+    print(
+        f"fastgan: compiling CUDA kernels for {listed}, about {minutes} min on two cores. TORCH_CUDA_ARCH_LIST=9.0 "
+        "takes one architecture; FASTGAN_CUDA=0 leaves CUDA out.",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def check_setuptools() -> None:
+    """Refuse a setuptools that does not understand pyproject.toml; its own words are of a JSON schema."""
+    wanted = re.search(r"setuptools>=(\d+)", (ROOT / "pyproject.toml").read_text())
+    assert wanted is not None
+    if int(setuptools.__version__.split(".")[0]) < int(wanted[1]):
+        sys.exit(
+            f"setup.py: expected setuptools {wanted[1]} or newer, got {setuptools.__version__}: "
+            f"pip install 'setuptools>={wanted[1]}', or pip install ., which fetches what it needs"
+        )
 
 
 class NativeBuild(build_ext):
@@ -120,6 +158,10 @@ class NativeBuild(build_ext):
             folder.mkdir(parents=True, exist_ok=True)
             self.remove_others(folder)
             (folder / "_build.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+    def get_output_mapping(self) -> dict[str, str]:
+        """Return what a strict editable install links: modules that were built, not all that might have been."""
+        return {built: source for built, source in super().get_output_mapping().items() if Path(source).exists()}
 
     def build_nodes(self) -> str:
         """Build the C++ nodes of autograd where torch is there; return how it went."""
@@ -157,8 +199,9 @@ class NativeBuild(build_ext):
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
         cxx = nodes_build.find_compiler()
-        self.facts["compiler"] = run([*cxx, "--version"]).splitlines()[0]
-        self.facts["flags"] = " ".join(FLAGS)
+        self.facts["compiler"] = run([*cxx, "--version"]).partition("\n")[0]
+        flags = [*nodes_build.behind_launcher(cxx)[1:], *nodes_build.compile_flags(), *FLAGS]
+        self.facts["flags"] = shlex.join(flags)
         self.facts["instruction sets"] = ", ".join(ISAS)
         try:
             self.build_with_cuda(cxx)
@@ -172,7 +215,13 @@ class NativeBuild(build_ext):
         commands = [self.binding(cxx, "_native"), *self.cpu_kernels(cxx)]
         self.facts["compiled by"] = compile_all(commands, self.work)
         shared = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared", "-ldl"]
-        run([*cxx, *[c[0] for c in commands], *shared, "-o", str(target)])
+        run([*cxx, *[c[0] for c in commands], *shared, *nodes_build.link_flags(), "-o", str(target)])
+
+    @staticmethod
+    def host(cxx: list[str]) -> list[str]:
+        """Return the command that nvcc is to call for C++; nothing where its own choice stands."""
+        chosen = os.environ.get("CXX") and not os.environ.get("NVCC_CCBIN")
+        return nodes_build.behind_launcher(cxx) if chosen else []  # nvcc takes one program
 
     @property
     def work(self) -> Path:
@@ -182,7 +231,8 @@ class NativeBuild(build_ext):
     def object(self, cxx: list[str], name: str, source: str, extra: list[str]) -> Command:
         """Return the command that compiles a C++ source."""
         path, out = str(ROOT / "csrc" / source), str(self.work / f"{name}.o")
-        return out, path, [*cxx, *FLAGS, *extra, "-MMD", "-MF", f"{out}.d", "-c", path, "-o", out]
+        flags = [*nodes_build.compile_flags(), *FLAGS, *extra]
+        return out, path, [*cxx, *flags, "-MMD", "-MF", f"{out}.d", "-c", path, "-o", out]
 
     def binding(self, cxx: list[str], module: str, *defines: str) -> Command:
         """Return the command that compiles a module's binding."""
@@ -209,37 +259,56 @@ class NativeBuild(build_ext):
         sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
         if not sources:
             raise toolkit.NoCudaError("no CUDA sources")
-        built = list(zip([ext.name for ext in self.extensions], toolkit.toolkits(run), strict=True))
+        built = list(zip([ext.name for ext in self.extensions], toolkit.toolkits(run, self.host(cxx)), strict=True))
         own = {name: self.cuda_kernels(cxx, name.rpartition(".")[2], cuda, sources) for name, cuda in built}
         shared = self.cpu_kernels(cxx)
+        announce([cuda for _, cuda in built])
         # All at once, the CUDA sources first since they take longest.
         self.facts["compiled by"] = compile_all([*itertools.chain(*own.values()), *shared], self.work)
         for name, cuda in built:
-            run(cuda.link([c[0] for c in own[name] + shared], self.get_ext_fullpath(name)))
+            objects = [c[0] for c in own[name] + shared]
+            run(cuda.link(objects, self.get_ext_fullpath(name), nodes_build.link_flags()))
             label = "cuda" if cuda is built[0][1] else f"cuda {cuda.release[0]}"
             self.facts[f"{label} compiler"] = cuda.version
             self.facts[f"{label} architectures"] = " ".join(cuda.architectures)
+            self.facts[f"{label} architectures from"] = cuda.origin
         self.facts["cuda"] = "built"
 
     def cuda_kernels(
         self, cxx: list[str], module: str, cuda: toolkit.Toolkit, sources: list[Path]
     ) -> list[Command]:
         """Return the commands that compile a module's CUDA sources and its binding."""
-        threads = os.cpu_count() or 1  # architectures at once, of the few large sources there are
+        threads = max_jobs() or os.cpu_count() or 1  # architectures at once, of the few large sources there are
+        include, flags = str(ROOT / "csrc"), nodes_build.compile_flags()
         commands = []
         for path in sources:
             out = str(self.work / f"{module}_cuda_{path.stem}.o")
-            commands.append((out, str(path), cuda.compile(str(path), out, str(ROOT / "csrc"), threads)))
+            commands.append((out, str(path), cuda.compile(str(path), out, include, threads, flags)))
         return [*commands, self.binding(cxx, module, "-DFASTGAN_WITH_CUDA")]
 
 
+def places(folder: str) -> dict[str, dict[str, str]]:
+    """Return options that put a build's own files into `folder` where the sources cannot be written."""
+    if os.access(ROOT, os.W_OK):
+        return {}
+    return {
+        "egg_info": {"egg_base": folder},
+        "build": {"build_base": folder},
+        "bdist": {"bdist_base": folder},
+        "bdist_wheel": {"bdist_dir": os.path.join(folder, "wheel")},
+    }
+
+
 if __name__ == "__main__":
-    setup(
-        ext_modules=[
-            Extension(f"fastgan.{module}", sources=[], optional=True)
-            for module in ["_native", *toolkit.further(run)]
-        ],
-        cmdclass={"build_ext": NativeBuild},
-        # CUDA's compiler, for FASTGAN_CUDA=wheels alone.
-        setup_requires=toolkit.build_requirements(),
-    )
+    check_setuptools()
+    with tempfile.TemporaryDirectory() as folder:
+        setup(
+            ext_modules=[
+                Extension(f"fastgan.{module}", sources=[], optional=True)
+                for module in ["_native", *toolkit.further(run)]
+            ],
+            cmdclass={"build_ext": NativeBuild},
+            # CUDA's compiler, for FASTGAN_CUDA=wheels alone.
+            setup_requires=toolkit.build_requirements(),
+            options=places(folder),
+        )

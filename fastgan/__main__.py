@@ -28,7 +28,7 @@ def build() -> None:
     begin = time.monotonic()
     try:
         path = building.build(torch, building.find_compiler(), folder)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         sys.exit(f"failed\n{error}")
     print(f"done in {time.monotonic() - begin:.0f} s: {path}")
 

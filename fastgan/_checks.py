@@ -234,11 +234,16 @@ def process_group(group: Any) -> None:
 _said: set[str] = set()
 
 
-def warn_once(kind: str, text: str) -> None:
+def warn_once(kind: str, text: str, category: type[Warning] = UserWarning) -> None:
     """Warn of each kind of thing once in a process."""
     if kind not in _said and not torch.compiler.is_compiling():
         _said.add(kind)
-        warnings.warn(text, stacklevel=depth_of_caller())
+        warnings.warn(text, category, stacklevel=depth_of_caller())
+
+
+def has_warned(kind: str) -> bool:
+    """Return whether `warn_once` did so of a kind of thing."""
+    return kind in _said
 
 
 _BETWEEN = ("fastgan.", "torch.nn.modules.module")

@@ -27,6 +27,14 @@ PACKAGE = Path(__file__).resolve().parent
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 NAME, RECORD = f"_nodes{SUFFIX}", f"_nodes{SUFFIX}.json"
 
+LAUNCHERS = ("ccache", "sccache", "distcc", "icecc")
+# After the user's flags, whatever these say: the same bits everywhere. gcc's -fno-fast-math alone leaves what
+# -funsafe-math-optimizations and the like ask for, and an -Ofast that no -O follows.
+EXACT = [
+    "-O3", "-fno-fast-math", "-fno-unsafe-math-optimizations", "-fno-associative-math", "-fno-reciprocal-math",
+    "-fno-finite-math-only", "-fsigned-zeros", "-ffp-contract=off",
+]  # fmt: skip
+
 
 def sources() -> Path:
     """Return the folder of C++ sources: a checkout's, or what a wheel has of it.
@@ -102,9 +110,9 @@ def command(cxx: list[str], torch: Any, output: Path) -> list[str]:
     ]  # fmt: skip
     shared = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared"]
     return [
-        *cxx, "-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden", "-Werror=switch", *defines,
+        *cxx, *compile_flags(), "-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden", "-Werror=switch", *defines,
         *(word for path in system for word in ("-isystem", str(path))), *(f"-I{path}" for path in sorted(python)),
-        str(folder / "torch" / "module.cpp"), *shared, f"-L{root / 'lib'}",
+        str(folder / "torch" / "module.cpp"), *shared, *link_flags(), f"-L{root / 'lib'}",
         "-ltorch_python", "-ltorch", "-ltorch_cpu", "-lc10", "-o", str(output),
     ]  # fmt: skip
 
@@ -130,14 +138,51 @@ def build(torch: Any, cxx: list[str], folder: Path) -> Path:
     return folder / NAME
 
 
-def find_compiler() -> list[str]:
-    """Return the C++ compiler's command: $CXX, Python's own, or the first on the PATH.
+def words_of(variable: str) -> list[str]:
+    """Return the words of an environment variable, as a shell splits them.
 
     Raises:
-        FileNotFoundError: there is none.
+        ValueError: a quotation has no end.
     """
-    named = [os.environ.get("CXX"), sysconfig.get_config_var("CXX"), "c++", "g++", "clang++"]
-    for words in map(shlex.split, filter(None, named)):
+    value = os.environ.get(variable, "")
+    try:
+        return shlex.split(value)
+    except ValueError as error:
+        raise ValueError(f"{variable}: expected words as a shell takes them, got {value!r} ({error})") from error
+
+
+def find_compiler() -> list[str]:
+    """Return the C++ compiler's command: $CXX with all its words, else Python's own or the first on the PATH.
+
+    Raises:
+        FileNotFoundError: there is none, or $CXX is not one.
+    """
+    if named := words_of("CXX"):
+        for program in named[: 1 + named.index(behind_launcher(named)[0])]:
+            if not shutil.which(program):
+                raise FileNotFoundError(f"CXX: expected a C++ compiler that is on the PATH, got {program!r}")
+        return named
+    for words in map(shlex.split, filter(None, [sysconfig.get_config_var("CXX"), "c++", "g++", "clang++"])):
         if words and shutil.which(words[0]):
-            return words[:1]
+            return words
     raise FileNotFoundError("no C++ compiler was found (set CXX, or install g++ or clang++)")
+
+
+def behind_launcher(words: list[str]) -> list[str]:
+    """Return a compiler's command without the likes of ccache before it; the last word always stays."""
+    first = next((k for k, word in enumerate(words[:-1]) if Path(word).name not in LAUNCHERS), len(words) - 1)
+    return words[first:]
+
+
+def compile_flags() -> list[str]:
+    """Return the user's flags for compiling C++, and ours that undo what would change results."""
+    return [*words_of("CPPFLAGS"), *words_of("CXXFLAGS"), *_arch_flags(), *EXACT]
+
+
+def link_flags() -> list[str]:
+    """Return the user's flags for linking; ours keep gcc from code that flushes a process's subnormals to 0."""
+    return [*words_of("LDFLAGS"), *_arch_flags(), *EXACT]
+
+
+def _arch_flags() -> list[str]:
+    return words_of("ARCHFLAGS") if sys.platform == "darwin" else []  # other compilers have no -arch

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,18 +110,50 @@ def build_requirements() -> list[str]:
     return PACKAGES if mode() == "wheels" and installed() is None and packaged() is None else []
 
 
+def of_this_machine(run: Run) -> list[str]:
+    """Return the compute capabilities of this machine's GPUs; nothing where nvidia-smi tells of none."""
+    program = shutil.which("nvidia-smi")
+    try:
+        said = run([program, "--query-gpu=compute_cap", "--format=csv,noheader"]) if program else ""
+    except (OSError, RuntimeError):  # no driver, or one that has no such query
+        return []
+    return sorted(set(re.findall(r"^\s*(\d+\.\d)\s*$", said, re.MULTILINE)), key=float)
+
+
+def architectures_for(gpus: list[str], known: set[str]) -> list[str]:
+    """Return what serves these GPUs, as `architectures` does: each one's own, or the newest known before it.
+
+    A GPU runs machine code of its own major version only, and the PTX of all that came before. One that is older
+    than all that the compiler knows is left out beside others.
+
+    Raises:
+        ValueError: the compiler knows nothing that any of these GPUs runs.
+    """
+    able = [arch for arch in known if float(arch) >= float(ARCHITECTURES[0])]
+    pairs = [(gpu, max(older, key=float)) for gpu in gpus if (older := [a for a in able if float(a) <= float(gpu)])]
+    if not pairs:
+        listed = " ".join(sorted(able, key=float))
+        raise ValueError(
+            f"this machine's GPUs are {' '.join(gpus)}, and this CUDA compiler knows {listed}; "
+            "use another one, or TORCH_CUDA_ARCH_LIST=all for other machines"
+        )
+    newest = pairs[-1][1]
+    ptx = {newest, *(arch for gpu, arch in pairs if int(float(gpu)) > int(float(arch)))}
+    return [arch + "+PTX" * (arch in ptx) for arch in dict.fromkeys(arch for _, arch in pairs)]
+
+
 def architectures(asked: str, known: set[str]) -> list[str]:
     """Return compute capabilities such as "9.0" or "12.0+PTX".
 
     Args:
-        asked: TORCH_CUDA_ARCH_LIST; if empty, the default as far as the compiler knows it.
+        asked: TORCH_CUDA_ARCH_LIST; if "all" or empty, all of a release, as far as the compiler knows them.
         known: those that the compiler knows, such as "9.0".
 
     Raises:
         ValueError: one asked for is unknown, or not a number such as 9.0, 9.0a or 9.0+PTX.
     """
     chosen = re.split(r"[;,\s]+", asked.strip("; ,\t\n"))
-    if chosen == [""]:
+    if chosen in ([""], ["all"]):
         chosen = [arch for arch in ARCHITECTURES if arch in known]
         if not chosen:
             raise ValueError(f"the CUDA compiler knows none of {' '.join(ARCHITECTURES)}")
@@ -153,15 +185,22 @@ def gencode(archs: list[str]) -> list[str]:
     return flags
 
 
+def forwarded(flags: Sequence[str]) -> list[str]:
+    """Return the options that hand flags to the C++ compiler, but for the language's version, which is nvcc's."""
+    kept = [flag for flag in flags if not flag.startswith("-std=")]
+    return ["-Xcompiler=" + flag.replace(",", "\\,") for flag in kept]  # nvcc splits at commas
+
+
 class Toolkit:
     """How to compile and link with one nvcc."""
 
-    def __init__(self, run: Run, nvcc: Nvcc | None = None) -> None:
+    def __init__(self, run: Run, nvcc: Nvcc | None = None, host: Sequence[str] = ()) -> None:
         """Ask the compiler for its version and its architectures.
 
         Args:
             run: gives a command's output and raises if it fails.
             nvcc: the compiler; None: the one that is found.
+            host: the C++ compiler's command for it, with flags and without a launcher; empty: as nvcc chooses.
 
         Raises:
             NoCudaError: it is too old.
@@ -178,36 +217,57 @@ class Toolkit:
                 f"of parameters, which needs {OLDEST[0]}.{OLDEST[1]} or newer"
             )
         listed = re.findall(r"compute_(\d+)(\d)\b", run([self.nvcc.path, "--list-gpu-arch"]))
-        self.architectures = architectures(
-            os.environ.get("TORCH_CUDA_ARCH_LIST", ""), {f"{major}.{minor}" for major, minor in listed}
-        )
-        self.base = [self.nvcc.path]
-        if os.environ.get("CXX") and not os.environ.get("NVCC_CCBIN"):
-            self.base += ["-ccbin", os.environ["CXX"].split()[0]]
+        self.architectures, self.origin = self._choose(run, {f"{major}.{minor}" for major, minor in listed})
+        self.base = [self.nvcc.path, *(["-ccbin", host[0], *forwarded(host[1:])] if host else [])]
         # Smaller code needs a driver of 550 or newer, which CUDA 12 does not ask for and CUDA 13 does.
         small = ["--compress-mode=size"] if self.release[0] >= 13 else []
         self.flags = [*FLAGS, *small, *gencode(self.architectures)]
 
-    def compile(self, source: str, output: str, include: str, threads: int = 1) -> list[str]:
-        """Return the command for one object, which also lists its headers; `threads` share the architectures."""
+    @staticmethod
+    def _choose(run: Run, known: set[str]) -> tuple[list[str], str]:
+        """Return the architectures to compile for, and who chose them."""
+        asked = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
+        if asked.strip("; ,\t\n"):
+            return architectures(asked, known), "TORCH_CUDA_ARCH_LIST"
+        if gpus := of_this_machine(run):
+            return architectures_for(gpus, known), f"this machine's GPUs ({' '.join(gpus)})"
+        return architectures("", known), "all of a release, as nvidia-smi tells of no GPU"
+
+    def compile(
+        self, source: str, output: str, include: str, threads: int = 1, flags: Sequence[str] = ()
+    ) -> list[str]:
+        """Return the command for one object, which also lists its headers.
+
+        Args:
+            source: a file.
+            output: another.
+            include: the folder of headers.
+            threads: how many share the architectures.
+            flags: the C++ compiler's, before ours.
+        """
         options = ["-I", include, "--threads", str(threads), "-MD", "-MF", f"{output}.d"]
-        return [*self.base, *self.flags, *options, "-c", source, "-o", output]
+        return [*self.base, *forwarded(flags), *self.flags, *options, "-c", source, "-o", output]
 
-    def link(self, objects: list[str], output: str) -> list[str]:
-        """Return the command for the extension, with the CUDA runtime in it."""
+    def link(self, objects: list[str], output: str, flags: Sequence[str] = ()) -> list[str]:
+        """Return the command for the extension, with the CUDA runtime in it; `flags` are the C++ compiler's."""
         folders = [f"-L{self.nvcc.root / name}" for name in ("lib64", "lib")] if self.nvcc.root else []
-        return [*self.base, "-shared", "-cudart", "static", "-nodlink", *objects, *folders, "-ldl", "-o", output]
+        how = ["-shared", "-cudart", "static", "-nodlink"]
+        return [*self.base, *forwarded(flags), *how, *objects, *folders, "-ldl", "-o", output]
 
 
-def toolkits(run: Run) -> list[Toolkit]:
+def toolkits(run: Run, host: Sequence[str] = ()) -> list[Toolkit]:
     """Return the toolkits to build with, the oldest first, since its code runs on the most drivers.
+
+    Args:
+        run: as `Toolkit` takes it.
+        host: likewise.
 
     Raises:
         ValueError: FASTGAN_CUDA names two of one major version.
         NoCudaError: there is none, or one is too old.
     """
-    named = [Toolkit(run, within(folder, "FASTGAN_CUDA")) for folder in folders()]
-    found = sorted(named or [Toolkit(run)], key=lambda toolkit: toolkit.release)
+    named = [Toolkit(run, within(folder, "FASTGAN_CUDA"), host) for folder in folders()]
+    found = sorted(named or [Toolkit(run, host=host)], key=lambda toolkit: toolkit.release)
     if len({toolkit.release[0] for toolkit in found}) < len(found):
         listed = ", ".join(f"{major}.{minor}" for major, minor in (toolkit.release for toolkit in found))
         raise ValueError(f"FASTGAN_CUDA: expected one toolkit of each major version, got {listed}")

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._checks import has_warned, warn_once
 from .._torch_internals import forward_level, is_tracing, is_transformed, proxy_mode
-from . import cpu
+from . import cpu, native
 from .base import Backend
 
 # A backend is a module here, with its BACKEND. What "auto" tries for tensors on a kind of device, before the
@@ -102,7 +103,25 @@ def _automatic(tensors: Sequence[Tensor], scanned: int) -> Backend:
         candidate = named(name)
         if candidate.preferred and _refusal(candidate, tensors, scanned) is None:
             return candidate
+    if not has_warned("kernels"):
+        _tell_of_a_loss(tensors, scanned)
     return named("reference")
+
+
+def _tell_of_a_loss(tensors: Sequence[Tensor], scanned: int) -> None:
+    """Warn where a plain call on a CPU or CUDA device has the reference only because kernels are missing."""
+    device = tensors[0].device
+    if device.type not in ("cpu", "cuda") or native.left_out() or is_tracing() or _special(tensors, scanned):
+        return
+    found = {name: named(name).unusable(device.type, device.index or 0) for name in _AUTOMATIC[device.type]}
+    if all(found.values()):  # else the kernels are there, and the reference is faster on this processor
+        why = "; ".join(f"{name}: {why}" for name, why in found.items())
+        warn_once(
+            "kernels",
+            f"tensors on {device.type} are served by plain PyTorch, which is slower ({why}). "
+            "FASTGAN_BACKEND=reference, or an install with FASTGAN_NATIVE=0, takes it silently.",
+            RuntimeWarning,
+        )
 
 
 def _refusal(candidate: Backend, tensors: Sequence[Tensor], scanned: int) -> str | None:
@@ -113,8 +132,11 @@ def _refusal(candidate: Backend, tensors: Sequence[Tensor], scanned: int) -> str
         return "torch.jit.trace records operations of PyTorch alone: the reference backend"
     device = tensors[0].device
     why = candidate.unusable(device.type, device.index or 0)
-    if why:
-        return why
+    return why or _special(tensors, scanned)
+
+
+def _special(tensors: Sequence[Tensor], scanned: int) -> str | None:
+    """Return why a call is the reference's by design, or None where kernels would be right."""
     if is_transformed() or forward_level() >= 0:
         return "torch.func transforms and forward-mode AD need the reference backend"
     if proxy_mode() is not None:  # a kernel's result would be taken for a constant

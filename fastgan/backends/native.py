@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import pkgutil
 import re
+import sys
+from functools import cache
 from importlib import import_module
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +41,41 @@ def _why_missing(error: ImportError) -> str:
     others = [path.name for path in sorted(_PACKAGE.glob("_native*.so"))]
     if others:
         return f"it was built for another Python: {', '.join(others)}; build it for this one (docs/install.md)"
+    told = build_facts().get("native", "built")
+    source = _PACKAGE.parent if (_PACKAGE.parent / "csrc" / "tools" / "toolkit.py").exists() else None
+    elsewhere = _installed_elsewhere() if source else None
+    if elsewhere:
+        return (
+            f"this is the source folder {source}, which shadows the fastgan that is installed in {elsewhere}: "
+            "work in another folder, or build here with pip install -e ."
+        )
+    if told != "built":
+        return told
+    if source:
+        return (
+            f"this is the source folder {source}, which was not built: pip install -e . does it, or "
+            "python setup.py build_ext --inplace"
+        )
     return "it was not built; see docs/install.md"
+
+
+def _installed_elsewhere() -> str | None:
+    """Return the folder of a fastgan that could be imported but for this one, or None."""
+    folders = [folder for folder in sys.path if Path(folder or ".").resolve() != _PACKAGE.parent.resolve()]
+    found = PathFinder.find_spec("fastgan", folders)
+    return str(Path(found.origin).parent) if found is not None and found.origin else None
+
+
+def build_facts() -> dict[str, str]:
+    """Return what setup.py recorded; nothing for a source tree that was never built."""
+    path = Path(__file__).resolve().parents[1] / "_build.json"  # a strict editable install links modules alone
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+@cache
+def left_out() -> bool:
+    """Return whether there is no extension because nobody wants one: by FASTGAN_NATIVE=0, or on Windows."""
+    return native is None and (os.name == "nt" or build_facts().get("native") == "not built: FASTGAN_NATIVE=0")
 
 
 try:
@@ -61,12 +99,6 @@ else:
 def missing() -> str | None:
     """Return why there is no compiled extension, or None where there is."""
     return None if native is not None else f"the compiled extension is not there ({_import_error})"
-
-
-def build_facts() -> dict[str, str]:
-    """Return what setup.py recorded; nothing for a source tree that was never built."""
-    path = _PACKAGE / "_build.json"
-    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def native_spec(spec: LossSpec, module: Any) -> Any:

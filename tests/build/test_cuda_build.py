@@ -19,7 +19,7 @@ from tests.helpers.marks import slow_but
 KNOWN = {"7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "12.0"}
 FAKE_CXX = """#!/bin/sh
 echo "$@" >> "$LOG.cxx"
-[ "$1" = --version ] && echo "a compiler 1.0"
+case "$*" in *--version) echo "a compiler 1.0";; esac
 while [ $# -gt 1 ]; do [ "$1" = -o ] && : > "$2"; shift; done
 exit 0
 """
@@ -31,6 +31,10 @@ case "$1" in
   *) %s
      while [ $# -gt 1 ]; do [ "$1" = -o ] && : > "$2"; shift; done;;
 esac
+"""
+FAKE_SMI = """#!/bin/sh
+[ "$*" = "--query-gpu=compute_cap --format=csv,noheader" ] || exit 2
+%s
 """
 OLD = FAKE_NVCC.replace("RELEASE", "12.0")
 NEW = FAKE_NVCC.replace("RELEASE", "13.1")
@@ -76,6 +80,7 @@ def bare(monkeypatch, tmp_path) -> Path:
         ("8.0 9.0", "8.0 9.0"),
         ("8.7, 9.0a,", "8.7 9.0a"),
         ("9.0;9.0", "9.0"),
+        ("all", "7.5 8.0 8.6 8.9 9.0 10.0 12.0+PTX"),
     ],
 )
 def test_architectures(toolkit, asked, expected):
@@ -91,6 +96,28 @@ def test_architectures_that_the_compiler_does_not_know(toolkit):
     for wrong in ("Hopper", "90", "sm_90", "9.0+ptx", "9.0x"):
         with pytest.raises(ValueError, match="expected numbers such as"):
             toolkit.architectures(wrong, KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "expected"),
+    [
+        ("9.0", "9.0+PTX"),
+        ("7.5 8.6", "7.5 8.6+PTX"),
+        ("8.8", "8.7+PTX"),  # the same major version, whose machine code it runs
+        ("12.1 13.0", "12.0+PTX"),
+        ("11.0 12.0", "10.0+PTX 12.0+PTX"),  # not that of another, for which there is PTX
+        ("6.1 9.0", "9.0+PTX"),
+    ],
+)
+def test_architectures_for_these_gpus(toolkit, gpus, expected):
+    assert " ".join(toolkit.architectures_for(gpus.split(), {"5.2", *KNOWN})) == expected
+
+
+def test_gpus_that_the_compiler_has_nothing_for(toolkit):
+    with pytest.raises(
+        ValueError, match=r"this machine's GPUs are 6\.1 7\.0, and this CUDA compiler knows 7\.5 .* 12\.0;"
+    ):
+        toolkit.architectures_for(["6.1", "7.0"], {"5.2", *KNOWN})
 
 
 def test_gencode(toolkit):
@@ -165,7 +192,8 @@ class Source:
         path.chmod(0o755)
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("CUDA_", "FASTGAN_", "TORCH_", "NVCC"))}
+        theirs = ("CUDA_", "FASTGAN_", "TORCH_", "NVCC", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "MAX_JOBS")
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(theirs)}
         kept |= {"PATH": str(self.folder / "bin"), "LOG": str(self.folder / "log"), "CXX": "", "FASTGAN_NODES": "0"}
         return subprocess.run(
             [sys.executable, *command], cwd=self.folder, env=kept | environment,
@@ -349,6 +377,52 @@ def test_architectures_are_taken_from_the_environment(source):
     assert "does not know 12.0" in source.fails(TORCH_CUDA_ARCH_LIST="12.0", FASTGAN_CUDA="1")
 
 
+@pytest.mark.parametrize(
+    ("said", "expected", "origin"),
+    [
+        ("echo 9.0; echo 8.0; echo 9.0", "8.0 9.0+PTX", "this machine's GPUs (8.0 9.0)"),
+        ("echo 12.0", "9.0+PTX", "this machine's GPUs (12.0)"),
+        ("echo '[N/A]'", "8.0 9.0+PTX", "all of a release, as nvidia-smi tells of no GPU"),
+        ("echo no driver; exit 9", "8.0 9.0+PTX", "all of a release, as nvidia-smi tells of no GPU"),
+    ],
+)
+def test_this_machines_gpus_are_built_for(source, said, expected, origin):
+    source.script("nvcc", FAKE_NVCC % "")
+    source.script("nvidia-smi", FAKE_SMI % said)
+    done = source.run("setup.py", "-q", "build_ext", "--build-lib", "lib", FASTGAN_CUDA="1")
+    assert f"compiling CUDA kernels for {expected} (from: {origin}), about 1 min on two cores" in done.stderr
+    assert "TORCH_CUDA_ARCH_LIST=9.0 takes one architecture; FASTGAN_CUDA=0 leaves CUDA out" in done.stderr
+    facts = json.loads((source.folder / "lib" / "fastgan" / "_build.json").read_text())
+    assert facts["cuda architectures"] == expected
+    assert facts["cuda architectures from"] == origin
+
+
+def test_a_gpu_that_is_too_old_and_all(source):
+    source.script("nvcc", FAKE_NVCC % "")
+    source.script("nvidia-smi", FAKE_SMI % "echo 7.0")
+    why = "this machine's GPUs are 7.0, and this CUDA compiler knows 8.0 9.0"
+    assert why in source.build()["cuda"]
+    assert why in source.fails(FASTGAN_CUDA="1")
+    facts = source.build(TORCH_CUDA_ARCH_LIST="all")
+    assert facts["cuda architectures"] == "8.0 9.0+PTX"
+    assert facts["cuda architectures from"] == "TORCH_CUDA_ARCH_LIST"
+
+
+def test_an_old_setuptools_is_refused_in_plain_words(source):
+    """Before it reads pyproject.toml."""
+    package = source.folder / "old" / "setuptools"
+    (package / "command").mkdir(parents=True)
+    (package / "__init__.py").write_text(
+        "__version__ = '65.5.0'\nExtension = object\ndef setup(**_): print('setup ran')\n"
+    )
+    (package / "command" / "__init__.py").touch()
+    (package / "command" / "build_ext.py").write_text("class build_ext: pass\n")
+    done = source.run("setup.py", "build_ext", PYTHONPATH=str(package.parent))
+    assert done.returncode == 1
+    assert "setup.py: expected setuptools 77 or newer, got 65.5.0: pip install 'setuptools>=77'" in done.stderr
+    assert "setup ran" not in done.stdout
+
+
 def test_a_compiler_that_fails_is_told(source):
     (source.folder / "csrc" / "cuda" / "another.cu").write_text("// another")
     fails = "case $* in *one.cu*) echo broken on purpose >&2; exit 1;; *) echo a warning;; esac"
@@ -396,9 +470,10 @@ extern "C" __attribute__((visibility("default"))) int version() {
 """
 
 
-def test_a_kernel_is_compiled_and_linked(toolkit, tmp_path):
-    """For every default architecture; it needs nothing but the C library to load."""
+def test_a_kernel_is_compiled_and_linked(toolkit, tmp_path, monkeypatch):
+    """For every architecture of a release; it needs nothing but the C library to load."""
     setup = load(ROOT / "setup.py")
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "all")
     try:
         cuda = toolkit.Toolkit(setup.run)
     except toolkit.NoCudaError as error:

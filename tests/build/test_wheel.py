@@ -45,6 +45,7 @@ def wheel(tmp_path_factory) -> Path:
         "FASTGAN_NATIVE": "1",
         "FASTGAN_NODES": "0",
         "FASTGAN_CUDA": cuda_mode(),
+        "TORCH_CUDA_ARCH_LIST": "all",
     }
     folder = tmp_path_factory.mktemp("wheel")
     # Nothing is left beside the source, and nothing of an earlier build's build/lib gets in.

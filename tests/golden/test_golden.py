@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from packaging.version import Version
 
 import fastgan
 from fastgan.backends import native
@@ -33,7 +34,9 @@ def test_cpu(isa):
 def test_other_backends(backend, every):
     """The CUDA kernels on the host harness, and the Triton kernels in their interpreter."""
     if backend == "triton":
-        pytest.importorskip("triton", minversion="3.6")
+        triton = pytest.importorskip("triton")
+        if Version(triton.__version__) < Version("3.9"):
+            pytest.skip("Triton's interpreter rounds fma twice before Triton 3.9")
     environment = {**os.environ, "TRITON_INTERPRET": "1" if backend == "triton" else "0"}
     command = [sys.executable, "-W", "ignore", "-m", "tests.golden", backend, "--every", str(every)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
