@@ -42,9 +42,11 @@ INTERPRETED = TRITON_INTERPRET=1 $(PYTEST) $(WORKERS) tests/kernels/triton/test_
 # What a wheel alone has: kernels under autograd Functions in Python.
 WITHOUT_NODES = FASTGAN_NODES=0 $(PYTEST) $(WORKERS) tests/losses tests/penalties tests/golden tests/backends
 
+# All tests, or those named: TESTS="tests/losses tests/golden".
+TESTS ?=
 test: $(VENV)/ready  ## the fast tests: every function, and every family of kernels on every backend
 	$(BUILD)
-	@failed=0; $(PYTEST) $(WORKERS) || failed=1; $(INTERPRETED) || [ $$? -eq 5 ] || failed=1; exit $$failed
+	@failed=0; $(PYTEST) $(WORKERS) $(TESTS) || failed=1; $(INTERPRETED) || [ $$? -eq 5 ] || failed=1; exit $$failed
 
 test-all: $(VENV)/ready  ## the whole suite; what measures time has nothing beside it
 	$(BUILD)

@@ -27,7 +27,8 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "csrc" / "tools"))
-import toolkit  # noqa: E402 (reached by the line above)
+import metadata  # noqa: E402 (reached by the line above)
+import toolkit  # noqa: E402
 
 
 def _nodes_build() -> Any:
@@ -287,6 +288,19 @@ class NativeBuild(build_ext):
         return [*commands, self.binding(cxx, module, "-DFASTGAN_WITH_CUDA")]
 
 
+def described() -> dict[str, Any]:
+    """Return the part of the metadata that depends on where this build comes from."""
+    version = re.search(r'__version__ = "(.+)"', (ROOT / "fastgan" / "version.py").read_text())
+    assert version is not None
+    repository = metadata.repository(ROOT)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    return {
+        "project_urls": metadata.urls(repository),
+        "long_description": metadata.description(readme, repository, version[1]),
+        "long_description_content_type": "text/markdown",
+    }
+
+
 def places(folder: str) -> dict[str, dict[str, str]]:
     """Return options that put a build's own files into `folder` where the sources cannot be written."""
     if os.access(ROOT, os.W_OK):
@@ -311,4 +325,5 @@ if __name__ == "__main__":
             # CUDA's compiler, for FASTGAN_CUDA=wheels alone.
             setup_requires=toolkit.build_requirements(),
             options=places(folder),
+            **described(),
         )

@@ -77,6 +77,21 @@ def test_it_brings_no_libraries(wheel):
     assert all(name.startswith(nodes) for name in found)
 
 
+def test_indexes_take_it(wheel, tmp_path):
+    """The description is rendered, the metadata is complete, and nothing is in a wheel that should not be."""
+    for module in ("twine", "check_wheel_contents", "build"):
+        pytest.importorskip(module)
+    sdist = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(sdist, check=True, capture_output=True)
+    artefacts = [str(wheel), *map(str, tmp_path.glob("*.tar.gz"))]
+    for command in (
+        ["twine", "check", "--strict", *artefacts],
+        ["check_wheel_contents", "--toplevel", "fastgan", str(wheel)],
+    ):
+        done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.fixture(scope="module")
 def python(wheel, tmp_path_factory) -> Path:
     """An empty environment with the wheel, and this one's torch and pytest, but not its editable install."""
