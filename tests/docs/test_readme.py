@@ -1,5 +1,6 @@
 """The README stays short and true, and so do the figures of the pages."""
 
+import inspect
 import re
 
 import pytest
@@ -40,6 +41,15 @@ def test_links_lead_somewhere():
             assert found.exists(), f"{pages.name(source)}: {target}"
             if anchor:
                 assert anchor in anchors(found.read_text()), f"{pages.name(source)}: {target}#{anchor}"
+
+
+def test_every_public_name_is_in_the_reference():
+    text = "".join(path.read_text() for path in (pages.ROOT / "docs" / "reference").glob("*.md"))
+    documented = set(re.findall(r"^::: fastgan\.([\w.]+)$", text, re.M))
+    functions = {n for n in fastgan.__all__ if not inspect.ismodule(getattr(fastgan, n)) and n != "__version__"}
+    modules = {f"nn.{name}" for name in fastgan.nn.__all__}
+    adapters = {f"compat.{name}" for name in (*fastgan.compat.TRAINERS, "patch", "unpatch", "patched")}
+    assert documented == functions | modules | adapters
 
 
 def anchors(text):
