@@ -30,7 +30,7 @@ print("C++ nodes:", facts["C++ nodes"])
 # %% [markdown]
 # ## You train an image GAN
 #
-# Your lines become fastgan's. Loss and gradients are the same, and exact where PyTorch's are not: at a logit
+# Your lines become fastgan's. Loss and gradients are the same, and right where PyTorch's round to 0: at a logit
 # of 17 the gradient of `binary_cross_entropy_with_logits` is 0, and the sample teaches nothing.
 
 # %%

@@ -227,7 +227,7 @@ def generator_loss(
 
     Args:
         fake_logits: as in `discriminator_loss`.
-        real_logits: the same for real; needed with `relativistic`, and without it not looked at.
+        real_logits: the same for real; needed with `relativistic`, and without it their values are not looked at.
         loss: a name of `fastgan.losses()`.
         relativistic: None, "paired" or "average".
         margin: m of hinge and ranking; without effect on the generator's plain loss.
@@ -254,6 +254,8 @@ def generator_loss(
         if real_logits is None:
             raise ValueError(f"real_logits: expected logits for relativistic={relativistic!r}, got None")
         names, logits = ("fake_logits", "real_logits"), (fake_logits, real_logits)
+    elif real_logits is not None:
+        _check_unused(real_logits)
     targets = targets if type(targets) is tuple else _triple(targets)
     given = (loss, relativistic, margin, targets, real_target, fake_target)
     if not return_stats and weights is real_mask is fake_mask is process_group is None:
@@ -264,6 +266,14 @@ def generator_loss(
         generator_spec, names, logits, given, masks=(real_mask, fake_mask), weights=weights,
         reduction=reduction, return_stats=return_stats, process_group=process_group,
     )  # fmt: skip
+
+
+def _check_unused(real_logits: Any) -> None:
+    """Raise where what stands in the place of real logits is something else, such as a loss's name."""
+    if not isinstance(real_logits, (Tensor, Sequence)) or isinstance(real_logits, str):
+        named = f"; name a loss by loss={real_logits!r}" if isinstance(real_logits, str) else ""
+        got = type(real_logits).__name__
+        raise TypeError(f"real_logits: expected a tensor, a sequence of tensors or None, got {got}{named}")
 
 
 def _triple(targets: Any) -> tuple[Any, ...]:

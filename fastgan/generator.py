@@ -158,6 +158,8 @@ def generator_step(
 def _run(calls: Any, discriminator: Any, inputs: Any, o: _Options) -> GeneratorStep:
     """Run `generator_step`; `calls` is the module that freezes discriminators, eagerly or in a graph."""
     fake, real, args, real_args, kwargs, real_outputs = inputs
+    if isinstance(real, str):
+        raise TypeError(f"real: expected samples or None, got the str {real!r}; name a loss by loss={real!r}")
     if real_args is not None and not isinstance(real_args, (list, tuple)):
         raise TypeError(f"real_args: expected a tuple of arguments, got {type(real_args).__name__}")
     if real_args is not None and (real is None or real_outputs is not None):

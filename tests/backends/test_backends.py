@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import fastgan
-from fastgan import _checks, backends
+from fastgan import _checks, _info, backends
 from fastgan.backends import cpu, cuda, native, reference, verdicts
 from fastgan.backends.specs import LossSpec
 from fastgan.ops import loss
@@ -247,3 +247,12 @@ def test_cuda_launches_on_the_tensors_own_device(monkeypatch):
     assert cuda.unusable.__wrapped__(3) == "no 3"
     monkeypatch.setattr(torch.version, "hip", "6.0")
     assert "NVIDIA" in cuda.unusable.__wrapped__(3)
+
+
+@pytest.mark.skipif(native.native is None, reason="the compiled kernels are not there")
+def test_info_of_a_build_that_left_an_earlier_extension(monkeypatch):
+    """As after `FASTGAN_NATIVE=0 pip install -e .` in a folder that was built: the extension still serves."""
+    monkeypatch.setattr(_info, "build_facts", lambda: {"native": "not built: FASTGAN_NATIVE=0"})
+    assert (
+        fastgan.info()["build"]["native"] == "built by an earlier build; the last one: not built: FASTGAN_NATIVE=0"
+    )

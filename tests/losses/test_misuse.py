@@ -126,3 +126,25 @@ def test_a_cell_can_fail(monkeypatch):
     sound = cell.form.sound
     drawing = Form("drawn", lambda **a: (torch.rand(1), cell.form.call(**a)), sound, cell.form.roles)
     assert "has changed" in misuse.tried(cell._replace(form=drawing))
+
+
+@pytest.mark.parametrize("wrong", ["hinge", "hing", 3, 0.5, len])
+def test_a_loss_in_the_place_of_real_logits(wrong):
+    """`generator_loss(f, "hinge")` once gave the non-saturating loss, by analogy with `discriminator_loss(r, f, "hinge")`."""
+    fake = torch.randn(4, requires_grad=True)
+    hint = f"; name a loss by loss='{wrong}'" if isinstance(wrong, str) else ""
+    message = f"real_logits: expected a tensor, a sequence of tensors or None, got {type(wrong).__name__}{hint}"
+    for call in (fastgan.generator_loss, fastgan.nn.GeneratorLoss("hinge")):
+        with pytest.raises(TypeError) as error:
+            call(fake, wrong)
+        assert str(error.value) == message
+    for right in (None, fake, [fake], (fake, fake)):
+        fastgan.generator_loss(fake, right, "hinge")
+
+
+def test_a_loss_in_the_place_of_real_samples():
+    net = torch.nn.Linear(3, 1)
+    with pytest.raises(
+        TypeError, match="real: expected samples or None, got the str 'hinge'; name a loss by loss='hinge'"
+    ):
+        fastgan.generator_step(net, torch.randn(4, 3, requires_grad=True), "hinge")
