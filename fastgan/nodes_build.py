@@ -28,12 +28,9 @@ SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 NAME, RECORD = f"_nodes{SUFFIX}", f"_nodes{SUFFIX}.json"
 
 LAUNCHERS = ("ccache", "sccache", "distcc", "icecc")
-# After the user's flags, whatever these say: the same bits everywhere. gcc's -fno-fast-math alone leaves what
-# -funsafe-math-optimizations and the like ask for, and an -Ofast that no -O follows.
-EXACT = [
-    "-O3", "-fno-fast-math", "-fno-unsafe-math-optimizations", "-fno-associative-math", "-fno-reciprocal-math",
-    "-fno-finite-math-only", "-fsigned-zeros", "-ffp-contract=off",
-]  # fmt: skip
+# After the user's flags, whatever these say: the same bits everywhere. For gcc's linker -fno-fast-math alone leaves
+# what -funsafe-math-optimizations asks for; -O3 undoes -Ofast.
+EXACT = ["-O3", "-fno-fast-math", "-fno-unsafe-math-optimizations", "-ffp-contract=off"]
 
 
 def sources() -> Path:

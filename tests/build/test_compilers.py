@@ -10,8 +10,19 @@ from tests.build.test_cuda_build import FAKE_CXX, FAKE_NVCC, Source, load
 from tests.helpers import ROOT
 
 LAUNCHER = '#!/bin/sh\necho "$@" >> "$LOG.launcher"\nexec "$@"\n'
-# Each gives gcc leave to change results; the last one of -O counts.
-HOSTILE = "-Ofast -ffast-math -funsafe-math-optimizations -ffinite-math-only -fno-signed-zeros -ffp-contract=fast"
+# Each gives a compiler leave to change the results of the code.
+ALONE = (
+    "-Ofast", "-ffast-math", "-funsafe-math-optimizations", "-ffinite-math-only", "-fno-signed-zeros",
+    "-freciprocal-math", "-fassociative-math -fno-signed-zeros -fno-trapping-math", "-ffp-contract=fast",
+)  # fmt: skip
+CODE = """
+float sum(const float* x) { float s = 0; for (int i = 0; i < 64; ++i) s += x[i]; return s; }
+float zero(float a) { return a - a; }
+float positive(float a) { return a + 0.0f; }
+float half(float a, float b, float c) { return a / c + b / c; }
+float fused(float a, float b, float c) { return a * b + c; }
+bool number(float a) { return a == a; }
+"""
 
 
 @pytest.fixture
@@ -114,6 +125,15 @@ def test_max_jobs(monkeypatch, value):
     assert setup.max_jobs() == 0
 
 
+def test_ninja_starts_no_more_than_that(monkeypatch, tmp_path):
+    setup, ran = load(ROOT / "setup.py"), []
+    monkeypatch.setattr(setup, "run", ran.append)
+    monkeypatch.setenv("MAX_JOBS", "3")
+    if setup.compile_all([], tmp_path) != "ninja":
+        pytest.skip("there is no ninja")
+    assert ran[0][-1] == "-j3"
+
+
 def test_hostile_flags_change_no_code(tmp_path, monkeypatch):
     """The same assembly as without them; and the library sets no mode in which subnormals are 0."""
     try:
@@ -121,16 +141,18 @@ def test_hostile_flags_change_no_code(tmp_path, monkeypatch):
     except FileNotFoundError as error:
         pytest.skip(str(error))
     setup, path = load(ROOT / "setup.py"), tmp_path / "a.cpp"
-    path.write_text(
-        "float f(float a, float b, float c) { return a / b / c + a * b * c + (a - a) + b * 0 - 0 * c; }\n"
-    )
+    path.write_text(CODE)
     monkeypatch.setenv("CXX", " ".join(cxx))
-    found = []
-    for flags in ("", HOSTILE):
+
+    def assembly(flags: str) -> str:
         monkeypatch.setenv("CXXFLAGS", flags)
-        words = [*cxx, *building.compile_flags(), *setup.FLAGS, "-mfma"] if "v3" in setup.ISAS else cxx
-        found.append(setup.run([*words, "-S", str(path), "-o", "-"]))
-    assert found[0] == found[1]
-    monkeypatch.setenv("LDFLAGS", HOSTILE)
+        words = [*cxx, *building.compile_flags(), *setup.FLAGS, *setup.ISAS.get("v3", [])]
+        return setup.run([*words, "-S", str(path), "-o", "-"])
+
+    plain = assembly("")
+    assert "fmadd" not in plain
+    for flags in (*ALONE, " ".join(ALONE)):
+        assert assembly(flags) == plain, flags
+    monkeypatch.setenv("LDFLAGS", " ".join(ALONE))
     words = [*cxx, "-shared", "-###", str(path), *building.link_flags()]
     assert "crtfastmath" not in subprocess.run(words, capture_output=True, text=True, check=True).stderr
