@@ -263,7 +263,8 @@ class NativeBuild(build_ext):
         built = list(zip([ext.name for ext in self.extensions], toolkit.toolkits(run, self.host(cxx)), strict=True))
         own = {name: self.cuda_kernels(cxx, name.rpartition(".")[2], cuda, sources) for name, cuda in built}
         shared = self.cpu_kernels(cxx)
-        announce([cuda for _, cuda in built])
+        if not all(Path(output).exists() for output, _, _ in itertools.chain(*own.values())):
+            announce([cuda for _, cuda in built])
         # All at once, the CUDA sources first since they take longest.
         self.facts["compiled by"] = compile_all([*itertools.chain(*own.values()), *shared], self.work)
         for name, cuda in built:
