@@ -499,7 +499,8 @@ bool rescale(Call& call) {
   in_type(call, [&](auto zero) {
     using F = decltype(zero);
     for (size_t j = 0; j < call.operands.size(); ++j) {
-      const Operand& a = call.operands[j];
+      Operand a = call.operands[j];
+      a.g = in_memory_order(a.g);  // of threads that share a tensor, each has lines of its own
       bool is_mean_operand = call.spec->is_mean_operand[j];
       if (!a.g.data || (scalar == 1 && !is_mean_operand)) continue;
       double constant = is_mean_operand ? call.constants()[j] : 0;

@@ -72,6 +72,7 @@ FAULTS = {
     "an absent cotangent that nobody wrote": ("csrc/cpu/loss.cpp", "  for (int i = 0; i < n; ++i) w[i] = F(0);\n", "", "loss", "plain", WRONG),
     "the last result is left out": ("csrc/cpu/memory.h", "for (int i = 0; i < n; ++i) p[i] = cast(v[i]);", "for (int i = 0; i + 1 < n; ++i) p[i] = cast(v[i]);", "interpolate", "plain", WRONG),
     "an operand that is written": ("csrc/cpu/loss.cpp", "      subtract(x, y, n, z_buffer);\n      z = z_buffer;", "      subtract(x, y, n, const_cast<F*>(x));\n      z = x;", "loss", "plain", WRITTEN),
+    "gaps that are taken for elements": ("csrc/common/view.h", "if (next < 0) return w;", "if (next < 0) break;", "loss", "plain", WRITTEN),
     "a gap that is written": ("csrc/cpu/memory.h", "      p += (w.stride[d - 1] - w.size[d] * w.stride[d]) * item;\n", "", "interpolate", "plain", WRITTEN),
 }  # fmt: skip
 
