@@ -16,7 +16,7 @@ from bench import report
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "drop-ins" / "index.md")
 Row = dict[str, Any]
 
 TRAINERS = {
@@ -50,18 +50,19 @@ def newest(suite: str, device: str = "cpu") -> tuple[str, Row]:
     raise FileNotFoundError(f"{RESULTS} has no result of {suite} on {device}; python -m bench {suite}")
 
 
-def linked(name: str, text: str = "table") -> str:
-    """A link to a result's tables, from a page in docs."""
-    return f"[{text}](../bench/results/{name}.md)"
+def linked(name: str, text: str = "table", up: str = "../") -> str:
+    """A link to a result's tables, from a page from which `up` leads to the root."""
+    return f"[{text}]({up}bench/results/{name}.md)"
 
 
-def origin(suite: str) -> str:
-    """Where and when a suite ran, by which command, and how many rounds were disturbed."""
+def origin(suite: str, up: str = "../") -> str:
+    """Where and when a suite ran, by which command, and how many rounds were disturbed; `up` leads to the root."""
     name, result = newest(suite)
     checks = result["calibration"]
+    dropped = f"{checks['dropped']} of {checks['rounds']}"
     return (
         f"{report.machine_line(result['machine'])}. Command: `python -m bench {suite}`. "
-        f"Rounds dropped as disturbed: {checks['dropped']} of {checks['rounds']}. All figures: {linked(name)}."
+        f"Rounds dropped as disturbed: {dropped}. All figures: {linked(name, up=up)}."
     )
 
 
@@ -93,7 +94,8 @@ def faster(row: Row) -> str:
 
 def share(rows: dict[str, Row]) -> str:
     """The losses' part of the trainer's own step."""
-    return f"{100 * rows['losses']['median']['own'] / rows['whole']['median']['own']:.1f}%"
+    percent = 100 * rows["losses"]["median"]["own"] / rows["whole"]["median"]["own"]
+    return f"{percent:.1f}%" if percent >= 0.1 else "< 0.1%"
 
 
 def step_table() -> str:
@@ -130,16 +132,27 @@ def loss_table(cases: tuple[str, ...], suite: str = "losses") -> str:
     return report.table(head, lines)
 
 
+def trainer_table() -> str:
+    """All losses of a step at trainers' real shapes: the trainer's own time over that of its adapter."""
+    head = ["adapter", "shapes", "times as fast", "launches"]
+    lines = []
+    for row in newest("trainers")[1]["rows"]:
+        launches = f"{row['launches']['own']} to {row['launches']['fused']}"
+        lines.append([f"`{row['trainer']}`", row["what"], f"{row['ratio, median']['fused']:.1f}", launches])
+    return report.table(head, lines)
+
+
 def results_table() -> str:
     """The newest result of each suite."""
     head = ["command", "machine", "date", "rounds dropped", "figures"]
     lines = []
-    for suite in ("steps", "losses", "penalties", "penalty-steps", "trainers", "attention"):
+    for suite in ("steps", "losses", "loss-calls", "penalties", "penalty-steps", "trainers", "attention"):
         name, result = newest(suite)
         facts, checks = result["machine"], result["calibration"]
         where = f"{facts['cpu']}, {facts['cores']} cores, {facts['instruction set']}"
         dropped = f"{checks['dropped']} of {checks['rounds']}"
-        lines.append([f"`python -m bench {suite}`", where, facts["date"], dropped, linked(name)])
+        command = {"loss-calls": "losses --sizes 16 64 1024 4096 61504"}.get(suite, suite)
+        lines.append([f"`python -m bench {command}`", where, facts["date"], dropped, linked(name)])
     return report.table(head, lines)
 
 
@@ -153,6 +166,8 @@ FIGURES: dict[str, Callable[[], str]] = {
     "losses": lambda: loss_table(tuple(LOSSES)),
     "losses in brief": lambda: loss_table(BRIEF),
     "losses' origin": lambda: origin("losses"),
+    "trainers": trainer_table,
+    "trainers' origin": lambda: origin("trainers", "../../"),
     "results": results_table,
 }
 
