@@ -1,5 +1,6 @@
 """The Makefile says what it fetches, and takes torch alone from an index of one's choice."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -14,7 +15,9 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="there is n
 
 def make(*words):
     """What make would do in an environment that is not there, or what it prints."""
-    done = subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    outer = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")  # of the make that runs these tests
+    environment = {name: value for name, value in os.environ.items() if name not in outer}
+    done = subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
     return done.stdout.splitlines()
 
 
