@@ -296,8 +296,8 @@ def save(suite: Suite, result: Row, path: Path) -> None:
     path.with_suffix(".md").write_text(report.markdown(suite, result))
 
 
-def main(suite: Suite, given: list[str] | None = None) -> Path:
-    """Measure, and write the JSON, the tables and the plot; return their path without a suffix."""
+def main(suite: Suite, given: list[str] | None = None) -> None:
+    """Measure, and write the JSON, the tables and the plot."""
     options = arguments(suite, given)
     suite = suite.instead(options) or suite
     start = perf_counter()
@@ -324,4 +324,3 @@ def main(suite: Suite, given: list[str] | None = None) -> Path:
     print(f"wrote {path}{', '.join(made)} after {result['took']:.0f} s")
     if result["wrong"]:
         sys.exit(f"wrong: {'; '.join(result['wrong'])}")
-    return path

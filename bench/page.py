@@ -1,6 +1,6 @@
-"""The figures of docs/benchmarks.md and of the README, written into these pages from the newest results.
+"""The figures of the README, docs/benchmarks.md and docs/drop-ins/index.md, written there from the newest results.
 
-`python -m bench page` writes them; a suite does so when it has measured. Nothing is measured here.
+`python -m bench page` writes them, and so does a suite that has measured all its cases. Nothing is measured here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import report
+from bench.suites.steps import by_case, loss_share
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
@@ -40,14 +41,14 @@ BRIEF = ("nonsaturating D", "hinge D", "least squares D", "relativistic average 
 SIZES = {64: "64", 4096: "4,096", 61504: "61,504", 1 << 20: "1M", 1 << 24: "16M"}
 
 
-def newest(suite: str, device: str = "cpu") -> tuple[str, Row]:
-    """The name and the content of a suite's newest result that is not a quick run."""
-    found = sorted(RESULTS.glob(f"{suite}-{device}-20*.json"), reverse=True)
+def newest(suite: str) -> tuple[str, Row]:
+    """The name and the content of a suite's newest result on a CPU that is not a quick run."""
+    found = sorted(RESULTS.glob(f"{suite}-cpu-20*.json"), reverse=True)
     for path in found:
         result = json.loads(path.read_text())
         if not result["quick"]:
             return path.stem, result
-    raise FileNotFoundError(f"{RESULTS} has no result of {suite} on {device}; python -m bench {suite}")
+    raise FileNotFoundError(f"{RESULTS} has no result of {suite}; python -m bench {suite}")
 
 
 def linked(name: str, text: str = "table", up: str = "../") -> str:
@@ -71,10 +72,7 @@ def origin(suite: str, up: str = "../") -> str:
 
 def trainers() -> dict[str, dict[str, Row]]:
     """The rows of whole steps: by trainer, then by part."""
-    found: dict[str, dict[str, Row]] = {}
-    for row in newest("steps")[1]["rows"]:
-        found.setdefault(row["case"], {})[row["part"]] = row
-    return found
+    return {rows["whole"]["case"]: rows for rows in by_case(newest("steps")[1])}
 
 
 def milliseconds(row: Row, way: str) -> str:
@@ -94,7 +92,7 @@ def faster(row: Row) -> str:
 
 def share(rows: dict[str, Row]) -> str:
     """The losses' part of the trainer's own step."""
-    percent = 100 * rows["losses"]["median"]["own"] / rows["whole"]["median"]["own"]
+    percent = 100 * loss_share(rows["losses"], rows["whole"])
     return f"{percent:.1f}%" if percent >= 0.1 else "< 0.1%"
 
 
@@ -124,9 +122,9 @@ def part_table() -> str:
 # --- losses by themselves ---------------------------------------------------------------------------------
 
 
-def loss_table(cases: tuple[str, ...], suite: str = "losses") -> str:
+def loss_table(cases: tuple[str, ...]) -> str:
     """Eager PyTorch's time over fastgan's, by the number of logits."""
-    rows = {(r["case"], r["n"]): r for r in newest(suite)[1]["rows"] if r["mode"] == "forward+backward"}
+    rows = {(r["case"], r["n"]): r for r in newest("losses")[1]["rows"] if r["mode"] == "forward+backward"}
     head = ["eager PyTorch's time over fastgan's; logits in each tensor", *SIZES.values()]
     lines = [[LOSSES[case], *(f"{rows[case, n]['ratio']['fused']:.1f}" for n in SIZES)] for case in cases]
     return report.table(head, lines)
@@ -182,7 +180,7 @@ def filled(text: str) -> str:
 
 
 def write() -> None:
-    """Write the figures of both pages."""
+    """Write the figures of all pages."""
     for path in PAGES:
         path.write_text(filled(path.read_text()))
 

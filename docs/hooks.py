@@ -3,8 +3,8 @@
 The pages are read in the repository too, where `../examples/digits.py` is a link that works.
 """
 
-import os
 import re
+import sys
 from pathlib import Path
 from posixpath import normpath
 
@@ -13,14 +13,11 @@ from mkdocs.structure.files import File
 
 log = get_plugin_logger(__name__)
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "csrc" / "tools"))
+from metadata import repository  # noqa: E402 (reached by the line above)
+
 # A link or a picture of Markdown whose target begins with ../; not inside of code.
 LINK = re.compile(r"(!?)\[([^\]]*)\]\((\.\./[^)#\s]*)(#[^)\s]*)?\)")
-
-
-def repository():
-    """Where the sources are published, as far as this build knows."""
-    server, name = (os.environ.get(f"GITHUB_{key}") for key in ("SERVER_URL", "REPOSITORY"))
-    return f"{server}/{name}/blob/main" if server and name else None
 
 
 def on_files(files, config):
@@ -44,7 +41,7 @@ def on_page_markdown(markdown, page, **_):
             log.warning("%s: there is no %s", page.file.src_uri, path)
         if picture:
             return f"![{text}]({up}results/{Path(path).name})"
-        base = repository()
-        return f"[{text}]({base}/{path}{anchor or ''})" if base else text
+        base = repository(ROOT)
+        return f"[{text}]({base}/blob/main/{path}{anchor or ''})" if base else text
 
     return LINK.sub(moved, markdown)
