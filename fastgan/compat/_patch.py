@@ -9,76 +9,15 @@ import sys
 import warnings
 from collections.abc import Iterator
 from importlib import import_module
+from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from . import _probe, _spawned
+from ._origin import Origin
 
 _log = logging.getLogger("fastgan")
-
-
-class Origin(NamedTuple):
-    """Where a trainer's own losses are.
-
-    Attributes:
-        modules: the modules that define them, as the trainer's code imports them; a script's are also `__main__`.
-        registries: (module, attribute) of registries from which the trainer builds losses by name.
-        methods: (method, names of the adapter) of methods to replace in any class of those modules, each by the
-            first of the adapter's that does the same.
-        kept: names of the adapter that are left as the trainer has them.
-    """
-
-    modules: tuple[str, ...] = ()
-    registries: tuple[tuple[str, str], ...] = ()
-    methods: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    kept: tuple[str, ...] = ()
-
-
-_NETWORKS = Origin(("models.networks",))
-_SCRIPT = ("train", "__main__", "__mp_main__")  # the last while a spawned process imports it
-# No modules: the losses are inline in the trainer's steps, or functions that read globals of their script.
-ORIGINS: dict[str, Origin] = {
-    "audiocraft": Origin(("audiocraft.adversarial.losses", "audiocraft.losses.balancer")),
-    "basicsr": Origin(
-        ("basicsr.losses.gan_loss", "basicsr.losses"), (("basicsr.utils.registry", "LOSS_REGISTRY"),)
-    ),
-    "biggan": Origin(("losses",)),
-    "bigvgan": Origin(("loss",)),
-    "cut": _NETWORKS,
-    "cyclegan": _NETWORKS,
-    "gigagan": Origin(("gigagan_pytorch.gigagan_pytorch",)),
-    "hifigan": Origin(("models",)),
-    "magvit2": Origin(("magvit2_pytorch.magvit2_pytorch",)),
-    "mmagic": Origin(
-        ("mmagic.models.losses", "mmagic.models.losses.gan_loss", "mmagic.models.losses.disc_auxiliary_loss"),
-        (("mmagic.registry", "MODELS"),),
-    ),
-    "mmgen": Origin(
-        ("mmgen.models.losses", "mmgen.models.losses.gan_loss", "mmgen.models.losses.disc_auxiliary_loss"),
-        (("mmgen.models.builder", "MODULES"),),
-    ),
-    "monai": Origin(("monai.losses.adversarial_loss",)),
-    "parallelwavegan": Origin(
-        ("parallel_wavegan.losses.adversarial_loss", "parallel_wavegan.losses.feat_match_loss")
-    ),
-    "pix2pix": _NETWORKS,
-    "r3gan": Origin(("R3GAN.Trainer",)),
-    "relativisticgan": Origin(),
-    "studiogan": Origin(("utils.losses",)),
-    "stylegan2": Origin(_SCRIPT),
-    "stylegan3": Origin(),
-    "taming": Origin(
-        ("taming.modules.losses.vqperceptual", "tokenizer.tokenizer_image.vq_loss"),  # VQGAN's, LlamaGen's
-        methods=(("calculate_adaptive_weight", ("_method", "_method_without_factor")),),
-    ),
-    "tfgan": Origin(),
-    # Its Trainer tells losses apart by these bases, from which the adapter's classes derive.
-    "torchgan": Origin(
-        ("torchgan.losses", "torchgan.losses.functional"), kept=("GeneratorLoss", "DiscriminatorLoss")
-    ),
-    "wgan_gp": Origin(),
-}
-TRAINERS = tuple(sorted(ORIGINS))
+TRAINERS = tuple(sorted(m.name for m in iter_modules([os.path.dirname(__file__)]) if m.name[0] != "_"))
 
 
 class _Change(NamedTuple):
@@ -126,9 +65,14 @@ def _holders(old: Any) -> Iterator[tuple[str, ModuleType, str]]:
                 yield loaded, module, name
 
 
-def _registered(trainer: str, old: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
+def adapter_of(trainer: str) -> ModuleType:
+    """Import a trainer's adapter."""
+    return import_module(f".{trainer}", __package__)
+
+
+def _registered(origin: Origin, old: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Yield the tables of the trainer's registries that hold the object to replace, and its keys there."""
-    for where, attribute in ORIGINS[trainer].registries:
+    for where, attribute in origin.registries:
         registry = getattr(sys.modules.get(where), attribute, None)
         for table in ("_obj_map", "_module_dict"):  # BasicSR's, OpenMMLab's
             found = getattr(registry, table, {})
@@ -145,12 +89,12 @@ def _parameters(thing: Any) -> list[str] | None:
     return [p.name for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 
-def _unfit(trainer: str, old: Any, new: Any) -> str | None:
+def _unfit(adapter: ModuleType, old: Any, new: Any) -> str | None:
     """Return why the adapter's does not stand in for the trainer's, or None: its parameters, or its results."""
     theirs, ours = _parameters(old), _parameters(new)
     if theirs is not None and ours is not None and theirs != ours[: len(theirs)]:
         return f"takes ({', '.join(theirs)}), fastgan's ({', '.join(ours)})"
-    differences = _probe.differences(trainer, old, new)
+    differences = _probe.differences(adapter, old, new)
     return f"differs from fastgan's ({'; '.join(differences)})" if differences else None
 
 
@@ -196,8 +140,9 @@ def patch(trainer: str, *modules: str) -> list[str]:
     """
     from .. import _checks as checks
 
-    checks.choice("trainer", trainer, ORIGINS)
-    origin = ORIGINS[trainer]
+    checks.choice("trainer", trainer, TRAINERS)
+    adapter = adapter_of(trainer)
+    origin = adapter.ORIGIN
     if not origin.modules:
         raise ValueError(
             f"trainer: the losses of {trainer!r} are inline in its steps or read globals of their script; call"
@@ -207,7 +152,7 @@ def patch(trainer: str, *modules: str) -> list[str]:
     loaded = [sys.modules[name] for name in names if isinstance(sys.modules.get(name), ModuleType)]
     if not loaded:
         raise RuntimeError(f"trainer: import {trainer!r} first; none of {', '.join(names)} is loaded")
-    _replace_all(trainer, origin, loaded)
+    _replace_all(trainer, adapter, loaded)
     replaced = patched()[trainer]
     _log.info("patched %s in process %d: %s", trainer, os.getpid(), ", ".join(replaced))
     return replaced
@@ -223,14 +168,22 @@ class _Own(NamedTuple):
     candidates: list[Any]
 
 
-def _owned(origin: Origin, adapter: ModuleType, loaded: list[ModuleType]) -> Iterator[_Own]:
+def _function_or_class(thing: Any) -> bool:
+    """Return whether this can be replaced: annotations such as a Union are callable, too."""
+    return inspect.isroutine(thing) or inspect.isclass(thing)
+
+
+def _owned(adapter: ModuleType, loaded: list[ModuleType]) -> Iterator[_Own]:
     """Yield what these modules hold by the adapter's names, and their classes' methods."""
+    origin = adapter.ORIGIN
     for module in loaded:
         held = vars(module)
         for name in [n for n in adapter.__all__ if n not in origin.kept]:
             old, new = held.get(name), getattr(adapter, name)
             # Another function by an alias is replaced by its own name, if at all.
-            if callable(old) and old is not new and getattr(old, "__name__", name) in (name, new.__name__):
+            if not (_function_or_class(old) and _function_or_class(new)) or old is new:
+                continue
+            if getattr(old, "__name__", name) in (name, new.__name__):
                 yield _Own(f"{module.__name__}.{name}", None, name, old, [new])
         for method, candidates in origin.methods:
             found = [getattr(adapter, name) for name in candidates]
@@ -239,15 +192,14 @@ def _owned(origin: Origin, adapter: ModuleType, loaded: list[ModuleType]) -> Ite
                     yield _Own(f"{module.__name__}.{name}.{method}", owner, method, vars(owner)[method], found)
 
 
-def _replace_all(trainer: str, origin: Origin, loaded: list[ModuleType]) -> None:
+def _replace_all(trainer: str, adapter: ModuleType, loaded: list[ModuleType]) -> None:
     """Replace all names and methods in these modules; or nothing, where one does not fit."""
-    adapter = import_module(f".{trainer}", __package__)
     owned: dict[int, _Own] = {}
-    for own in _owned(origin, adapter, loaded):
+    for own in _owned(adapter, loaded):
         owned.setdefault(id(own.old), own)  # one object may have several names
     fitting, reasons = [], []
     for own in owned.values():
-        unfit = [_unfit(trainer, own.old, new) for new in own.candidates]
+        unfit = [_unfit(adapter, own.old, new) for new in own.candidates]
         if None in unfit:
             fitting.append((own, own.candidates[unfit.index(None)]))
         else:
@@ -260,7 +212,7 @@ def _replace_all(trainer: str, origin: Origin, loaded: list[ModuleType]) -> None
     for own, _ in fitting:
         _warn_of_subclasses(own.where, own.old, adapter.__all__)
     for own, new in fitting:
-        _replace_own(trainer, own, new)
+        _replace_own(trainer, adapter.ORIGIN, own, new)
     if not _reached(trainer, loaded):
         raise RuntimeError(
             f"trainer: found none of its losses in {', '.join(m.__name__ for m in loaded)}"
@@ -269,12 +221,12 @@ def _replace_all(trainer: str, origin: Origin, loaded: list[ModuleType]) -> None
     _spawned.note(_undo)
 
 
-def _replace_own(trainer: str, own: _Own, new: Any) -> None:
+def _replace_own(trainer: str, origin: Origin, own: _Own, new: Any) -> None:
     """Replace a method in its class; a function or class in registries, and wherever it is bound."""
     if own.owner is not None:
         _replace(trainer, own.owner, own.name, new, own.where)
         return
-    for label, table, key in _registered(trainer, own.old):
+    for label, table, key in _registered(origin, own.old):
         _replace(trainer, table, key, new, label)
     for loaded, holder, bound in _holders(own.old):
         _replace(trainer, holder, bound, new, f"{loaded}.{bound}")

@@ -1,7 +1,8 @@
 """A probe of a trainer's own loss and the adapter's on small tensors, so that a look-alike is not replaced.
 
-Arguments are chosen by the names of the adapter's parameters, which are the trainer's. These cannot be probed, and
-are told apart by their parameters alone:
+Arguments are chosen by the names of the adapter's parameters, which are the trainer's. An adapter with other
+parameters, or other arguments by these names, has a function `samples(leaf)`. These cannot be probed, and are told
+apart by their parameters alone:
 
 - what runs networks and optimizers: audiocraft's AdversarialLoss, torchgan's `train_ops`, mmagic's AdvLoss;
 - what reads a dict of outputs, and path lengths of a generator: OpenMMLab's `*Comps`, `gen_path_regularizer`;
@@ -17,13 +18,13 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from types import FunctionType, SimpleNamespace
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["differences"]
+__all__ = ["critic", "differences"]
 
 # In 16 bits only dtypes and gross errors tell; the trainers' own values are rounded at each step.
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
@@ -49,7 +50,7 @@ def _leaf(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:
     return values.view(shape).to(dtype).requires_grad_()
 
 
-def _critic(x: Tensor, *_: Any, **__: Any) -> Tensor:
+def critic(x: Tensor, *_: Any, **__: Any) -> Tensor:
     """Return one number per sample, (N,), with a second derivative."""
     return (x + 0.3 * x.square()).flatten(1).sum(1) / 4
 
@@ -82,8 +83,8 @@ def _data(leaf: Callable[..., Tensor]) -> dict[str, Any]:
     layer = torch.nn.Parameter(leaf(3, 2, seed=15).detach())
     names = ("images", "real_img", "real_images", "real_data", "inputs", "interpolate", "Samples", "RealSamples")
     found: dict[str, Any] = dict.fromkeys(names, images)
-    found |= dict.fromkeys(("output", "outputs", "real_pred", "d_interpolate", "Critics"), _critic(images))
-    found |= dict.fromkeys(("discriminator", "netD", "Discriminator"), _critic)
+    found |= dict.fromkeys(("output", "outputs", "real_pred", "d_interpolate", "Critics"), critic(images))
+    found |= dict.fromkeys(("discriminator", "netD", "Discriminator"), critic)
     found |= dict.fromkeys(("latents", "ws", "Noise"), ws)
     found |= dict.fromkeys(("fake_img", "fake_images"), _generate(ws))
     found |= {"fake_data": leaf(2, 3, 2, 2, seed=16), "Generator": _generate}
@@ -94,7 +95,7 @@ def _data(leaf: Callable[..., Tensor]) -> dict[str, Any]:
     return found
 
 
-def _samples(trainer: str, dtype: torch.dtype) -> dict[str, Any]:
+def _samples(adapter: ModuleType, dtype: torch.dtype) -> dict[str, Any]:
     """Return an argument for each name of a parameter; tensors require grad, and are new at each call."""
 
     def leaf(*shape: int, seed: int) -> Tensor:
@@ -104,15 +105,7 @@ def _samples(trainer: str, dtype: torch.dtype) -> dict[str, Any]:
     found |= {"device": "cpu", "DDP": False, "Conditions": None, "real_labels": None}
     found |= {"weight": 0.5, "global_step": 3, "mean_path_length": 0.4, "margin": 2.0, "k": 0.5, "Gamma": 0.7}
     found["ema"] = SimpleNamespace(D_real=0.4, D_fake=-0.2)
-    if trainer == "studiogan":
-        found["discriminator"] = lambda *a, **k: {"adv_output": _critic(*a, **k)}
-    if trainer == "audiocraft":
-        sounds = leaf(2, 3, 4, seed=17)
-        found |= {"input": sounds, "losses": {"a": sounds.square().mean(), "b": sounds.sin().sum()}}
-        found["weights"] = {"a": 0.5, "b": 2.0}
-    if trainer == "parallelwavegan":
-        found["outputs"] = found["disc_generated_outputs"]
-    return found
+    return found | (adapter.samples(leaf) if hasattr(adapter, "samples") else {})
 
 
 # ---------------------------------------------------------------------------------- calls
@@ -209,7 +202,7 @@ def _unlike_tensors(theirs: Tensor, ours: Tensor, tolerance: float) -> str | Non
     return f"{x.flatten()[worst]:.4g}, fastgan's {y.flatten()[worst]:.4g}"
 
 
-def _compared(trainer: str, theirs: Any, ours: Any, call: _Call, dtype: torch.dtype) -> Iterator[str]:
+def _compared(adapter: ModuleType, theirs: Any, ours: Any, call: _Call, dtype: torch.dtype) -> Iterator[str]:
     """Yield the differences of one call, for each choice of its options, in one dtype."""
     names = [n for n in (call[0] or []) + call[2] if n in _CHOICES]
     for values in itertools.product(*(_CHOICES[n] for n in names)):
@@ -217,11 +210,11 @@ def _compared(trainer: str, theirs: Any, ours: Any, call: _Call, dtype: torch.dt
         where = "".join(f", {n}={v!r}" for n, v in chosen.items())
         where = f"{call[1]} in {str(dtype).removeprefix('torch.')}{where}".strip()
         try:
-            want = _run(ours, call, _samples(trainer, dtype), chosen)
+            want = _run(ours, call, _samples(adapter, dtype), chosen)
         except Exception:
             continue  # not a function of these samples: told apart by its parameters alone
         try:
-            got = _run(theirs, call, _samples(trainer, dtype), chosen)
+            got = _run(theirs, call, _samples(adapter, dtype), chosen)
         except Exception as error:
             if dtype is torch.float32:  # in 16 bits a CPU may lack an operator of theirs
                 yield f"{where}: raises {type(error).__name__}: {error}"
@@ -257,7 +250,7 @@ def _undisturbed() -> Iterator[None]:
                 numpy.random.set_state(state)
 
 
-def differences(trainer: str, theirs: Any, ours: Any) -> list[str]:
+def differences(adapter: ModuleType, theirs: Any, ours: Any) -> list[str]:
     """Return in what a trainer's own function or class differs from the adapter's; at most three, [] for none.
 
     Both are called on the same small CPU tensors, in float32 and bfloat16: results, dtypes, shapes and graphs are
@@ -268,6 +261,6 @@ def differences(trainer: str, theirs: Any, ours: Any) -> list[str]:
             difference
             for call in _calls(ours)
             for dtype in ([torch.float32] if _DATA.intersection(call[2]) else _TOLERANCE)
-            for difference in _compared(trainer, theirs, ours, call, dtype)
+            for difference in _compared(adapter, theirs, ours, call, dtype)
         )
         return list(dict.fromkeys(found))[:_SHOWN]

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ..backends.specs import Term
 from ..balance import LossBalancer
 from ..discriminator.frozen import frozen
+from ._origin import Origin
 from ._shared import MINUS, feature_distance, mean_of, min_hinge, square
 
 __all__ = [
@@ -33,6 +34,8 @@ __all__ = [
     "get_adv_criterion", "get_fake_criterion", "get_real_criterion", "hinge2_loss", "hinge_fake_loss", "hinge_loss",
     "hinge_real_loss", "mse_fake_loss", "mse_loss", "mse_real_loss",
 ]  # fmt: skip
+
+ORIGIN = Origin(("audiocraft.adversarial.losses", "audiocraft.losses.balancer"))
 
 ADVERSARIAL_LOSSES = ["mse", "hinge", "hinge2"]
 AdvLossType = nn.Module | Callable[[Tensor], Tensor]
@@ -369,3 +372,10 @@ class Balancer:
             self._metrics = {f"ratio_{name}": ratio for name, ratio in zip(losses, ratios, strict=True)}
         input.backward(g)
         return total.detach().to(input.dtype)
+
+
+def samples(leaf: Callable[..., Tensor]) -> dict[str, Any]:
+    """Return arguments of the balancer for the probe."""
+    sounds = leaf(2, 3, 4, seed=17)
+    losses = {"a": sounds.square().mean(), "b": sounds.sin().sum()}
+    return {"input": sounds, "losses": losses, "weights": {"a": 0.5, "b": 2.0}}

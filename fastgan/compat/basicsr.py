@@ -18,9 +18,12 @@ from torch import Tensor, nn
 
 from ..norms import norm_penalty
 from . import _labels
+from ._origin import Origin
 from ._shared import between, gradient_by_input, mean_of, path_lengths, quiet_input, squared_norms
 
 __all__ = ["GANLoss", "MultiScaleGANLoss", "g_path_regularize", "gradient_penalty_loss", "r1_penalty"]
+
+ORIGIN = Origin(("basicsr.losses.gan_loss", "basicsr.losses"), (("basicsr.utils.registry", "LOSS_REGISTRY"),))
 
 
 class GANLoss(nn.Module):

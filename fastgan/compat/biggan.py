@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ._origin import Origin
 from ._shared import MINUS, hinge, mean_of, softplus
 
 __all__ = [
     "discriminator_loss", "generator_loss", "loss_dcgan_dis", "loss_dcgan_gen", "loss_hinge_dis", "loss_hinge_gen",
 ]  # fmt: skip
+
+ORIGIN = Origin(("losses",))
 
 
 def loss_dcgan_dis(dis_fake: Tensor, dis_real: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,9 @@ The spectrogram loss is imported in the same statement, and stays. As in `hifiga
 both discriminators in `with fastgan.frozen(mpd, mrd):`.
 """
 
+from ._origin import Origin
 from .hifigan import discriminator_loss, feature_loss, generator_loss
 
 __all__ = ["discriminator_loss", "feature_loss", "generator_loss"]
+
+ORIGIN = Origin(("loss",))

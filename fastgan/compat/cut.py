@@ -6,6 +6,9 @@
 Or call `fastgan.compat.patch("cut")`.
 """
 
+from ._origin import Origin
 from .cyclegan import GANLoss, cal_gradient_penalty
 
 __all__ = ["GANLoss", "cal_gradient_penalty"]
+
+ORIGIN = Origin(("models.networks",))

@@ -18,9 +18,12 @@ from torch import Tensor, nn
 
 from ..norms import norm_penalty
 from . import _labels
+from ._origin import Origin
 from ._shared import between, elements, mean_of, quiet_input, result_dtype
 
 __all__ = ["GANLoss", "cal_gradient_penalty"]
+
+ORIGIN = Origin(("models.networks",))
 
 _MODES = {
     "lsgan": _labels.lsgan,

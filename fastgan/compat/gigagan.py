@@ -17,9 +17,12 @@ from typing import Any
 from torch import Tensor
 
 from ..norms import norm_penalty
+from ._origin import Origin
 from ._shared import PLUS, gradient_by_input, hinge, mean_of, softplus
 
 __all__ = ["aux_matching_loss", "discriminator_hinge_loss", "generator_hinge_loss", "gradient_penalty"]
+
+ORIGIN = Origin(("gigagan_pytorch.gigagan_pytorch",))
 
 
 def generator_hinge_loss(fake: Tensor) -> Tensor:

@@ -27,9 +27,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._origin import Origin
 from ._shared import feature_distance, mean_and_each, mean_with_values, square
 
 __all__ = ["discriminator_loss", "feature_loss", "generator_loss"]
+
+ORIGIN = Origin(("models",))
 
 
 def discriminator_loss(

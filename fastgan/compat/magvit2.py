@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 
 from ..norms import norm_penalty
+from ._origin import Origin
 from ._shared import MINUS, gradient_by_input, hinge, mean_of
 
 __all__ = ["grad_layer_wrt_loss", "gradient_penalty", "hinge_discr_loss", "hinge_gen_loss"]
+
+ORIGIN = Origin(("magvit2_pytorch.magvit2_pytorch",))
 
 
 def hinge_discr_loss(fake: Tensor, real: Tensor) -> Tensor:

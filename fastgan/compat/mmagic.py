@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from . import _labels, basicsr
 from ._deblurring import AdvLoss
 from ._openmmlab import Linked, gen_path_regularizer, gradient_penalty_loss, r1_gradient_penalty_loss
+from ._origin import Origin
 from ._shared import elements, mean_of, square
 
 __all__ = [
@@ -42,6 +43,11 @@ __all__ = [
     "gradient_penalty_loss",
     "r1_gradient_penalty_loss",
 ]
+
+ORIGIN = Origin(
+    ("mmagic.models.losses", "mmagic.models.losses.gan_loss", "mmagic.models.losses.disc_auxiliary_loss"),
+    (("mmagic.registry", "MODELS"),),
+)
 
 
 class GaussianBlur(nn.Module):

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from . import _openmmlab, mmagic
 from ._openmmlab import gen_path_regularizer
+from ._origin import Origin
 from ._shared import mean_of, square
 
 __all__ = [
@@ -35,6 +36,11 @@ __all__ = [
     "gradient_penalty_loss",
     "r1_gradient_penalty_loss",
 ]
+
+ORIGIN = Origin(
+    ("mmgen.models.losses", "mmgen.models.losses.gan_loss", "mmgen.models.losses.disc_auxiliary_loss"),
+    (("mmgen.models.builder", "MODULES"),),
+)
 
 _REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda v: v,

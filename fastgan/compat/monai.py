@@ -19,9 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ._origin import Origin
 from ._shared import bce, mean_of, min_hinge, result_dtype, square
 
 __all__ = ["AdversarialCriterions", "PatchAdversarialLoss"]
+
+ORIGIN = Origin(("monai.losses.adversarial_loss",))
 
 
 class AdversarialCriterions(str, Enum):

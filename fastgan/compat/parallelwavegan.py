@@ -16,14 +16,18 @@ class; the loss on real comes first in the result.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..backends.specs import Term
+from ._origin import Origin
 from ._shared import MINUS, feature_distance, mean_of, min_hinge, square
 
 __all__ = ["DiscriminatorAdversarialLoss", "FeatureMatchLoss", "GeneratorAdversarialLoss"]
+
+ORIGIN = Origin(("parallel_wavegan.losses.adversarial_loss", "parallel_wavegan.losses.feat_match_loss"))
 
 
 def _members(name: str, outputs: Any) -> list[Tensor]:
@@ -118,3 +122,8 @@ class FeatureMatchLoss(nn.Module):
             outer = len(members) if self.average_by_discriminators else 1
             weights += [1.0 / outer / (len(pairs) if self.average_by_layers else 1)] * len(pairs)
         return feature_distance(reals, fakes, weights, detach_real=True)
+
+
+def samples(leaf: Callable[..., Tensor]) -> dict[str, Any]:
+    """Return arguments for the probe: logits of two discriminators."""
+    return {"outputs": [leaf(2, 3, seed=5), leaf(2, 3, seed=6)]}

@@ -15,9 +15,12 @@ from typing import Any
 from torch import Tensor
 
 from ..functional import generator_loss
+from ._origin import Origin
 from ._shared import differentiable, gradient_by_input, pruned_forward, squared_norms
 
 __all__ = ["AdversarialTraining"]
+
+ORIGIN = Origin(("R3GAN.Trainer",))
 
 Preprocessor = Callable[[Tensor], Tensor]
 

@@ -20,9 +20,12 @@ from torch import Tensor
 
 from .. import functional
 from ..penalties import gradient_penalty as penalty_of
+from ._origin import Origin
 from ._shared import MINUS, PLUS, alike, given, hinge, mean_of, result_dtype, square
 
 __all__ = ["discriminator_loss", "generator_loss", "gradient_penalty"]
+
+ORIGIN = Origin()  # its losses are inline in its script
 
 # loss_D -> the loss of the relativistic forms, and its options.
 _RELATIVISTIC: dict[int, tuple[str, str, dict[str, Any]]] = {

@@ -24,6 +24,8 @@ from ..auxiliary import feature_matching_loss as matching
 from ..auxiliary import lecam_penalty
 from ..backends.base import widest
 from ..norms import norm_penalty
+from ._origin import Origin
+from ._probe import critic
 from ._shared import (
     MINUS,
     PLUS,
@@ -45,6 +47,8 @@ __all__ = [
     "feature_matching_loss", "g_hinge", "g_logistic", "g_ls", "g_vanilla", "g_wasserstein", "lecam_reg",
     "stylegan_cal_r1_reg",
 ]  # fmt: skip
+
+ORIGIN = Origin(("utils.losses",))
 
 
 def __getattr__(name: str) -> Any:
@@ -228,3 +232,8 @@ class PathLengthRegularizer:
         mean = self.pl_mean.detach().clone().lerp(lengths.mean().to(self.pl_mean.dtype), self.pl_decay)
         self.pl_mean.copy_(mean.detach())
         return (lengths - mean).square().mean() * self.pl_weight
+
+
+def samples(leaf: Callable[..., Tensor]) -> dict[str, Any]:
+    """Return arguments for the probe: a discriminator that returns a dict."""
+    return {"discriminator": lambda *args, **kwargs: {"adv_output": critic(*args, **kwargs)}}

@@ -12,9 +12,12 @@ from typing import Any
 
 from torch import Tensor
 
+from ._origin import SCRIPT, Origin
 from ._shared import gradient_by_input, mean_of, path_lengths, softplus, squared_norms
 
 __all__ = ["d_logistic_loss", "d_r1_loss", "g_nonsaturating_loss", "g_path_regularize"]
+
+ORIGIN = Origin(SCRIPT)
 
 
 def d_logistic_loss(real_pred: Tensor, fake_pred: Tensor) -> Tensor:

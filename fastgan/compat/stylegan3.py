@@ -17,9 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._origin import Origin
 from ._shared import elements, given, gradient_by_input, path_lengths, softplus, squared_norms
 
 __all__ = ["loss_dgen", "loss_dreal", "loss_gmain", "path_length_penalty", "r1_penalty"]
+
+ORIGIN = Origin()  # its losses are inline in a method
 
 
 def loss_gmain(gen_logits: Tensor) -> Tensor:

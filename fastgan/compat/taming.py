@@ -23,9 +23,15 @@ import torch
 from torch import Tensor
 
 from ..auxiliary import adaptive_weight
+from ._origin import Origin
 from ._shared import MINUS, given, hinge, mean_of, softplus
 
 __all__ = ["adopt_weight", "calculate_adaptive_weight", "hinge_d_loss", "hinge_gen_loss", "vanilla_d_loss"]
+
+ORIGIN = Origin(
+    ("taming.modules.losses.vqperceptual", "tokenizer.tokenizer_image.vq_loss"),  # VQGAN's, LlamaGen's
+    methods=(("calculate_adaptive_weight", ("_method", "_method_without_factor")),),
+)
 
 
 def adopt_weight(weight: Any, global_step: int, threshold: int = 0, value: Any = 0.0) -> Any:

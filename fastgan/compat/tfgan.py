@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .. import functional
 from ..backends.specs import Term
+from ._origin import Origin
 from ._shared import (
     MINUS,
     PLUS,
@@ -39,6 +40,8 @@ __all__ = [
     "wasserstein_discriminator_loss", "wasserstein_generator_loss", "wasserstein_gradient_penalty",
     "wasserstein_hinge_discriminator_loss", "wasserstein_hinge_generator_loss",
 ]  # fmt: skip
+
+ORIGIN = Origin()  # of another framework
 
 BY_NONZERO_WEIGHTS = "weighted_sum_by_nonzero_weights"
 

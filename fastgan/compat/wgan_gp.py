@@ -28,6 +28,7 @@ from torch import Tensor
 
 from ..norms import norm_penalty
 from ..penalties import gradient_penalty
+from ._origin import Origin
 from ._shared import alike, given, gradient_by_input, quiet_input
 
 __all__ = [
@@ -36,6 +37,8 @@ __all__ = [
     "compute_gradient_penalty_div",
     "compute_gradient_penalty_dragan",
 ]
+
+ORIGIN = Origin()  # functions that read globals of their script
 
 
 def _numpy_uniform(*shape: int) -> Tensor:

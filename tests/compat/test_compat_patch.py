@@ -18,7 +18,7 @@ from fastgan.compat import _patch, _probe, _spawned
 from tests.helpers import ROOT
 
 # Trainers that can be patched, and whose formulas they share.
-PEERS = {t: t for t, origin in _patch.ORIGINS.items() if origin.modules}
+PEERS = {t: t for t in compat.TRAINERS if getattr(compat, t).ORIGIN.modules}
 PEERS |= {"bigvgan": "hifigan", "pix2pix": "cyclegan", "cut": "cyclegan"}
 # Told apart by their parameters alone, as fastgan/compat/_probe.py says.
 UNPROBED = {
@@ -84,7 +84,7 @@ def test_k13_the_trainers_own_pass(trainer, monkeypatch):
 
     monkeypatch.setattr(_probe, "_run", counted)
     for name, theirs, ours in names(trainer):
-        assert _probe.differences(trainer, theirs, ours) == [], name
+        assert _probe.differences(getattr(compat, trainer), theirs, ours) == [], name
         assert (theirs in probed and ours in probed) == (name not in UNPROBED.get(trainer, ())), name
 
 
@@ -108,7 +108,7 @@ def scaled(function):
 def test_k13_the_probe_sees_two_percent(trainer, name):
     """K13: a look-alike of any of the functions is told by its value."""
     theirs, ours = own(PEERS[trainer])[name], getattr(getattr(compat, trainer), name)
-    (first, *_) = _probe.differences(trainer, scaled(theirs), ours)
+    (first, *_) = _probe.differences(getattr(compat, trainer), scaled(theirs), ours)
     assert "float32: result 0: " in first
     assert ", fastgan's " in first
 
@@ -202,21 +202,21 @@ def test_k13_the_probe_leaves_no_trace():
     torch.manual_seed(123)
     before = state()
     with torch.no_grad(), torch.device("meta"), torch.autocast("cpu", dtype=torch.bfloat16):
-        assert _probe.differences("cyclegan", draws, ours) == []
-        assert _probe.differences("cyclegan", scaled(theirs), ours) != []
-        (first, *_) = _probe.differences("hifigan", vits()["feature_loss"], compat.hifigan.feature_loss)
+        assert _probe.differences(compat.cyclegan, draws, ours) == []
+        assert _probe.differences(compat.cyclegan, scaled(theirs), ours) != []
+        (first, *_) = _probe.differences(compat.hifigan, vits()["feature_loss"], compat.hifigan.feature_loss)
         assert "gradient of fmap_r: none" in first
         own_hinge = own("biggan")["loss_hinge_gen"]
-        assert _probe.differences("biggan", own_hinge, compat.biggan.loss_hinge_gen) == []
+        assert _probe.differences(compat.biggan, own_hinge, compat.biggan.loss_hinge_gen) == []
     torch.set_default_dtype(torch.float64)
     try:
-        assert _probe.differences("cyclegan", own("cyclegan")["GANLoss"], compat.cyclegan.GANLoss) == []
+        assert _probe.differences(compat.cyclegan, own("cyclegan")["GANLoss"], compat.cyclegan.GANLoss) == []
         assert torch.get_default_dtype() is torch.float64
     finally:
         torch.set_default_dtype(torch.float32)
     assert state() == before
     start = time.perf_counter()
-    _probe.differences("cyclegan", theirs, ours)
+    _probe.differences(compat.cyclegan, theirs, ours)
     assert time.perf_counter() - start < 0.5  # some 5 ms, on a machine that does other things
 
 

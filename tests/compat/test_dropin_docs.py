@@ -102,7 +102,7 @@ def test_a_change_parses_and_imports_names_that_exist(hunk):
         ast.parse(code)
     assert unknown(hunk.plus) == []
     for trainer, *_ in patched(hunk.plus):
-        assert compat._patch.ORIGINS[trainer].modules, f"{trainer} cannot be patched"
+        assert getattr(compat, trainer).ORIGIN.modules, f"{trainer} cannot be patched"
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -15,6 +15,7 @@ Note: both gradient penalties take one norm over the whole batch, as torchgan do
 
 from __future__ import annotations
 
+from .._origin import Origin
 from .adversarial import (
     LeastSquaresDiscriminatorLoss,
     LeastSquaresGeneratorLoss,
@@ -102,3 +103,8 @@ __all__ = [
     "wasserstein_generator_loss",
     "wasserstein_gradient_penalty",
 ]
+
+ORIGIN = Origin(
+    ("torchgan.losses", "torchgan.losses.functional"),
+    kept=("GeneratorLoss", "DiscriminatorLoss"),  # its Trainer tells losses apart by these bases
+)
