@@ -34,6 +34,7 @@ from .penalties import (
     gradient_penalty,
     interpolate,
     norm_penalty,
+    output_penalty,
     r1_penalty,
     r2_penalty,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "losses",
     "nn",
     "norm_penalty",
+    "output_penalty",
     "penalties",
     "r1_penalty",
     "r2_penalty",

@@ -34,6 +34,9 @@ from .norms import Tensors, gradient_norm
 Features = Tensor | Sequence["Features"]
 
 
+# A number for each member of the logits.
+Average = Tensor | float | Sequence[float]
+
 _PHIS = {"l1": "abs", "l2": "square"}
 
 
@@ -147,7 +150,7 @@ def _factors(weights: Any, pairs: Sequence[Any]) -> tuple[float, ...] | Tensor:
 
 
 def lecam_penalty(
-    real_logits: Logits, fake_logits: Logits, real_average: Tensor, fake_average: Tensor, *, weight: float = 1.0
+    real_logits: Logits, fake_logits: Logits, real_average: Average, fake_average: Average, *, weight: float = 1.0
 ) -> Tensor:
     """Return LeCam's regularisation, weight * (mean [r - fake_average]+^2 + mean [real_average - f]+^2).
 
@@ -157,7 +160,7 @@ def lecam_penalty(
         real_logits: a tensor of any shape (float32, float64, float16 or bfloat16), or a sequence of them.
         fake_logits: the same for fake; shapes may differ.
         real_average: the moving average of the real logits: as many numbers as there are members (for a
-            tensor: one), on the logits' device, where they stay. Gets no gradient.
+            tensor: one), as a tensor on the logits' device, where they stay, or as floats. Gets no gradient.
         fake_average: the same for fake logits.
         weight: the factor in front.
 
@@ -171,18 +174,32 @@ def lecam_penalty(
     if len(real) != len(fake):
         raise ValueError(f"real_logits and fake_logits: expected as many members, got {len(real)} and {len(fake)}")
     weight = number("weight", weight)
-    above, below = Term("relu_square", weight=weight), Term("relu_square", scale=-1.0, weight=weight)
-    pairs = [
-        *zip(real, _averages("fake_average", fake_average, fake), strict=True),
-        *zip(fake, _averages("real_average", real_average, real), strict=True),
+    sides = [
+        *_beside(real, "fake_average", fake_average, 1.0, weight),
+        *_beside(fake, "real_average", real_average, -1.0, weight),
     ]
-    return reduce_terms([above] * len(real) + [below] * len(fake), pairs, centred=True)
+    return reduce_terms([term for term, _ in sides], [x for _, x in sides], centred=True)
 
 
-def _averages(name: str, average: Any, logits: tuple[Tensor, ...]) -> list[Tensor]:
+def _beside(
+    logits: tuple[Tensor, ...], name: str, average: Any, scale: float, weight: float
+) -> list[tuple[Term, Any]]:
+    """Return the terms [scale (x - average)]+^2, each with its logits, and the average where that is a tensor."""
+    if isinstance(average, Tensor):
+        term = Term("relu_square", scale=scale, weight=weight)
+        return [(term, pair) for pair in zip(logits, _averages(name, average, logits), strict=True)]
+    given = average if isinstance(average, (list, tuple)) else [average]
+    found = [number(name, a) for a in given]
+    if len(found) != len(logits):
+        raise ValueError(f"{name}: expected {len(logits)} numbers, one per member, got {len(found)}")
+    return [
+        (Term("relu_square", scale=scale, shift=-scale * a, weight=weight), x)
+        for a, x in zip(found, logits, strict=True)
+    ]
+
+
+def _averages(name: str, average: Tensor, logits: tuple[Tensor, ...]) -> list[Tensor]:
     """Return a one-element tensor for each member, of a dtype that may stand beside its logits."""
-    if not isinstance(average, Tensor):
-        raise TypeError(f"{name}: expected a torch.Tensor on the logits' device, got {type(average).__name__}")
     tensor(name, average)
     if average.device != logits[0].device:
         raise ValueError(f"{name}: expected it on {logits[0].device} as the logits are, got {average.device}")

@@ -112,10 +112,12 @@ def discriminator_loss(
 
     With r and f the logits and softplus(x) = ln(1 + e^x), per element: "saturating" and
     "nonsaturating" softplus(-r) + softplus(f) (Goodfellow et al. 2014; with soft labels t
-    softplus(x) - t x); "hinge" relu(m - r) + relu(m + f) (Lim and Ye 2017); "least_squares"
-    (r - b)^2 + (f - a)^2, no factor 1/2 (Mao et al. 2017); "wasserstein" f - r (Arjovsky et al. 2017);
-    "ranking" relu(m - r + f). Relativistic forms (Jolicoeur-Martineau 2019): "paired" is the loss on
-    real of r - f; "average" is the loss on real of r - mean(f) plus that on fake of f - mean(r).
+    softplus(x) - t x); "hinge" and "clipped_hinge" relu(m - r) + relu(m + f) (Lim and Ye 2017); "least_squares"
+    (r - b)^2 + (f - a)^2, no factor 1/2 (Mao et al. 2017); "huber" h(r - b) + h(f - a), where h(x) is x^2 / 2 up to
+    |x| = 1 and |x| - 1/2 beyond; "softplus_square" softplus(m - r)^2 + softplus(f)^2 (SAN's, arXiv:2301.12811);
+    "wasserstein" f - r (Arjovsky et al. 2017); "ranking" relu(m - r + f). Relativistic forms (Jolicoeur-Martineau
+    2019): "paired" is the loss on real of r - f; "average" is the loss on real of r - mean(f) plus that on fake of
+    f - mean(r).
 
     Args:
         real_logits: a tensor of any shape and strides (float32, float64, float16 or bfloat16), or a
@@ -125,9 +127,9 @@ def discriminator_loss(
             real alone.
         loss: a name of `fastgan.losses()`.
         relativistic: None, "paired" or "average".
-        margin: m of hinge and ranking.
-        targets: (a, b, c) of least squares: the labels of fake, of real, and of fake for the generator. Without
-            `relativistic` any of them may be a tensor, as a label may.
+        margin: m of the hinges, of ranking and of "softplus_square".
+        targets: (a, b, c) of least squares and "huber": the labels of fake, of real, and of fake for the generator.
+            Without `relativistic` any of them may be a tensor, as a label may.
         real_target: soft label of real in [0, 1], for the cross-entropy losses; 0.9 is one-sided
             label smoothing. Or a label per element or per sample: a bool or floating tensor of constants, of as
             many dimensions as the logits, to which it broadcasts. A sequence has one such tensor per member.
@@ -221,7 +223,8 @@ def generator_loss(
     """Return the generator's loss on fake logits, and on real ones in a relativistic form.
 
     Per element of the fake logits f: "saturating" -softplus(f); "nonsaturating" softplus(-f); "hinge",
-    "wasserstein" and "ranking" -f; "least_squares" (f - c)^2. With soft labels t, "nonsaturating" is
+    "wasserstein" and "ranking" -f; "clipped_hinge" relu(m - f); "least_squares" (f - c)^2; "huber" h(f - c);
+    "softplus_square" softplus(m - f)^2. With soft labels t, "nonsaturating" is
     softplus(f) - real_target f and "saturating" minus the discriminator's loss on fake. The relativistic
     forms are the discriminator's with real and fake swapped.
 
@@ -230,8 +233,8 @@ def generator_loss(
         real_logits: the same for real; needed with `relativistic`, and without it their values are not looked at.
         loss: a name of `fastgan.losses()`.
         relativistic: None, "paired" or "average".
-        margin: m of hinge and ranking; without effect on the generator's plain loss.
-        targets: (a, b, c) of least squares: c is the label that the generator wants.
+        margin: m of the hinges, of ranking and of "softplus_square"; without effect on -f.
+        targets: (a, b, c) of least squares and "huber": c is the label that the generator wants.
         real_target: soft label in [0, 1] that "nonsaturating" wants for fake. Labels and targets may be tensors, as
             in `discriminator_loss`.
         fake_target: soft label of fake in [0, 1], for "saturating".
@@ -500,9 +503,9 @@ def term(phi: str, scale: float = 1.0, shift: float = 0.0, linear: float = 0.0, 
     """Return one summand of a loss, `weight * reduce(phi(scale * z + shift) + linear * z)`.
 
     Args:
-        phi: "identity", "softplus" (ln(1 + e^z)), "relu", "square", "relu_square", "abs" or
-            "relu_half", which is relu but for its derivative at 0: 1/2, as where PyTorch takes a minimum or
-            maximum of two equal numbers.
+        phi: "identity", "softplus" (ln(1 + e^z)), "softplus_square" (its square), "relu", "square", "relu_square",
+            "abs", "huber" (z^2 / 2 up to |z| = 1, |z| - 1/2 beyond) or "relu_half", which is relu but for its
+            derivative at 0: 1/2, as where PyTorch takes a minimum or maximum of two equal numbers.
         scale: factor inside phi.
         shift: summand inside phi.
         linear: factor of the linear part outside phi.

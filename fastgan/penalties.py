@@ -18,8 +18,9 @@ from .backends.specs import MAX_POWER, OVER, PenaltySpec, Term
 from .discriminator import compile as compiled
 from .discriminator import forward as eagerly
 from .discriminator.ddp import watch
+from .discriminator.double_backward import check, gradients_of
 from .discriminator.forward import Forward, as_given, is_parallel, tensors_of
-from .discriminator.outputs import Output, check_counts, check_output, chosen, outputs_of
+from .discriminator.outputs import Output, check_counts, check_output, chosen, outputs_of, read
 from .functional import reduce_terms
 from .interpolation import around, between, checked_samples, interpolate, nearby
 from .norms import (
@@ -39,6 +40,7 @@ __all__ = [
     "gradient_penalty",
     "interpolate",
     "norm_penalty",
+    "output_penalty",
     "r1_penalty",
     "r2_penalty",
 ]
@@ -670,3 +672,74 @@ def r2_penalty(
     return gradient_penalty(
         discriminator, None, fake, *args, kind="r2", weight=weight, engine=engine, prune=prune, **kwargs
     )
+
+
+def output_penalty(
+    outputs: Any,
+    inputs: Tensors,
+    *,
+    kind: str = "wgan-gp",
+    weight: float | None = None,
+    target: float = 1.0,
+    power: int | None = None,
+    sample_weights: Tensor | None = None,
+    over: str = "sample",
+    batch_dim: int = 0,
+    pac: int = 1,
+    groups: Groups | None = None,
+    output: Output | None = None,
+    return_stats: bool = False,
+) -> Tensor | tuple[Tensor, PenaltyStats]:
+    """Return a penalty on the gradient of outputs that a discriminator has already returned, by its inputs.
+
+    For trainers that hand (images, output) to their penalty. `gradient_penalty` calls the discriminator itself, and
+    so skips second derivatives that are zero, keeps batch statistics and attention in order, and serves sharded and
+    parallel discriminators. This one has the norms and the refusals alone.
+
+    Args:
+        outputs: what the discriminator returned, with its graph: a tensor, or a sequence or dict of tensors.
+        inputs: (N, ...), or a tuple of such tensors; they required grad before the discriminator saw them.
+        kind: a name of the table of `gradient_penalty`, for its formula; where it is evaluated is up to the caller.
+            No approximation.
+        weight: the factor in front; by default 1 for "r1" and "r2", and 10 for the others.
+        target: as in `gradient_penalty`, like all that follow.
+        power: for "wgan-div".
+        sample_weights: (N,), a constant factor for each sample.
+        over: "sample", "channel" or "batch".
+        batch_dim: the dimension along which samples lie.
+        pac: how many consecutive entries make one sample.
+        groups: the number of the sample that each entry belongs to.
+        output: which of the outputs count.
+        return_stats: return (penalty, PenaltyStats).
+
+    Returns:
+        A scalar (float32 for 16-bit gradients, else of their dtype). Under no_grad it has no graph.
+
+    Raises:
+        TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
+        RuntimeError: the outputs have no graph, or their gradient cannot be differentiated.
+    """
+    o = PenaltyOptions(
+        kind, weight, target, power, over=over, batch_dim=batch_dim, pac=pac, groups=groups, output=output,
+        return_stats=return_stats,
+    )  # fmt: skip
+    if o.is_approximate:
+        raise ValueError(f"kind: expected one of a gradient, got {kind!r}, which calls the discriminator again")
+    tensors = checked_samples("inputs", inputs, o.samples)
+    for t in tensors:
+        if not t.requires_grad:
+            raise ValueError(
+                "inputs: expected tensors that required grad before the discriminator saw them, got a constant"
+            )
+    if sample_weights is not None:
+        o.check_weights(sample_weights, inputs, inputs)
+    found = read(outputs, o.output, tensors[0], o.numbers_of(inputs))
+    create_graph = torch.is_grad_enabled()
+    grads = gradients_of(found, tensors, create_graph, (lambda parameter: None) if create_graph else None)
+    if create_graph:
+        check(found, grads, tensors)
+    grads = checked_grads(grads, o.over, o.samples)
+    if sample_weights is not None:
+        sample_weights = checked_weights("sample_weights", sample_weights, grads, o.over, o.samples)
+    value, stats = of_gradients(o.spec(), grads, o.samples, weights=sample_weights, return_stats=return_stats)
+    return (value, stats) if stats is not None else value

@@ -122,22 +122,26 @@ def negative(x):
 
 
 @triton.jit
-def exp_nonpositive(x):
-    """Compute exp(x) for x <= 0, -inf and NaN included, as a number and the error of its rounding."""
+def exp_nonpositive(x, EXACT: tl.constexpr = False):
+    """Compute exp(x) for x <= 0, -inf and NaN included, as a number and its error; all of that if EXACT."""
     x = tl.where(real(CUTOFF, x) > x, real(CUTOFF, x), x)  # NaN stays
     magic = real(MAGIC, x)
     shifted = tl.fma(x, real(LOG2E, x), magic)
     n = shifted - magic
     t = tl.fma(n, -real(LN2_HI, x), x)
     r = tl.fma(n, -real(LN2_LO, x), t)
-    if x.dtype == tl.float64:
+    if EXACT or x.dtype == tl.float64:
         # Here: taken after the polynomial, it has ptxas keep a number in local memory.
         lost = tl.fma(n, -real(LN2_LO, x), t - r)
-    p = tl.fma(r * r, exp_tail(r), r)
+    square = r * r
+    tail = exp_tail(r)
+    p = tl.fma(square, tail, r)
     one = const(1.0, x)
     hi = one + p
     lo = p - (hi - one)
-    if x.dtype == tl.float64:
+    if EXACT:
+        lo = lo + tl.fma(tl.fma(r, r, -square), tail, tl.fma(square, tail, r - p))
+    if EXACT or x.dtype == tl.float64:
         lo = tl.fma(lost, hi, lo)
     # 2^n as a product, since it may be denormal.
     if x.dtype == tl.float64:
@@ -152,23 +156,41 @@ def exp_nonpositive(x):
 
 
 @triton.jit
-def softplus_sum(z, m, u, u_lo):
-    """Return m + ln(1 + u), where m is softplus(z)'s other summand and u + u_lo = e^-|z|."""
-    zero = const(0.0, z)
-    half = const(0.5, z)
+def softplus_parts(m, u, u_lo, EXACT: tl.constexpr = False):
+    """Return m + ln(1 + u), where m is finite, as a number and what it lacks; all that a square needs if EXACT."""
+    zero = const(0.0, m)
+    half = const(0.5, m)
     upper = u >= half
     v = tl.where(upper, tl.fma(half, u, -half), u)
-    base = tl.where(upper, real(LOG2_HI, z), zero)
-    base_lo = tl.where(upper, real(LOG2_LO, z), zero)
+    base = tl.where(upper, real(LOG2_HI, m), zero)
+    base_lo = tl.where(upper, real(LOG2_LO, m), zero)
     first = base + v
     first_lo = v - (first - base)
-    slope = tl.fma(-half, u, real(SLOPE_AT_0, z))
+    slope = tl.fma(-half, u, real(SLOPE_AT_0, m))
     small = tl.fma(u_lo, slope, base_lo) + first_lo
-    rest = tl.fma(v * v, tl.fma(v, log1p_tail(v), -half), small)
+    square = v * v
+    tail = log1p_tail(v)
+    factor = tl.fma(v, tail, -half)
+    rest = tl.fma(square, factor, small)
     total = m + first
     shadow = total - m
     error = (m - (total - shadow)) + (first - shadow)
-    return tl.where(absolute(z) > -real(CUTOFF, z), m, total + (rest + error))
+    if EXACT:
+        square_lo = tl.fma(v, v, -square)
+        factor_lo = tl.fma(v, tail, -half - factor)
+        rest_lo = tl.fma(square, factor, -rest) + small
+        rest_lo = rest_lo + tl.fma(square_lo, factor, square * factor_lo)
+        hi = total + rest
+        return hi, (rest - (hi - total)) + (error + rest_lo)
+    else:
+        return total, rest + error
+
+
+@triton.jit
+def softplus_sum(z, m, u, u_lo):
+    """Return m + ln(1 + u), where m is softplus(z)'s other summand and u + u_lo = e^-|z|."""
+    hi, lo = softplus_parts(m, u, u_lo)
+    return tl.where(absolute(z) > -real(CUTOFF, z), m, hi + lo)
 
 
 @triton.jit
@@ -184,17 +206,82 @@ def sigmoid(z, u, u_lo):
 
 
 @triton.jit
-def sigmoid_slope(u, u_lo):
-    """Return sigmoid(z) sigmoid(-z), the second derivative of softplus."""
+def _sigmoids(u, u_lo):
+    """Return 1 / (1 + u) and u / (1 + u), each as a number and its error."""
     one = const(1.0, u)
     t = one + u
     t_lo = (u - (t - one)) + u_lo
     q = divide(one, t)
     q_lo = tl.fma(-q, t_lo, tl.fma(-q, t, one)) * q
     r = u * q
-    r_lo = tl.fma(u, q, -r) + tl.fma(u, q_lo, u_lo * q)
-    h = r * q
-    return h + (tl.fma(r, q, -h) + tl.fma(r, q_lo, r_lo * q))
+    return q, q_lo, r, tl.fma(u, q, -r) + tl.fma(u, q_lo, u_lo * q)
+
+
+@triton.jit
+def _product(a, a_lo, b, b_lo):
+    hi = a * b
+    return hi, tl.fma(a, b, -hi) + tl.fma(a, b_lo, a_lo * b)
+
+
+@triton.jit
+def sigmoid_slope(u, u_lo):
+    """Return sigmoid(z) sigmoid(-z), the second derivative of softplus."""
+    q, q_lo, r, r_lo = _sigmoids(u, u_lo)
+    h, h_lo = _product(r, r_lo, q, q_lo)
+    return h + h_lo
+
+
+@triton.jit
+def _softplus_parts_at(z):
+    """Return max(z, 0), whether z is past the cutoff, and where it is not: e^-|z| and softplus(z), with errors."""
+    zero = const(0.0, z)
+    m = tl.where(zero > z, zero, z)
+    u, u_lo = exp_nonpositive(negative(z), EXACT=True)
+    part, part_lo = softplus_parts(m, u, u_lo, EXACT=True)
+    s = part + part_lo
+    return m, absolute(z) > -real(CUTOFF, z), u, u_lo, s, part_lo - (s - part)
+
+
+@triton.jit
+def softplus_square(z, rest):
+    """Return softplus(z)^2 + rest."""
+    m, far, _, _, s, s_lo = _softplus_parts_at(z)
+    return tl.where(far, tl.fma(m, m, rest), tl.fma(s, s, tl.fma(s + s, s_lo, rest)))
+
+
+@triton.jit
+def _twice(a, a_lo, b, b_lo):
+    """Return 2 a b, which may be denormal: what a product lacks would be lost there."""
+    up = const(2.0**60, a)
+    p, p_lo = _product(a * up, a_lo * up, b, b_lo)
+    return (p + p_lo) * const(2.0**-59, a)
+
+
+@triton.jit
+def softplus_square_slope(z):
+    """Return the derivative of softplus(z)^2."""
+    m, far, u, u_lo, s, s_lo = _softplus_parts_at(z)
+    q, q_lo, r, r_lo = _sigmoids(u, u_lo)
+    above = z >= const(0.0, z)
+    own = tl.where(above, q, r)
+    own_lo = tl.where(above, q_lo, r_lo)
+    return tl.where(far, m + m, _twice(own, own_lo, s, s_lo))
+
+
+@triton.jit
+def softplus_square_curvature(z):
+    """Return the second derivative of softplus(z)^2."""
+    zero = const(0.0, z)
+    _, far, u, u_lo, s, s_lo = _softplus_parts_at(z)
+    q, q_lo, r, r_lo = _sigmoids(u, u_lo)
+    above = z >= zero
+    own = tl.where(above, q, r)
+    own_lo = tl.where(above, q_lo, r_lo)
+    b, b_lo = _product(s, s_lo, tl.where(above, r, q), tl.where(above, r_lo, q_lo))
+    total = own + b
+    shadow = total - own
+    total_lo = (own - (total - shadow)) + (b - shadow) + (own_lo + b_lo)
+    return tl.where(far, tl.where(z > zero, const(2.0, z), zero), _twice(own, own_lo, total, total_lo))
 
 
 @triton.jit

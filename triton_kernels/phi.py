@@ -19,11 +19,16 @@ from .math import (
     negative,
     sigmoid,
     sigmoid_slope,
+    softplus_square,
+    softplus_square_curvature,
+    softplus_square_slope,
     softplus_sum,
 )
 
-PHIS = ("identity", "softplus", "relu", "square", "relu_square", "abs", "relu_half")
-IDENTITY, SOFTPLUS, RELU, SQUARE, RELU_SQUARE, ABS, RELU_HALF = (tl.constexpr(k) for k in range(len(PHIS)))
+PHIS = ("identity", "softplus", "relu", "square", "relu_square", "abs", "relu_half", "huber", "softplus_square")
+IDENTITY, SOFTPLUS, RELU, SQUARE, RELU_SQUARE, ABS, RELU_HALF, HUBER, SOFTPLUS_SQUARE = (
+    tl.constexpr(k) for k in range(len(PHIS))
+)
 PHI_CODE_COUNT = tl.constexpr(2 * len(PHIS))
 
 
@@ -46,6 +51,10 @@ def phi_slope(code: tl.constexpr, a, u, u_lo):
         return tl.where(a > zero, one, tl.where(a < zero, zero, tl.where(a == zero, const(0.5, a), a)))
     elif code // 2 == IDENTITY:
         return one
+    elif code // 2 == HUBER:
+        return tl.where(a > one, one, tl.where(a < -one, -one, a))
+    elif code // 2 == SOFTPLUS_SQUARE:
+        return softplus_square_slope(a)
     else:
         tl.static_assert(False, "phi_slope has no branch for a phi")
 
@@ -63,6 +72,11 @@ def phi_curvature(code: tl.constexpr, a, u, u_lo):
         return tl.where(a > zero, two, tl.where(a <= zero, zero, a))
     elif (code // 2 == IDENTITY or code // 2 == RELU) or (code // 2 == ABS or code // 2 == RELU_HALF):
         return zero
+    elif code // 2 == HUBER:
+        one = const(1.0, a)
+        return tl.where(absolute(a) < one, one, tl.where(absolute(a) >= one, zero, a))
+    elif code // 2 == SOFTPLUS_SQUARE:
+        return softplus_square_curvature(a)
     else:
         tl.static_assert(False, "phi_curvature has no branch for a phi")
 
@@ -96,6 +110,11 @@ def phi_value(code: tl.constexpr, z, a, shift, linear, total, u, u_lo, LABELLED:
             return tl.where(total == zero, zero, total * z) + shift
         else:
             return a
+    elif code // 2 == HUBER:
+        half = const(0.5, z)
+        return tl.where(absolute(a) > const(1.0, z), (absolute(a) - half) + rest, tl.fma(half * a, a, rest))
+    elif code // 2 == SOFTPLUS_SQUARE:
+        return softplus_square(a, rest)
     else:
         tl.static_assert(False, "phi_value has no branch for a phi")
 

@@ -1,6 +1,7 @@
 """How AudioCraft computes its adversarial losses, and the wrapper with which it trains the adversary."""
 
 from collections.abc import Callable
+from typing import Union
 
 import torch
 import torch.distributed as dist
@@ -8,8 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 ADVERSARIAL_LOSSES = ["mse", "hinge", "hinge2"]
-AdvLossType = nn.Module | Callable[[torch.Tensor], torch.Tensor]
-FeatLossType = nn.Module | Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+# As the trainer has them: a Union of typing can be called, one by | cannot.
+AdvLossType = Union[nn.Module, Callable[[torch.Tensor], torch.Tensor]]  # noqa: UP007
+FeatLossType = Union[nn.Module, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]  # noqa: UP007
 
 
 def _like(x, value):

@@ -1,6 +1,8 @@
 """How MMagic computes its losses: classes built from a registry, and modules that read a dict."""
 
+import collections
 import math
+import random
 
 import torch
 from torch import nn
@@ -335,71 +337,125 @@ class GeneratorPathRegularizerComps(_Component):
 # Losses that call the network
 
 
+class ImagePool:
+    """What a network said of the last samples, each a view of its own."""
+
+    def __init__(self, pool_size):
+        self.pool_size = self.sample_size = pool_size
+        if pool_size > 0:
+            self.num_imgs, self.images = 0, collections.deque()
+
+    def add(self, images):
+        if self.pool_size == 0:
+            return images
+        for k in range(len(images)):
+            if self.num_imgs == self.pool_size:
+                self.images.popleft()
+            else:
+                self.num_imgs += 1
+            self.images.append(images.data[k][None])
+
+    def query(self):
+        kept = list(self.images)
+        return torch.cat(kept if len(kept) <= self.sample_size else random.sample(kept, self.sample_size))
+
+
+class DiscLoss(nn.Module):
+    """Both criteria, halved."""
+
+    def __init__(self, gan_type="vanilla"):
+        super().__init__()
+        self.criterionGAN = GANLoss(gan_type=gan_type)
+
+    def name(self):
+        return "DiscLoss"
+
+    def forward(self, net, fakeB, realB, model="discriminator"):
+        if model != "discriminator":
+            return self.criterionGAN(net.forward(fakeB), 1)
+        self.pred_fake = net.forward(fakeB.detach())
+        self.loss_D_fake = self.criterionGAN(self.pred_fake, 0)
+        self.pred_real = net.forward(realB)
+        self.loss_D_real = self.criterionGAN(self.pred_real, 1)
+        self.loss_D = 0.5 * (self.loss_D_fake + self.loss_D_real)
+        return self.loss_D
+
+
+class DiscLossWGANGP(DiscLoss):
+    """Wasserstein's, with a penalty of one norm per pixel."""
+
+    def __init__(self):
+        super().__init__()
+        self.LAMBDA = 10
+
+    def name(self):
+        return "DiscLossWGAN-GP"
+
+    def forward(self, net, fakeB, realB, model="discriminator"):
+        if model != "discriminator":
+            self.D_fake = net.forward(fakeB)
+            return -self.D_fake.mean()
+        self.D_fake = net.forward(fakeB.detach()).mean()
+        self.D_real = net.forward(realB).mean()
+        self.loss_D = self.D_fake - self.D_real
+        return self.loss_D + self.LAMBDA * gradient_penalty_loss(net, realB.data, fakeB.data)
+
+
+class RelativisticDiscLoss(nn.Module):
+    """The means are those of the last 50 samples that the discriminator's calls have seen."""
+
+    TYPE = "vanilla"
+
+    def __init__(self):
+        super().__init__()
+        self.criterionGAN = GANLoss(gan_type=self.TYPE)
+        self.fake_pool, self.real_pool = ImagePool(50), ImagePool(50)
+
+    def name(self):
+        return "RelativisticDiscLoss"
+
+    def term(self, x, sign):
+        return self.criterionGAN(x, 1 if sign > 0 else 0)
+
+    def both(self, sign):
+        r = self.pred_real - self.fake_pool.query().mean()
+        f = self.pred_fake - self.real_pool.query().mean()
+        return (self.term(r, sign) + self.term(f, -sign)) / 2
+
+    def forward(self, net, fakeB, realB, model="discriminator"):
+        if model != "discriminator":
+            self.pred_fake, self.pred_real = net.forward(fakeB), net.forward(realB)
+            return self.both(-1)
+        self.fake_B, self.real_B = fakeB.detach(), realB
+        self.pred_fake = net.forward(self.fake_B)
+        self.fake_pool.add(self.pred_fake)
+        self.pred_real = net.forward(self.real_B)
+        self.real_pool.add(self.pred_real)
+        self.loss_D = self.both(1)
+        return self.loss_D
+
+
+class RelativisticDiscLossLS(RelativisticDiscLoss):
+    """The same with squares."""
+
+    TYPE = "l1"
+
+    def name(self):
+        return "RelativisticDiscLossLS"
+
+    def term(self, x, sign):
+        return ((x - sign) ** 2).mean()
+
+
 def AdvLoss(loss_type):
     """The module of a loss's name, called as (net, fakeB, realB, model="discriminator")."""
     types = {
-        "gan": lambda: _Plain(nn.BCEWithLogitsLoss()),
-        "lsgan": lambda: _Plain(nn.L1Loss()),
-        "wgan-gp": _WassersteinPenalty,
-        "ragan": lambda: _Relativistic(nn.BCEWithLogitsLoss(), fake_label=0.0),
-        "ragan-ls": lambda: _Relativistic(nn.MSELoss(), fake_label=-1.0),
+        "gan": DiscLoss,
+        "lsgan": lambda: DiscLoss(gan_type="l1"),
+        "wgan-gp": DiscLossWGANGP,
+        "ragan": RelativisticDiscLoss,
+        "ragan-ls": RelativisticDiscLossLS,
     }
     if loss_type not in types:
         raise ValueError(f"GAN Loss [{loss_type}] not recognized.")
     return types[loss_type]()
-
-
-class _Adversarial(nn.Module):
-    def forward(self, net, fakeB, realB, model="discriminator"):
-        return self.disc(net, fakeB.detach(), realB) if model == "discriminator" else self.gen(net, fakeB, realB)
-
-
-class _Plain(_Adversarial):
-    def __init__(self, criterion):
-        super().__init__()
-        self.criterion = criterion
-
-    def disc(self, net, fake, real):
-        f, r = net(fake), net(real)
-        return (self.criterion(f, torch.zeros_like(f)) + self.criterion(r, torch.ones_like(r))) / 2
-
-    def gen(self, net, fake, real):
-        f = net(fake)
-        return self.criterion(f, torch.ones_like(f))
-
-
-class _WassersteinPenalty(_Adversarial):
-    def disc(self, net, fake, real):
-        return net(fake).mean() - net(real).mean() + 10 * gradient_penalty_loss(net, real.detach(), fake)
-
-    def gen(self, net, fake, real):
-        return -net(fake).mean()
-
-
-class _Relativistic(_Adversarial):
-    """The means are those of the last 50 samples that the discriminator's calls have seen."""
-
-    def __init__(self, criterion, fake_label):
-        super().__init__()
-        self.criterion = criterion
-        self.labels = fake_label, 1.0
-        self.pools = {"fake": [], "real": []}
-
-    def mean(self, name):
-        if not self.pools[name]:
-            raise RuntimeError("the generator's loss needs a discriminator's call before it")
-        return torch.stack(self.pools[name]).mean()
-
-    def compare(self, f, r, fake_is_real):
-        down, up = (self.labels[::-1]) if fake_is_real else self.labels
-        f, r = f - self.mean("real"), r - self.mean("fake")
-        return (self.criterion(f, torch.full_like(f, down)) + self.criterion(r, torch.full_like(r, up))) / 2
-
-    def disc(self, net, fake, real):
-        f, r = net(fake), net(real)
-        for name, scores in (("fake", f), ("real", r)):
-            self.pools[name] = (self.pools[name] + list(scores.detach()))[-50:]
-        return self.compare(f, r, fake_is_real=False)
-
-    def gen(self, net, fake, real):
-        return self.compare(net(fake), net(real), fake_is_real=True)

@@ -12,8 +12,10 @@
 
 #ifdef __CUDACC__
 #define FASTGAN_HD __host__ __device__ __forceinline__
+#define FASTGAN_RARE static __host__ __device__ __noinline__  // else it is in every kernel
 #else
 #define FASTGAN_HD inline __attribute__((always_inline))
+#define FASTGAN_RARE FASTGAN_HD
 #endif
 
 namespace fastgan {
@@ -137,8 +139,8 @@ struct Pair {
   F hi, lo;
 };
 
-// exp(x) for x <= 0, -inf and NaN included.
-template <class F>
+// exp(x) for x <= 0, -inf and NaN included, with all that a square needs if `exact`.
+template <class F, bool exact = false>
 FASTGAN_HD Pair<F> exp_nonpositive(F x) {
   using R = Real<F>;
   using B = typename R::Bits;
@@ -146,10 +148,11 @@ FASTGAN_HD Pair<F> exp_nonpositive(F x) {
   F shifted = fma(x, R::log2e, R::magic);
   F n = shifted - R::magic;
   F t = fma(n, -R::ln2_hi, x), r = fma(n, -R::ln2_lo, t);
-  F p = fma(r * r, R::exp_tail(r), r);
+  F square = r * r, tail = R::exp_tail(r), p = fma(square, tail, r);
   F hi = F(1) + p, lo = p - (hi - F(1));
+  if constexpr (exact) lo = lo + fma(fma(r, r, -square), tail, fma(square, tail, r - p));
   // What r lost: a double's softplus would be off by up to 1.08 ulp, a float's is within 1 without.
-  if constexpr (sizeof(F) == 8) lo = fma(fma(n, -R::ln2_lo, t - r), hi, lo);
+  if constexpr (exact || sizeof(F) == 8) lo = fma(fma(n, -R::ln2_lo, t - r), hi, lo);
   // 2^n as a product, since it may be denormal; unsigned, so that the shift needs no sign.
   B m = bits<B>(shifted) - bits<B>(R::magic) + B(2 * R::bias);
   B half = m >> 1;
@@ -163,9 +166,10 @@ FASTGAN_HD Pair<F> decay(F z) {
   return exp_nonpositive(-absolute(z));
 }
 
-// m + ln(1 + u), where m is softplus(z)'s other summand: max(z, 0), with a linear part or without.
-template <class F>
-FASTGAN_HD F softplus_sum(F z, F m, Pair<F> u) {
+// m + ln(1 + u), where m is finite: as a number and what it lacks, with all that a square needs if
+// `exact`.
+template <bool exact = false, class F>
+FASTGAN_HD Pair<F> softplus_parts(F m, Pair<F> u) {
   using R = Real<F>;
   // ln(1 + u) = ln(2) + ln(1 + (u - 1) / 2) brings u into [-1/4, 1/2];
   // ln(1 + v) = v + v^2 (-1/2 + v tail(v)).
@@ -175,11 +179,26 @@ FASTGAN_HD F softplus_sum(F z, F m, Pair<F> u) {
   F first = base + v, first_lo = v - (first - base);
   F slope = fma(F(-0.5), u.hi, R::slope_at_0);  // 1 / (1 + u), as well as the size of u.lo needs it
   F small = fma(u.lo, slope, base_lo) + first_lo;
-  F rest = fma(v * v, fma(v, R::log1p_tail(v), F(-0.5)), small);
+  F square = v * v, tail = R::log1p_tail(v), factor = fma(v, tail, F(-0.5));
+  F rest = fma(square, factor, small);
   F sum = m + first, shadow = sum - m;
   F error = (m - (sum - shadow)) + (first - shadow);
+  if constexpr (exact) {
+    F square_lo = fma(v, v, -square), factor_lo = fma(v, tail, F(-0.5) - factor);
+    F rest_lo = fma(square, factor, -rest) + small;
+    rest_lo = rest_lo + fma(square_lo, factor, square * factor_lo);
+    F hi = sum + rest;
+    return {hi, (rest - (hi - sum)) + (error + rest_lo)};
+  }
+  return {sum, rest + error};
+}
+
+// m + ln(1 + u), where m is softplus(z)'s other summand: max(z, 0), with a linear part or without.
+template <class F>
+FASTGAN_HD F softplus_sum(F z, F m, Pair<F> u) {
+  Pair<F> s = softplus_parts(m, u);
   // Past the cutoff u is 0; the error there would be inf - inf where m is infinite.
-  return absolute(z) > -R::cutoff ? m : sum + (rest + error);
+  return absolute(z) > -Real<F>::cutoff ? m : s.hi + s.lo;
 }
 
 // ln(1 + e^z)
@@ -211,16 +230,88 @@ FASTGAN_HD F sigmoid(F z, Pair<F> u) {
   return z >= F(0) ? F(1) - below : below;
 }
 
+// 1 / (1 + u) and u / (1 + u), which are sigmoid(|z|) and sigmoid(-|z|).
+template <class F>
+struct Sigmoids {
+  Pair<F> q, r;
+
+  FASTGAN_HD explicit Sigmoids(Pair<F> u) {
+    F t = F(1) + u.hi, t_lo = (u.hi - (t - F(1))) + u.lo;
+    q.hi = reciprocal(t);
+    q.lo = fma(-q.hi, t_lo, fma(-q.hi, t, F(1))) * q.hi;
+    r.hi = u.hi * q.hi;
+    r.lo = fma(u.hi, q.hi, -r.hi) + fma(u.hi, q.lo, u.lo * q.hi);
+  }
+};
+
+template <class F>
+FASTGAN_HD Pair<F> product(Pair<F> a, Pair<F> b) {
+  F hi = a.hi * b.hi;
+  return {hi, fma(a.hi, b.hi, -hi) + fma(a.hi, b.lo, a.lo * b.hi)};
+}
+
 // sigmoid(z) sigmoid(-z), the second derivative of softplus.
 template <class F>
 FASTGAN_HD F sigmoid_slope(Pair<F> u) {
-  F t = F(1) + u.hi, t_lo = (u.hi - (t - F(1))) + u.lo;
-  F q = reciprocal(t);
-  F q_lo = fma(-q, t_lo, fma(-q, t, F(1))) * q;
-  F r = u.hi * q;
-  F r_lo = fma(u.hi, q, -r) + fma(u.hi, q_lo, u.lo * q);
-  F h = r * q;
-  return h + (fma(r, q, -h) + fma(r, q_lo, r_lo * q));
+  Sigmoids<F> s(u);
+  Pair<F> h = product(s.r, s.q);
+  return h.hi + h.lo;
+}
+
+// softplus(z)^2 and its two derivatives. Past the cutoff they are those of max(z, 0)^2. A float's
+// exponential, squared, would be off by up to 1.4 ulp without what decay() leaves out.
+template <class F>
+struct SoftplusSquare {
+  F z, m;
+  bool far;
+  Pair<F> u, s;  // s: softplus, where not far
+
+  FASTGAN_HD explicit SoftplusSquare(F z)
+      : z(z), m(F(0) > z ? F(0) : z), far(absolute(z) > -Real<F>::cutoff) {
+    u = exp_nonpositive<F, true>(-absolute(z));
+    Pair<F> parts = softplus_parts<true>(m, u);
+    s.hi = parts.hi + parts.lo;
+    s.lo = parts.lo - (s.hi - parts.hi);
+  }
+
+  FASTGAN_HD F value(F rest) const {
+    return far ? fma(m, m, rest) : fma(s.hi, s.hi, fma(s.hi + s.hi, s.lo, rest));
+  }
+  FASTGAN_HD F slope() const {
+    Sigmoids<F> of(u);
+    Pair<F> own = z >= F(0) ? of.q : of.r;
+    return far ? m + m : twice(own, s);
+  }
+  // 2 sigmoid(z) (sigmoid(z) + softplus(z) sigmoid(-z)): one product that may be denormal.
+  FASTGAN_HD F curvature() const {
+    Sigmoids<F> of(u);
+    bool above = z >= F(0);
+    Pair<F> own = above ? of.q : of.r, b = product(s, above ? of.r : of.q);
+    Pair<F> sum{own.hi + b.hi, 0};
+    F shadow = sum.hi - own.hi;
+    sum.lo = (own.hi - (sum.hi - shadow)) + (b.hi - shadow) + (own.lo + b.lo);
+    return far ? (z > F(0) ? F(2) : F(0)) : twice(own, sum);
+  }
+
+ private:
+  // 2 a b, which may be denormal: what a product lacks would be lost there.
+  static FASTGAN_HD F twice(Pair<F> a, Pair<F> b) {
+    Pair<F> p = product({a.hi * F(0x1p60), a.lo * F(0x1p60)}, b);
+    return (p.hi + p.lo) * F(0x1p-59);
+  }
+};
+
+template <class F>
+FASTGAN_RARE F softplus_square(F z, F rest) {
+  return SoftplusSquare<F>(z).value(rest);
+}
+template <class F>
+FASTGAN_RARE F softplus_square_slope(F z) {
+  return SoftplusSquare<F>(z).slope();
+}
+template <class F>
+FASTGAN_RARE F softplus_square_curvature(F z) {
+  return SoftplusSquare<F>(z).curvature();
 }
 
 // ---------------------------------------------------------------------------------- 16-bit tensors

@@ -16,7 +16,9 @@ namespace fastgan {
   X(square)             \
   X(relu_square)        \
   X(abs)                \
-  X(relu_half)
+  X(relu_half)          \
+  X(huber)              \
+  X(softplus_square)
 
 enum class Phi : int { FASTGAN_PHIS(FASTGAN_CODE) };
 constexpr const char* phi_names[] = {FASTGAN_PHIS(FASTGAN_NAME)};
@@ -214,6 +216,40 @@ struct Function<Phi::relu_half> : Function<Phi::relu> {
   template <class F>
   static FASTGAN_HD F slope(F a, Pair<F>) {
     return a > F(0) ? F(1) : (a < F(0) ? F(0) : (a == F(0) ? F(0.5) : a));
+  }
+};
+
+// Huber's function with its kinks at -1 and 1; delta^2 huber(z / delta) has them at delta.
+template <>
+struct Function<Phi::huber> : WithoutDecay {
+  template <bool Linear, class F>
+  static FASTGAN_HD F value(F, F a, F rest, const Coefficients<F>&, Pair<F>) {
+    F size = absolute(a);
+    return size > F(1) ? (size - F(0.5)) + rest : fma(F(0.5) * a, a, rest);
+  }
+  template <class F>
+  static FASTGAN_HD F slope(F a, Pair<F>) {
+    return a > F(1) ? F(1) : (a < F(-1) ? F(-1) : a);
+  }
+  template <class F>
+  static FASTGAN_HD F curvature(F a, Pair<F>) {
+    return absolute(a) < F(1) ? F(1) : (absolute(a) >= F(1) ? F(0) : a);
+  }
+};
+
+template <>
+struct Function<Phi::softplus_square> : WithoutDecay {
+  template <bool Linear, class F>
+  static FASTGAN_HD F value(F, F a, F rest, const Coefficients<F>&, Pair<F>) {
+    return softplus_square(a, rest);
+  }
+  template <class F>
+  static FASTGAN_HD F slope(F a, Pair<F>) {
+    return softplus_square_slope(a);
+  }
+  template <class F>
+  static FASTGAN_HD F curvature(F a, Pair<F>) {
+    return softplus_square_curvature(a);
   }
 };
 

@@ -27,6 +27,8 @@ PHI: dict[str, Callable[[Tensor], Tensor]] = {
     "relu_square": lambda z: F.relu(z).square(),
     "abs": torch.abs,
     "relu_half": lambda z: torch.maximum(z, torch.zeros_like(z)),
+    "huber": lambda z: F.huber_loss(z, torch.zeros_like(z), reduction="none"),
+    "softplus_square": lambda z: softplus(z).square(),
 }
 # psi(n) of a norm, with the target k and the power p of the penalty.
 PSI: dict[str, Callable[[Tensor, float, int], Tensor]] = {

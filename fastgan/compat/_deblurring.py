@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections import deque
 from typing import Any
 
 import torch
@@ -9,72 +11,133 @@ from torch import Tensor, nn
 
 from ..backends.specs import Term
 from ._openmmlab import gradient_penalty_loss
-from ._shared import MINUS, PLUS, bce, distance, mean_of, square
+from ._shared import MINUS, PLUS, bce, mean_of, square
 
-_POOL = 50  # samples whose outputs a mean is taken over
+__all__ = [
+    "AdvLoss",
+    "DiscLoss",
+    "DiscLossWGANGP",
+    "ImagePool",
+    "RelativisticDiscLoss",
+    "RelativisticDiscLossLS",
+]
 
 
-class _Pool:
-    """The discriminator's outputs for the last samples that it was trained on."""
+def _criterion(gan_type: str) -> nn.Module:
+    from .mmagic import GANLoss  # which imports this module
 
-    def __init__(self) -> None:
-        self.outputs: Tensor | None = None
+    return GANLoss(gan_type=gan_type)
 
-    def add(self, outputs: Tensor) -> Tensor:
-        """Remember outputs, and return all that are remembered, these included."""
-        new = outputs.detach()
-        self.outputs = (new.clone() if self.outputs is None else torch.cat((self.outputs, new)))[-_POOL:]
-        return self.outputs
 
-    def read(self) -> Tensor:
-        if self.outputs is None:
+class ImagePool:
+    """The discriminator's outputs for the last `pool_size` samples, as views without a graph.
+
+    Attributes:
+        images: a deque of tensors with one sample each; a pool of size 0 has none.
+    """
+
+    def __init__(self, pool_size: int) -> None:
+        self.pool_size = pool_size
+        self.sample_size = pool_size
+        if pool_size > 0:
+            self.num_imgs = 0
+            self.images: deque[Tensor] = deque()
+
+    def add(self, images: Tensor) -> Tensor | None:
+        """Remember outputs, and forget the oldest; a pool of size 0 returns them."""
+        if self.pool_size == 0:
+            return images
+        for image in images.detach().split(1):
+            if self.num_imgs < self.pool_size:
+                self.num_imgs += 1
+            else:
+                self.images.popleft()
+            self.images.append(image)
+        return None
+
+    def query(self) -> Tensor:
+        """Return what is remembered, or `sample_size` of it at random.
+
+        Raises:
+            RuntimeError: nothing is remembered.
+        """
+        if not self.images:
             raise RuntimeError(
                 "model: expected a call for the discriminator first, since the means come from those"
             )
-        return self.outputs
+        few = len(self.images) > self.sample_size
+        return torch.cat(random.sample(self.images, self.sample_size) if few else list(self.images))
 
 
-class _Separate(nn.Module):
-    """(term on fake with label 0 + term on real with label 1) / 2; for the generator, that on fake with label 1."""
-
-    def __init__(self, term: Any) -> None:
-        super().__init__()
-        self.term = term
-
-    def forward(self, net: Any, fakeB: Tensor, realB: Tensor, model: str = "discriminator") -> Tensor:
-        """Return the loss of images that `net` judges; any other `model` is the generator."""
-        if model != "discriminator":
-            return mean_of((self.term(1.0), net(fakeB)))
-        fake, real = net(fakeB.detach()), net(realB)
-        return mean_of((self.term(0.0, 0.5), fake), (self.term(1.0, 0.5), real))
-
-
-class _Wasserstein(nn.Module):
-    """mean f - mean r + 10 times the penalty with one norm per pixel; for the generator, -mean f."""
-
-    def forward(self, net: Any, fakeB: Tensor, realB: Tensor, model: str = "discriminator") -> Tensor:
-        """Return the loss of images that `net` judges; any other `model` is the generator."""
-        if model != "discriminator":
-            return mean_of((MINUS, net(fakeB)))
-        fake, real = net(fakeB.detach()), net(realB)
-        loss = mean_of((PLUS, fake), (MINUS, real))
-        return loss + 10.0 * gradient_penalty_loss(net, realB.detach(), fakeB.detach())
-
-
-class _Relativistic(nn.Module):
-    """(term on r - m_f + term on f - m_r) / 2 with means m from pools; for the generator, the terms are swapped.
+class DiscLoss(nn.Module):
+    """The criterion on fake with label 0 and on real with label 1, halved; for the generator, fake with label 1.
 
     Args:
-        real: the discriminator's term on real.
-        fake: its term on fake.
+        gan_type: of `GANLoss`.
     """
 
-    def __init__(self, real: Term, fake: Term) -> None:
+    def __init__(self, gan_type: str = "vanilla") -> None:
         super().__init__()
-        self.real = real
-        self.fake = fake
-        self.real_pool = _Pool()
-        self.fake_pool = _Pool()
+        self.criterionGAN = _criterion(gan_type)
+
+    def name(self) -> str:
+        """Return "DiscLoss"."""
+        return "DiscLoss"
+
+    def forward(self, net: Any, fakeB: Tensor, realB: Tensor, model: str = "discriminator") -> Tensor:
+        """Return the loss of images that `net` judges; any other `model` is the generator."""
+        if model != "discriminator":
+            return self.criterionGAN(net.forward(fakeB), 1)
+        self.pred_fake = net.forward(fakeB.detach())
+        self.loss_D_fake = self.criterionGAN(self.pred_fake, 0)
+        self.pred_real = net.forward(realB)
+        self.loss_D_real = self.criterionGAN(self.pred_real, 1)
+        self.loss_D = (self.loss_D_fake + self.loss_D_real) * 0.5
+        return self.loss_D
+
+
+class DiscLossWGANGP(DiscLoss):
+    """mean f - mean r + LAMBDA times the penalty with one norm per pixel; for the generator, -mean f."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.LAMBDA = 10
+
+    def name(self) -> str:
+        """Return "DiscLossWGAN-GP"."""
+        return "DiscLossWGAN-GP"
+
+    def forward(self, net: Any, fakeB: Tensor, realB: Tensor, model: str = "discriminator") -> Tensor:
+        """Return the loss of images that `net` judges; any other `model` is the generator."""
+        fake = net.forward(fakeB.detach() if model == "discriminator" else fakeB)
+        self.D_fake = mean_of((PLUS, fake))
+        if model != "discriminator":
+            return mean_of((MINUS, fake))
+        self.D_real = mean_of((PLUS, net.forward(realB)))
+        self.loss_D = self.D_fake - self.D_real
+        return self.loss_D + gradient_penalty_loss(net, realB.detach(), fakeB.detach()) * self.LAMBDA
+
+
+class RelativisticDiscLoss(nn.Module):
+    """(term on r - m_f + term on f - m_r) / 2 with means m from pools; for the generator, the terms are swapped.
+
+    Attributes:
+        REAL, FAKE: the discriminator's terms on real and on fake, halved.
+    """
+
+    REAL: Term = bce(1.0, 0.5)
+    FAKE: Term = bce(0.0, 0.5)
+    _TYPE = "vanilla"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.criterionGAN = _criterion(self._TYPE)
+        self.fake_pool = ImagePool(50)
+        self.real_pool = ImagePool(50)
+
+    def name(self) -> str:
+        """Return the class's name."""
+        return "RelativisticDiscLoss"
 
     def forward(self, net: Any, fakeB: Tensor, realB: Tensor, model: str = "discriminator") -> Tensor:
         """Return the loss of images that `net` judges; any other `model` is the generator.
@@ -83,14 +146,31 @@ class _Relativistic(nn.Module):
             RuntimeError: a call for the generator before any for the discriminator.
         """
         if model == "discriminator":
-            fake, real = net(fakeB.detach()), net(realB)
-            of_fake, of_real = self.fake_pool.add(fake), self.real_pool.add(real)
-            on_real, on_fake = self.real, self.fake
-        else:
-            of_fake, of_real = self.fake_pool.read(), self.real_pool.read()
-            fake, real = net(fakeB), net(realB)
-            on_real, on_fake = self.fake, self.real
-        return mean_of((on_real, (real, of_fake)), (on_fake, (fake, of_real)), centred=True)
+            self.fake_B, self.real_B = fakeB.detach(), realB
+            self.pred_fake = net.forward(self.fake_B)
+            self.fake_pool.add(self.pred_fake)
+            self.pred_real = net.forward(realB)
+            self.real_pool.add(self.pred_real)
+            self.loss_D = self._of(self.REAL, self.FAKE)
+            return self.loss_D
+        self.pred_fake, self.pred_real = net.forward(fakeB), net.forward(realB)
+        return self._of(self.FAKE, self.REAL)
+
+    def _of(self, on_real: Term, on_fake: Term) -> Tensor:
+        of_fake, of_real = self.fake_pool.query(), self.real_pool.query()
+        return mean_of((on_real, (self.pred_real, of_fake)), (on_fake, (self.pred_fake, of_real)), centred=True)
+
+
+class RelativisticDiscLossLS(RelativisticDiscLoss):
+    """The same with squares: ((r - m_f - 1)^2 + (f - m_r + 1)^2) / 2."""
+
+    REAL = square(1.0, 0.5)
+    FAKE = square(-1.0, 0.5)
+    _TYPE = "l1"
+
+    def name(self) -> str:
+        """Return the class's name."""
+        return "RelativisticDiscLossLS"
 
 
 class AdvLoss:
@@ -98,12 +178,15 @@ class AdvLoss:
 
     Any other `model` is the generator. The module runs `net` on fakeB and then on realB; f and r are its outputs:
 
-    - "gan": (softplus(f) + softplus(-r)) / 2; the generator's softplus(-f).
+    - "gan": `DiscLoss()`, (softplus(f) + softplus(-r)) / 2; the generator's softplus(-f).
     - "lsgan": the same with |x - label| in the place of the cross-entropy. Despite the name there are no squares,
       which is most likely not what you want.
-    - "wgan-gp": f - r + 10 times `gradient_penalty_loss` (one norm per pixel) on detached images; -f.
-    - "ragan": (softplus(-(r - m_f)) + softplus(f - m_r)) / 2; the generator's has the roles swapped.
-    - "ragan-ls": ((r - m_f - 1)^2 + (f - m_r + 1)^2) / 2; the signs of the ones swapped.
+    - "wgan-gp": `DiscLossWGANGP()`, f - r + 10 times `gradient_penalty_loss` (one norm per pixel) on detached
+      images; -f.
+    - "ragan": `RelativisticDiscLoss()`, (softplus(-(r - m_f)) + softplus(f - m_r)) / 2; the generator's has the
+      roles swapped.
+    - "ragan-ls": `RelativisticDiscLossLS()`, ((r - m_f - 1)^2 + (f - m_r + 1)^2) / 2; the generator's has the
+      signs of the ones swapped.
 
     All are means. m_r and m_f are means over the outputs for the last 50 samples of the discriminator's calls,
     including the present ones. They carry no gradient.
@@ -114,13 +197,13 @@ class AdvLoss:
 
     def __new__(cls, loss_type: str) -> Any:
         """Return the module."""
-        if loss_type in ("gan", "lsgan"):
-            return _Separate(bce if loss_type == "gan" else distance)
-        if loss_type == "wgan-gp":
-            return _Wasserstein()
-        if loss_type == "ragan":
-            return _Relativistic(bce(1.0, 0.5), bce(0.0, 0.5))
-        if loss_type == "ragan-ls":
-            return _Relativistic(square(1.0, 0.5), square(-1.0, 0.5))
-        known = "'gan', 'lsgan', 'wgan-gp', 'ragan', 'ragan-ls'"
-        raise ValueError(f"loss_type: {loss_type!r} not recognized (known: {known})")
+        made = {
+            "gan": DiscLoss,
+            "lsgan": lambda: DiscLoss(gan_type="l1"),
+            "wgan-gp": DiscLossWGANGP,
+            "ragan": RelativisticDiscLoss,
+            "ragan-ls": RelativisticDiscLossLS,
+        }
+        if loss_type not in made:
+            raise ValueError(f"loss_type: {loss_type!r} not recognized (known: {', '.join(map(repr, made))})")
+        return made[loss_type]()

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["critic", "differences"]
+__all__ = ["Critic", "critic", "differences"]
 
 # In 16 bits only dtypes and gross errors tell; the trainers' own values are rounded at each step.
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
@@ -53,6 +53,14 @@ def _leaf(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:
 def critic(x: Tensor, *_: Any, **__: Any) -> Tensor:
     """Return one number per sample, (N,), with a second derivative."""
     return (x + 0.3 * x.square()).flatten(1).sum(1) / 4
+
+
+class Critic(torch.nn.Module):
+    """`critic` as a module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return one number per sample."""
+        return critic(x)
 
 
 def _generate(latents: Tensor, *_: Any) -> Tensor:

@@ -15,6 +15,7 @@ Note: the penalties take one norm per pixel. `norm_mode="HWC"` takes one per sam
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -22,13 +23,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import _labels, basicsr
-from ._deblurring import AdvLoss
+from ._deblurring import (
+    AdvLoss,
+    DiscLoss,
+    DiscLossWGANGP,
+    ImagePool,
+    RelativisticDiscLoss,
+    RelativisticDiscLossLS,
+)
 from ._openmmlab import Linked, gen_path_regularizer, gradient_penalty_loss, r1_gradient_penalty_loss
 from ._origin import Origin
+from ._probe import Critic
 from ._shared import elements, mean_of, square
 
 __all__ = [
     "AdvLoss",
+    "DiscLoss",
+    "DiscLossWGANGP",
     "DiscShiftLoss",
     "DiscShiftLossComps",
     "GANLoss",
@@ -37,15 +48,19 @@ __all__ = [
     "GeneratorPathRegularizerComps",
     "GradientPenaltyLoss",
     "GradientPenaltyLossComps",
+    "ImagePool",
     "R1GradientPenaltyComps",
+    "RelativisticDiscLoss",
+    "RelativisticDiscLossLS",
     "disc_shift_loss",
     "gen_path_regularizer",
     "gradient_penalty_loss",
     "r1_gradient_penalty_loss",
 ]
 
+_LOSSES = "mmagic.models.losses"
 ORIGIN = Origin(
-    ("mmagic.models.losses", "mmagic.models.losses.gan_loss", "mmagic.models.losses.disc_auxiliary_loss"),
+    (_LOSSES, *[f"{_LOSSES}.{name}" for name in ("gan_loss", "adv_loss", "disc_auxiliary_loss")]),
     (("mmagic.registry", "MODELS"),),
 )
 
@@ -358,3 +373,8 @@ class GeneratorPathRegularizerComps(PathRegularizer):
             args, kwargs = (), {**found, **self.arguments()}
         penalty, self.mean_path_length, _ = gen_path_regularizer(*args, **kwargs)
         return penalty * self.loss_weight
+
+
+def samples(leaf: Callable[..., Tensor]) -> dict[str, Any]:
+    """Return arguments for the probe: a network that is called by its forward, and images."""
+    return {"net": Critic(), "fakeB": leaf(2, 3, 2, 2, seed=21), "realB": leaf(2, 3, 2, 2, seed=22), "pool_size": 3}

@@ -104,8 +104,8 @@ class FeatureMatchLoss(nn.Module):
         self.average_by_discriminators = average_by_discriminators
         self.include_final_outputs = include_final_outputs
 
-    def forward(self, feats_hat: Any, feats: Any) -> Tensor:
-        """Return a scalar of the maps' dtype; a discriminator without any map to compare raises ValueError."""
+    def forward(self, feats_hat: Any, feats: Any) -> Any:
+        """Return a scalar of the maps' dtype; 0.0, where no discriminator has a map beside its final output."""
         members = list(zip(feats_hat, feats, strict=False))
         if not members:
             raise ValueError("feats_hat and feats: expected at least one discriminator")
@@ -115,13 +115,13 @@ class FeatureMatchLoss(nn.Module):
         for fake, real in members:
             end = None if self.include_final_outputs else -1
             pairs = list(zip(fake[:end], real[:end], strict=False))
-            if not pairs:
-                raise ValueError("feats_hat and feats: expected a feature map beside the final output")
+            if not pairs:  # the trainer counts it among the discriminators, with a sum of 0
+                continue
             fakes += [f for f, _ in pairs]
             reals += [r for _, r in pairs]
             outer = len(members) if self.average_by_discriminators else 1
             weights += [1.0 / outer / (len(pairs) if self.average_by_layers else 1)] * len(pairs)
-        return feature_distance(reals, fakes, weights, detach_real=True)
+        return feature_distance(reals, fakes, weights, detach_real=True) if fakes else 0.0
 
 
 def samples(leaf: Callable[..., Tensor]) -> dict[str, Any]:

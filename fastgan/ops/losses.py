@@ -110,6 +110,12 @@ TABLE: dict[str, LossDefinition] = {
         generator=lambda o: Term("identity", scale=-1.0),
         options=("margin",),
     ),
+    "clipped_hinge": LossDefinition(
+        real=lambda o: Term("relu", scale=-1.0, shift=o.margin),
+        fake=lambda o: Term("relu", shift=o.margin),
+        generator=lambda o: Term("relu", scale=-1.0, shift=o.margin),
+        options=("margin",),
+    ),
     "least_squares": LossDefinition(
         real=lambda o: Term("square", shift=-o.targets[1]),
         fake=lambda o: Term("square", shift=-o.targets[0]),
@@ -117,6 +123,20 @@ TABLE: dict[str, LossDefinition] = {
         options=("targets",),
         aliases=("lsgan",),
         boundary=lambda o: (o.targets[0], o.targets[1]),
+    ),
+    "huber": LossDefinition(
+        real=lambda o: Term("huber", shift=-o.targets[1]),
+        fake=lambda o: Term("huber", shift=-o.targets[0]),
+        generator=lambda o: Term("huber", shift=-o.targets[2]),
+        options=("targets",),
+        boundary=lambda o: (o.targets[0], o.targets[1]),
+    ),
+    "softplus_square": LossDefinition(
+        real=lambda o: Term("softplus_square", scale=-1.0, shift=o.margin),
+        fake=lambda o: Term("softplus_square"),
+        generator=lambda o: Term("softplus_square", scale=-1.0, shift=o.margin),
+        options=("margin",),
+        boundary=lambda o: (0.0, o.margin),
     ),
     "wasserstein": LossDefinition(
         real=lambda o: Term("identity", scale=-1.0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,12 +18,19 @@ __all__ = [
 ]  # fmt: skip
 
 
+def _huber(x: Tensor) -> Tensor:
+    return torch.where(x.abs() > 1, x.abs() - 0.5, x * x / 2)
+
+
 def _on_real(loss: str, o: LossOptions) -> Callable[[Tensor], Tensor]:
     return {
         "saturating": lambda x: softplus(x) - o.real_target * x,
         "nonsaturating": lambda x: softplus(x) - o.real_target * x,
         "hinge": lambda x: F.relu(o.margin - x),
+        "clipped_hinge": lambda x: F.relu(o.margin - x),
         "least_squares": lambda x: (x - o.targets[1]) ** 2,
+        "huber": lambda x: _huber(x - o.targets[1]),
+        "softplus_square": lambda x: softplus(o.margin - x) ** 2,
         "wasserstein": lambda x: -x,
         "ranking": lambda x: F.relu(o.margin - x),
     }[loss]
@@ -33,7 +41,10 @@ def _on_fake(loss: str, o: LossOptions) -> Callable[[Tensor], Tensor]:
         "saturating": lambda x: softplus(x) - o.fake_target * x,
         "nonsaturating": lambda x: softplus(x) - o.fake_target * x,
         "hinge": lambda x: F.relu(o.margin + x),
+        "clipped_hinge": lambda x: F.relu(o.margin + x),
         "least_squares": lambda x: (x - o.targets[0]) ** 2,
+        "huber": lambda x: _huber(x - o.targets[0]),
+        "softplus_square": lambda x: softplus(x) ** 2,
         "wasserstein": lambda x: x,
         "ranking": lambda x: F.relu(o.margin + x),
     }[loss]
@@ -44,7 +55,10 @@ def _generator_on_fake(loss: str, o: LossOptions) -> Callable[[Tensor], Tensor]:
         "saturating": lambda x: -(softplus(x) - o.fake_target * x),
         "nonsaturating": lambda x: softplus(x) - o.real_target * x,
         "hinge": lambda x: -x,
+        "clipped_hinge": lambda x: F.relu(o.margin - x),
         "least_squares": lambda x: (x - o.targets[2]) ** 2,
+        "huber": lambda x: _huber(x - o.targets[2]),
+        "softplus_square": lambda x: softplus(o.margin - x) ** 2,
         "wasserstein": lambda x: -x,
         "ranking": lambda x: -x,
     }[loss]

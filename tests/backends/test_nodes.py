@@ -456,7 +456,7 @@ def test_features_with_more():
     fine(work)
 
 
-@pytest.mark.parametrize("phi", ["identity", "softplus", "relu", "square", "relu_square", "abs", "relu_half"])
+@pytest.mark.parametrize("phi", fastgan.backends.specs.PHIS)
 @pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_terms_to_third_order(phi, centred, dtype):

@@ -54,7 +54,7 @@ BACKEND = {
 }
 PHI = {
     "csrc/common/phi.h": [
-        ("  X(relu_half)\n", "  X(relu_half)          \\\n  X(leaky)\n"),
+        ("  X(softplus_square)\n", "  X(softplus_square)    \\\n  X(leaky)\n"),
         (
             "// The term's value; u is",
             "template <>\nstruct Function<Phi::leaky> : WithoutDecay {\n"
@@ -69,14 +69,14 @@ PHI = {
     ],
     "fastgan/backends/formulas.py": [
         (
-            '    "relu_half": lambda z: torch.maximum(z, torch.zeros_like(z)),\n',
-            '    "relu_half": lambda z: torch.maximum(z, torch.zeros_like(z)),\n'
+            '    "softplus_square": lambda z: softplus(z).square(),\n',
+            '    "softplus_square": lambda z: softplus(z).square(),\n'
             '    "leaky": lambda z: F.leaky_relu(z, 0.25),\n',
         )
     ],
     "triton_kernels/phi.py": [
-        ('"abs", "relu_half")', '"abs", "relu_half", "leaky")'),
-        ("ABS, RELU_HALF = (", "ABS, RELU_HALF, LEAKY = ("),
+        ('"huber", "softplus_square")', '"huber", "softplus_square", "leaky")'),
+        ("HUBER, SOFTPLUS_SQUARE = (", "HUBER, SOFTPLUS_SQUARE, LEAKY = ("),
         (
             '    else:\n        tl.static_assert(False, "phi_slope',
             "    elif code // 2 == LEAKY:\n"

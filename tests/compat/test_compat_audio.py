@@ -259,12 +259,19 @@ def test_pwg_features_real_side_is_detached():
     assert real.grad is None
 
 
-def test_pwg_features_refuses_a_discriminator_without_maps():
-    one = [torch.zeros(3)]
-    with pytest.raises(ValueError):
-        parallelwavegan.FeatureMatchLoss()([one], [one])
-    with pytest.raises(ValueError):
-        parallelwavegan.FeatureMatchLoss()([one + one, one], [one + one, one])
+@pytest.mark.parametrize("average", [False, True])
+def test_pwg_features_of_a_discriminator_without_maps(average):
+    """It counts 0, as in the trainer (which raises for the first one, if layers are averaged)."""
+    one, two = [torch.zeros(3)], [torch.zeros(3), torch.ones(3)]
+    ours, peer = (
+        m.FeatureMatchLoss(average_by_layers=False, average_by_discriminators=average)
+        for m in (parallelwavegan, peer_pwg)
+    )
+    for fake, real in (([two, one], [[x + 1 for x in two], one]), ([one], [one])):
+        got, want = ours(fake, real), peer(fake, real)
+        assert type(got) is type(want)
+        assert float(got) == float(want)
+    assert parallelwavegan.FeatureMatchLoss(average_by_discriminators=average)([one], [one]) == 0.0
     assert parallelwavegan.FeatureMatchLoss(include_final_outputs=True)([one], [one]).item() == 0.0
 
 

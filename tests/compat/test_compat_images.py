@@ -5,6 +5,7 @@ import importlib
 import inspect
 import itertools
 import pickle
+import random
 import warnings
 from types import SimpleNamespace
 
@@ -980,6 +981,48 @@ def test_mmagic_adv_loss(kind, role, steps):
     for wants in (True, False):
         same_penalty(call(ours("mmagic")), call(mmagic), images(n=24), wants=wants)
     same_penalty(call(ours("mmagic")), call(mmagic), images(n=24), lambda: Critic(maps=True))
+
+
+def test_mmagic_adv_loss_is_of_the_trainers_classes():
+    """Code asks isinstance, reads `name()` and parts of the loss, and sets LAMBDA."""
+    module = ours("mmagic")
+    classes = {
+        "gan": "DiscLoss", "lsgan": "DiscLoss", "wgan-gp": "DiscLossWGANGP", "ragan": "RelativisticDiscLoss",
+        "ragan-ls": "RelativisticDiscLossLS",
+    }  # fmt: skip
+    real, fake = images(n=3)
+    for kind, name in classes.items():
+        losses = [m.AdvLoss(kind) for m in (module, mmagic)]
+        assert type(losses[0]) is getattr(module, name)
+        assert losses[0].name() == losses[1].name()
+        for loss in losses:
+            loss(Critic(), fake, real)
+        for part in ("loss_D", "loss_D_fake", "loss_D_real", "D_fake", "D_real", "pred_fake", "pred_real"):
+            got, want = (getattr(loss, part, None) for loss in losses)
+            assert (got is None) == (want is None), part
+            if want is not None:
+                torch.testing.assert_close(got, want)
+    assert issubclass(module.DiscLossWGANGP, module.DiscLoss)
+    torch.manual_seed(0)
+    heavy, light = module.DiscLossWGANGP(), module.DiscLossWGANGP()
+    light.LAMBDA = 0
+    assert heavy(Critic(), fake, real) > light(Critic(), fake, real)
+
+
+def test_mmagic_image_pool():
+    for m in (ours("mmagic"), mmagic):
+        pool, x = m.ImagePool(3), torch.arange(8.0).view(4, 2).requires_grad_()
+        assert m.ImagePool(0).add(x) is x
+        pool.add(x[:2])
+        assert pool.query().tolist() == [[0, 1], [2, 3]]
+        pool.add(x[2:])
+        assert pool.query().tolist() == [[2, 3], [4, 5], [6, 7]]
+        assert not pool.query().requires_grad
+        pool.sample_size = 2
+        random.seed(0)
+        found = pool.query().tolist()
+        random.seed(0)
+        assert found == random.sample([[2.0, 3.0], [4.0, 5.0], [6.0, 7.0]], 2)
 
 
 def test_mmagic_adv_loss_that_fails():

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import types
+import typing
 
 import numpy as np
 import pytest
@@ -69,7 +70,11 @@ def modules(monkeypatch):
 def names(trainer):
     module = getattr(compat, trainer)
     peer = own(PEERS[trainer])
-    return [(n, peer[n], getattr(module, n)) for n in module.__all__ if callable(peer.get(n))]
+    return [
+        (n, peer[n], getattr(module, n))
+        for n in module.__all__
+        if callable(peer.get(n)) and callable(getattr(module, n))
+    ]
 
 
 @pytest.mark.parametrize("trainer", PEERS)
@@ -86,6 +91,26 @@ def test_k13_the_trainers_own_pass(trainer, monkeypatch):
     for name, theirs, ours in names(trainer):
         assert _probe.differences(getattr(compat, trainer), theirs, ours) == [], name
         assert (theirs in probed and ours in probed) == (name not in UNPROBED.get(trainer, ())), name
+
+
+@pytest.mark.parametrize("trainer", PEERS)
+def test_a_module_like_the_trainers_is_patched(trainer, modules):
+    """Beside functions and classes it has aliases, annotations that can be called, lists and modules."""
+    adapter = getattr(compat, trainer)
+    theirs = {name: thing for name, thing in own(PEERS[trainer]).items() if name in adapter.__all__}
+    theirs = {name: thing for name, thing in theirs.items() if getattr(thing, "__name__", name) == name}
+    annotation = typing.Union[torch.nn.Module, typing.Callable]  # noqa: UP007
+    missing = {name: annotation for name in adapter.__all__ if name not in theirs}
+    first = next(name for name, thing in theirs.items() if callable(thing))
+    others = {"Alias": theirs[first], "Any": typing.Any, "nn": torch.nn, "losses": list(theirs)}
+    module = modules(adapter.ORIGIN.modules[0], **(theirs | missing | others))
+    replaced = compat.patch(trainer)
+    assert f"{module.__name__}.Alias" in replaced or first in adapter.ORIGIN.kept
+    for name, thing in theirs.items():
+        if callable(thing) and name not in adapter.ORIGIN.kept:
+            assert getattr(module, name) is getattr(adapter, name), name
+    for name in (*missing, "Any", "nn", "losses"):
+        assert getattr(module, name) is (missing | others)[name]
 
 
 def scaled(function):

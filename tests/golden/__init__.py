@@ -20,7 +20,7 @@ from tests.helpers import calls
 STORED = Path(__file__).with_name("hashes.json")
 DTYPES = {"f32": torch.float32, "f64": torch.float64, "f16": torch.float16, "bf16": torch.bfloat16}
 LOSSES = ("saturating", "nonsaturating", "hinge", "least_squares", "wasserstein", "ranking")  # not those of tests
-PHIS = ("identity", "softplus", "relu", "square", "relu_square", "abs", "relu_half")
+PHIS = ("identity", "softplus", "relu", "square", "relu_square", "abs", "relu_half", "huber", "softplus_square")
 
 
 def numbers(*shape: int, dtype: torch.dtype, scale: float = 8.0, seed: int = 0) -> Tensor:

@@ -12,14 +12,17 @@ def jet(phi: str, x: float) -> tuple:
     """The value, first and second derivative of a phi, with mpmath's precision in force."""
     x = mpmath.mpf(x)
     u, above = mpmath.exp(-abs(x)), x if x > 0 else mpmath.mpf(0)
+    s, slope, curvature = above + mpmath.log1p(u), (1 if x >= 0 else u) / (1 + u), u / (1 + u) ** 2
     return {
         "identity": (x, 1, 0),
-        "softplus": (above + mpmath.log1p(u), (1 if x >= 0 else u) / (1 + u), u / (1 + u) ** 2),
+        "softplus": (s, slope, curvature),
         "relu": (above, int(x > 0), 0),
         "square": (x * x, 2 * x, 2),
         "relu_square": (above**2, 2 * above, 2 * int(x > 0)),
         "abs": (abs(x), mpmath.sign(x), 0),
         "relu_half": (above, 0.5 if x == 0 else int(x > 0), 0),
+        "huber": (abs(x) - 0.5, mpmath.sign(x), 0) if abs(x) >= 1 else (x * x / 2, x, 1),
+        "softplus_square": (s**2, 2 * s * slope, 2 * (slope**2 + s * curvature)),
     }[phi]
 
 

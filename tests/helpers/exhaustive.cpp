@@ -59,6 +59,16 @@ Jet<Wide> exact(Phi phi, Wide x) {
     case Phi::square: return {x * x, 2 * x, 2};
     case Phi::relu_square: return {relu * relu, 2 * relu, step(2)};
     case Phi::relu_half: return {relu, x == 0 ? Wide(0.5) : step(1), 0};
+    case Phi::huber: {
+      Wide size = std::fabs(x);
+      return {size > 1 ? size - Wide(0.5) : x * x / 2, size > 1 ? std::copysign(Wide(1), x) : x,
+              std::isnan(x) ? x : Wide(size < 1)};
+    }
+    case Phi::softplus_square: {
+      auto [s, first, second] = exact<Wide>(Phi::softplus, x);
+      return {s * s, x == -INFINITY ? 0 : 2 * s * first,
+              std::isinf(x) ? Wide(x > 0 ? 2 : 0) : 2 * (first * first + s * second)};
+    }
     case Phi::abs: return {std::fabs(x), std::isnan(x) ? x : Wide((x > 0) - (x < 0)), 0};
   }
   std::abort();

@@ -74,6 +74,16 @@ EXACT = {
         lambda x: (step(x, 1.0) + step(x, 0.0, -1.0) + 1) / 2,
         torch.zeros_like,
     ),
+    "huber": (
+        lambda x: torch.where(x.abs() > 1, x.abs() - 0.5, x * x / 2),
+        lambda x: x.clamp(-1, 1),
+        lambda x: torch.where(x.isnan(), x, (x.abs() < 1).to(x)),
+    ),
+    "softplus_square": (
+        lambda x: softplus(x).square(),
+        lambda x: 2 * softplus(x) * sigmoid(x),
+        lambda x: (2 * sigmoid(x).square() + 2 * (softplus(x) * sigmoid_slope(x))).where(x != torch.inf, 2.0),
+    ),
 }
 
 

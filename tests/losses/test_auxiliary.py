@@ -93,6 +93,25 @@ def test_lecam_penalty(dtype):
         assert ulp.error(g, w.double(), scale=w.abs().max().double()) <= 2.0
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_lecam_of_averages_that_are_numbers(dtype):
+    """SEED-Voken's are, as a .item() of each step's mean; a float32 tensor would round them."""
+    real, fake = ([torch.randn(5, 3).to(dtype).requires_grad_() for _ in range(2)] for _ in range(2))
+    loss = fastgan.lecam_penalty(real, fake, [0.3, -1.2], (0.1, 2.0), weight=3.0)
+    averages = torch.tensor([[0.3, -1.2], [0.1, 2.0]], dtype=torch.float64)
+    exact = 3 * sum(
+        lecam(r.double(), f.double(), *averages[:, k]) for k, (r, f) in enumerate(zip(real, fake, strict=True))
+    )
+    assert ulp.error(loss.detach(), exact.detach()) <= (2 if dtype != torch.float64 else 8)
+    got, want = (torch.autograd.grad(x, (*real, *fake)) for x in (loss, exact))
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(
+            a.double(), b.double(), rtol=2**-7 if dtype is torch.bfloat16 else 2**-10, atol=1e-6
+        )
+    alone = fastgan.lecam_penalty(real[0], fake[0], 0.3, 0.1)
+    torch.testing.assert_close(alone.double(), lecam(real[0].double(), fake[0].double(), 0.3, 0.1))
+
+
 def test_lecam_module():
     """Averages follow the batch until `start`, then decay; they are in the state_dict, and so is the count."""
     module = fastgan.nn.LeCam(0.5, decay=0.9, start=2, members=2)
@@ -152,7 +171,12 @@ def test_lecam_is_compiled_once():
         (lambda: fastgan.nn.LeCam(start=-1), "start"),
         (lambda: fastgan.nn.LeCam(members=0), "members"),
         (lambda: fastgan.nn.LeCam()([torch.ones(2)] * 2, [torch.ones(2)] * 2), "expected 1 members, got 2"),
-        (lambda: fastgan.lecam_penalty(torch.ones(2), torch.ones(2), 0.5, torch.ones(1)), "real_average"),
+        (lambda: fastgan.lecam_penalty(torch.ones(2), torch.ones(2), "0.5", torch.ones(1)), "real_average"),
+        (
+            lambda: fastgan.lecam_penalty(torch.ones(2), torch.ones(2), [0.5, 1.0], 0.0),
+            "real_average: expected 1 num",
+        ),
+        (lambda: fastgan.lecam_penalty(torch.ones(2), torch.ones(2), 0.5, float("nan")), "fake_average"),
         (lambda: fastgan.lecam_penalty(torch.ones(2), torch.ones(2), torch.ones(1), torch.ones(2)), "fake_average"),
         (lambda: fastgan.lecam_penalty(3.0, torch.ones(2), torch.ones(1), torch.ones(1)), "real_logits"),
         (lambda: fastgan.lecam_penalty([], [], torch.ones(0), torch.ones(0)), "at least one tensor"),

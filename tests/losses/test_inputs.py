@@ -182,7 +182,7 @@ def test_the_binding_checks_what_it_is_given():
         (lambda: native.Spec([], [0]), "terms: expected at least one term, got none"),
         (lambda: native.Spec([3], [0]), "terms[0]: expected a tuple, got 3"),
         (lambda: spec_of(term[:4]), "terms[0]: expected 14 entries, got 4"),
-        (lambda: spec_of((9, *term[1:])), "phi of terms[0]: expected a code from 0 to 6, got 9"),
+        (lambda: spec_of((9, *term[1:])), "phi of terms[0]: expected a code from 0 to 8, got 9"),
         (lambda: spec_of((1.5, *term[1:])), "phi of terms[0]: expected an integer, got 1.5"),
         (lambda: spec_of((*term[:4], "a", *term[5:])), "terms[0]: expected a number, got 'a'"),
         (lambda: spec_of((*term[:11], 3, -1, -1)), "role of terms[0]: expected a code from 0 to 2, got 3"),

@@ -115,13 +115,14 @@ def spread(n):
 def test_k11_float32_gradients_are_within_what_is_promised(loss):
     """K11: a sum within 1 ulp, a mean within 3, and 5 with an upstream that is no power of two."""
     worst = {"sum": 0.0, "mean": 0.0, "upstream": 0.0}
+    without = {"margin": 0.0} if loss == "softplus_square" else {}  # m - r is rounded before
     for n in (1000, 65_537, 777_777):
         x = spread(n)
         for reduction, upstream, key in (("sum", 1.0, "sum"), ("mean", 1.0, "mean"), ("mean", 3.7, "upstream")):
             number = torch.tensor(upstream).item()
 
             def call(real, fake, reduction=reduction):
-                return fastgan.discriminator_loss(real, fake, loss, reduction=reduction)
+                return fastgan.discriminator_loss(real, fake, loss, reduction=reduction, **without)
 
             got, exact = (gradients([t, torch.zeros_like(t)], call, number) for t in (x, x.double()))
             worst[key] = max(worst[key], ulp.error(got[0], exact[0]))

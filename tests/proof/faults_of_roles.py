@@ -253,7 +253,8 @@ DISTANCE = of_names({"l3": "l2", "L1": "l1"}, ["l1", "l2"])
 REDUCTION = of_list("expected 'mean', 'sum' or 'none'", ["avg", "Mean", None, 3, ["mean"], True])
 RELATIVISTIC = of_list("expected None, 'paired' or 'average'", ["pair", "Average", True, 3, ["paired"]])
 PHI = of_list(
-    "expected one of identity, softplus, relu, square, relu_square, abs, relu_half", ["sigmoid", "Relu", None, 3]
+    "expected one of identity, softplus, relu, square, relu_square, abs, relu_half, huber, softplus_square",
+    ["sigmoid", "Relu", None, 3],
 )
 BACKEND = of_list("expected one of auto, cpu, cuda, triton, reference", ["gpu", "CPU", None, 3, ["cpu"], True])
 BACKEND = {n: f._replace(text=f.text.replace("{n}", "backend")) for n, f in BACKEND.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -437,6 +438,44 @@ def gradient_penalties() -> Iterator[Form]:
         )  # fmt: skip
 
 
+def given_outputs() -> Iterator[Form]:
+    """The penalty of outputs that the caller has."""
+
+    def sound(**o: Any) -> dict[str, Any]:
+        x = logits().requires_grad_()
+        return {"outputs": x.square().sum(1), "inputs": x, **o}
+
+    data = {n: f._replace(make=lambda t, f=f: f.make(t.detach())) for n, f in DATA.items()}
+    leaf = of_value(
+        "expected tensors that required grad before the discriminator saw them",
+        {"a constant": lambda t: t.detach()},
+    )
+    outputs = {
+        "a constant": Fault(
+            lambda t: t.detach(), RuntimeError, "discriminator: its output has no graph back to its input..."
+        ),
+        "int64": Fault(
+            lambda t: t.long(), TypeError, "discriminator: expected floating-point tensors, got torch.int64..."
+        ),
+        "str": Fault(always("x"), TypeError, "discriminator: expected it to return a tensor..."),
+        "3": Fault(lambda t: t[:3], ValueError, "discriminator: expected outputs for each of 4..."),
+    }
+    yield Form(
+        "output_penalty", fastgan.output_penalty, sound,
+        {
+            "inputs": data | leaf, "outputs": outputs, "kind": KIND, "weight": OPTIONAL_NUMBER, "target": NUMBER,
+            "over": OVER, "batch_dim": about(BATCH_DIM, "inputs"), "pac": about(PAC, "inputs"),
+            "groups": from_nothing(GROUPS, lambda: torch.tensor([0, 0, 1, 1])), "output": OUTPUT,
+            "sample_weights": sample_weights(),
+        },
+        keyword="output_penalty",
+    )  # fmt: skip
+    yield Form(
+        "output_penalty wgan-div", fastgan.output_penalty, lambda: sound(kind="wgan-div"),
+        {"power": of_integers(1, 16, none=True)},
+    )  # fmt: skip
+
+
 def norms() -> Iterator[Form]:
     """Gradients that the caller has, and points between samples."""
     groups = from_nothing(GROUPS, lambda: torch.tensor([0, 0, 1, 1]))
@@ -583,11 +622,11 @@ def auxiliary() -> Iterator[Form]:
         "centering_penalty each", fastgan.centering_penalty,
         lambda: {"form": "each", **{k: logits() for k in both}}, {"real_logits": LOGITS, "fake_logits": each},
     )  # fmt: skip
-    average = of_type(
-        "expected a torch.Tensor on the logits' device",
-        {"float": always(0.5), "list": always([0.5]), "NoneType": always(None), "ndarray": always(np.ones(1))},
+    average = of_type("expected a number", {"NoneType": always(None), "ndarray": always(np.ones(1))})
+    average |= of_value(
+        "expected 1 numbers, one per member", {"shape (2,)": always(torch.ones(2)), "2": always([0.5, 1.0])}
     )
-    average |= of_value("expected 1 numbers, one per member", {"shape (2,)": always(torch.ones(2))})
+    average |= of_value("expected a finite number", {"nan": always(math.nan), "inf": always([math.inf])})
     average |= {n: Fault(m, TypeError, float_wanted(n)) for n, m in BAD_DTYPES.items()}
     average |= {n: LOGITS[n] for n in ("a sparse_coo one", "a nested one", "DTensor", "shape (0,)")}
     average["elsewhere"] = Fault(
@@ -898,6 +937,7 @@ def forms() -> Iterator[Form]:
         loss_options,
         modules,
         gradient_penalties,
+        given_outputs,
         norms,
         terms,
         auxiliary,

@@ -38,7 +38,7 @@ def test_all_16_bit_patterns(phi, dtype):
     assert ulp.error(value, f(exact)) <= 1.0
     assert first.dtype is second.dtype is dtype
     for got, want in ((first, df(exact)), (second, ddf(exact))):
-        if phi == "softplus":  # the others are exact in float64
+        if phi.startswith("softplus"):  # the others are exact in float64
             assert ulp.tie_distance(want, dtype) > 2.0**-38
         assert torch.equal(got.nan_to_num(7.0), ulp.nearest(want, dtype).nan_to_num(7.0))
 
