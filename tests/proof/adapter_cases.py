@@ -199,6 +199,7 @@ class seen:
 # What has no formula to compare.
 NOT_COMPARED = {
     "audiocraft": {"ADVERSARIAL_LOSSES": "a list", "AdvLossType": "a type", "FeatLossType": "a type"},
+    "mmagic": {"ImagePool": "a list of outputs"},
     "monai": {"AdversarialCriterions": "an enumeration"},
     "tfgan": {"BY_NONZERO_WEIGHTS": "a name"},
     "torchgan": {"GeneratorLoss": "a base without a loss", "DiscriminatorLoss": "a base without a loss"},

@@ -683,9 +683,12 @@ steps(
 )
 
 
+ADVERSARIAL = ("gan", "lsgan", "wgan-gp", "ragan", "ragan-ls")
+
+
 def mmagic_adversarial(m: Any, o: SimpleNamespace) -> Any:
-    """Call MMagic's AdvLoss some times, for the discriminator and then for the generator."""
-    made, net = m.AdvLoss(o.loss_type), Critic(o, o.sample)
+    """Call one of MMagic's adversarial losses some times, for the discriminator and then for the generator."""
+    made, net = m.AdvLoss(o.of) if o.of in ADVERSARIAL else getattr(m, o.of)(), Critic(o, o.sample)
     found = []
     for k in range(o.steps):
         x, y = samples(o, k), samples(o, k + 50)
@@ -698,7 +701,7 @@ def mmagic_adversarial(m: Any, o: SimpleNamespace) -> Any:
 steps(
     "mmagic.AdvLoss",
     mmagic_adversarial,
-    loss_type=("gan", "lsgan", "wgan-gp", "ragan", "ragan-ls"),
+    of=(*ADVERSARIAL, "DiscLoss", "DiscLossWGANGP", "RelativisticDiscLoss", "RelativisticDiscLossLS"),
     model=("generator", "discriminator", "G"),
     steps=(1, 3),
     **PENALTY | {"n": (4, 24, 2), "scores": ("numbers", "column", "maps")},
