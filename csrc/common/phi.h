@@ -274,6 +274,11 @@ FASTGAN_HD F term_curvature(F z, const Coefficients<F>& k, Decay u) {
   return k.curvature * Function<P>::curvature(k.argument(z), u);
 }
 
+// Which CUDA's fast kernels leave to the general ones: its code would be in each of them.
+FASTGAN_HD constexpr bool is_rare(Phi phi) {
+  return phi == Phi::huber || phi == Phi::softplus_square;
+}
+
 // Whether a phi is worth several cheap ones: it takes an exponential.
 inline bool uses_decay(Phi phi) {
 #define FASTGAN_CASE(name) \

@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(most_warps* warp, D == DType::float64 ? 2 : 4)
   if (table.unless_one && (!table.scalar_upstream || *table.scalar_upstream == 1)) return;
   for_each_term(table, blockIdx.x, [&](const auto& t, unsigned u) FASTGAN_INLINED {
     if (t.fill) return fill_term<4, D>(table, t, u);
-    return with_form<gradients_only>(t, [&](auto form) FASTGAN_INLINED {
+    return with_form<gradients_only, true>(t, [&](auto form) FASTGAN_INLINED {
       return plain_backward_term<decltype(form), D>(table, t, u);
     });
   });
@@ -120,7 +120,7 @@ __global__ void __launch_bounds__(most_warps* warp, 1)
   Turn turn;
   for_each_term(table, blockIdx.x, [&](const auto& t, unsigned u) FASTGAN_INLINED {
     if (t.fill) return fill_term<1, D>(table, t, u);
-    return with_form<gradients_only>(t, [&](auto form) FASTGAN_INLINED {
+    return with_form<gradients_only, false>(t, [&](auto form) FASTGAN_INLINED {
       return general_backward_term<decltype(form), D>(partials, gradient.v, turn, t, u);
     });
   });
@@ -211,7 +211,7 @@ __global__ void __launch_bounds__(most_warps* warp, 1)
   Turn turn;
   for_each_term(table, blockIdx.x, [&](const auto& t, unsigned u) FASTGAN_INLINED {
     if (t.fill) return fill_term<1, D>(table, t, u);
-    return with_form<gradients_only>(t, [&](auto form) FASTGAN_INLINED {
+    return with_form<gradients_only, false>(t, [&](auto form) FASTGAN_INLINED {
       return second_term<decltype(form), D>(partials, shared, turn, t, u);
     });
   });

@@ -18,9 +18,9 @@ struct Form {
   static constexpr Linear linear = L;
 };
 
-// Which forms a kernel tells apart. What has no linear part is as what has one of 0, but that its
-// value takes fewer steps, which counts for usual losses, and that the identity's rounds
-// differently.
+// Which forms a kernel tells apart. A plain table's has no rare phi. What has no linear part is as
+// what has one of 0, but that its value takes fewer steps, which counts for usual losses, and that
+// the identity's rounds differently.
 enum Forms { gradients_only, any_values, fast_values };
 
 template <Forms which, Phi P, class F, class Body>
@@ -37,10 +37,12 @@ FASTGAN_DEVICE auto with_form_of(const TermEntry<F>& t, const Body& body) {
 }
 
 // body(form) for the form of a term.
-template <Forms which, class F, class Body>
+template <Forms which, bool plain, class F, class Body>
 FASTGAN_DEVICE auto with_form(const TermEntry<F>& t, const Body& body) {
-#define FASTGAN_CASE(name) \
-  case Phi::name: return with_form_of<which, Phi::name>(t, body);
+#define FASTGAN_CASE(name)                                                                        \
+  case Phi::name:                                                                                 \
+    if constexpr (!(plain && is_rare(Phi::name))) return with_form_of<which, Phi::name>(t, body); \
+    break;
   switch (Phi(t.phi)) { FASTGAN_PHIS(FASTGAN_CASE) }
 #undef FASTGAN_CASE
   __builtin_unreachable();

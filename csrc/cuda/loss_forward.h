@@ -343,7 +343,7 @@ __global__ void __launch_bounds__(most_warps* warp, forward_blocks(K, D))
   }();
   unsigned first = K == steady ? blockIdx.x * warps_here() + warp_number() : blockIdx.x;
   for_each_term(table, first, [&](const TermEntry<F>& t, unsigned u) FASTGAN_INLINED {
-    return with_form<sums_only_values ? fast_values : any_values>(
+    return with_form<sums_only_values ? fast_values : any_values, K != general>(
         t, [&](auto form) FASTGAN_INLINED {
           using Form = decltype(form);
           if constexpr (K == lean) return lean_forward_term<Form, D>(partials, chunks, turn, t, u);

@@ -40,10 +40,6 @@ constexpr bool is_straight =
 template <Phi P>
 constexpr bool is_parabola = P == Phi::square || P == Phi::relu_square;
 
-// Others have no bounds here, and are computed in double.
-template <Phi P>
-constexpr bool is_bounded = is_straight<P> || is_parabola<P> || P == Phi::softplus;
-
 // Rounding errors of floats are bounded relative to what is rounded, but for tiny numbers. So an
 // interval reaches at least so far, unless what comes out is a 0 that is known: far less than the
 // 16 bits resolve, and far more than errors there.
@@ -93,7 +89,6 @@ class RoundedGradients {
     double mean = Unit ? 0. : mean_of(table, t);
     float scale = absolute(float(t.scale)), shift = absolute(float(t.shift)),
           shifted = scale * absolute(float(mean));
-    if constexpr (!is_bounded<P>) return;
     bool known = fits(scale, 0x1p-10f) && is(shift) && is(float(mean));
     if constexpr (is_straight<P>) set_lines();
     else if constexpr (is_parabola<P>) known = set_parabola(mean, shifted + shift) && known;
@@ -106,11 +101,11 @@ class RoundedGradients {
   // `z`: x - y, or x; again(x, y) reads them.
   template <class Again>
   FASTGAN_DEVICE Raw<D, 4> at(const float (&z)[4], const Again& again) const {
-    Raw<D, 4> g, unsure, x, y;
+    Raw<D, 4> g, unsure;
     if constexpr (is_straight<P>) on_lines(z, g, unsure);
-    else if constexpr (is_bounded<P>) within_bounds(z, g, unsure);
-    else unsure.v[0] = unsure.v[1] = ~0u;
+    else within_bounds(z, g, unsure);
     if (!(unsure.v[0] | unsure.v[1])) return g;
+    Raw<D, 4> x, y;
     again(x, y);
     return P == Phi::softplus ? one_by_one(g, unsure, x, y) : all_four(x, y);
   }

@@ -68,9 +68,10 @@ struct Table {
   int64_t longest;   // elements of a term
   bool first, last;  // launch of the call
   bool reduced, mean, means_here, sums, write;
-  bool plain;       // all tensors are without gaps, and nothing comes per element but logits
-  bool unless_one;  // backward: nothing is to be done for an upstream of 1
-  DType dtype;      // of all terms, or of the operands whose mean is taken
+  bool plain;  // all tensors are without gaps, nothing comes per element but logits, and no phi is
+               // rare
+  bool unless_one;              // backward: nothing is to be done for an upstream of 1
+  DType dtype;                  // of all terms, or of the operands whose mean is taken
   signed char slot[sum_count];  // where the partial sums of a kind lie; -1: not taken
   unsigned partials;            // a slot
   double* partial;              // null: in shared memory
@@ -215,7 +216,7 @@ struct Tables {
     }
     // As paired ones have, a term of operands whose mean is subtracted elsewhere has two constants.
     bool two = b && (call.spec->is_mean_operand[t.x] || call.spec->is_mean_operand[t.y]);
-    to.plain = to.plain && !two && !out && !up && t.factor < 0 && t.label < 0;
+    to.plain = to.plain && !two && !out && !up && t.factor < 0 && t.label < 0 && !is_rare(t.phi);
     place(a, e);
   }
 
