@@ -1,4 +1,4 @@
-"""How amp-rsl-rl computes its discriminator's losses and penalties; all of these are methods of its Discriminator."""
+"""How amp-rsl-rl computes its discriminator's losses and penalties, which are its methods."""
 
 import torch
 from torch import autograd

@@ -1,4 +1,4 @@
-"""How neosr computes its adversarial loss: BasicSR's, with other names of types, and the weight on the generator's."""
+"""How neosr computes its adversarial loss: BasicSR's, with other names of types."""
 
 from torch import nn
 
