@@ -5,8 +5,8 @@
     from fastgan.compat.rae import calculate_adaptive_weight, hinge_d_loss, vanilla_d_loss, vanilla_g_loss
 
 `calculate_adaptive_weight` is a function of the script: put the line below it, or call there
-`fastgan.compat.patch("rae")`. RAE has these losses from RQ-VAE (rqvae/losses/vqgan/gan_loss.py), which the same call
-patches.
+`fastgan.compat.patch("rae")`. RAE has these losses from RQ-VAE (rqvae/losses/vqgan/gan_loss.py); the same call
+patches those.
 
 The loop leaves the discriminator's heads trainable in the generator's step. Wrap the call that makes `logits_fake`
 in `with fastgan.frozen(discriminator):`. The losses are a small part of a step, as logits are few. The adaptive

@@ -8,8 +8,8 @@ generator's step itself, so that `fastgan.frozen` adds nothing. The losses are a
 
 Each function is of real logits; the trainer calls it on real logits, and on fake ones with their sign turned.
 Its bCR (mean squares of D(augmented x) - D(x)) is inline. In one call, with gradients for both as there, it is
-`fastgan.feature_matching_loss(logits, augmented, weights=bcr, loss="l2", detach_real=False)`, with lists of real and
-fake logits.
+`fastgan.feature_matching_loss(logits, augmented, weights=bcr, loss="l2", detach_real=False)`, with lists of real
+and fake logits.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""fastgan.compat: trainers of tokenisers, distillation, restoration, tables and control against their formulas."""
+"""fastgan.compat: trainers of tokenisers and restoration against their formulas.
 
-import functools
-import importlib.util
-import sys
+Names, signatures and patch are tested of those in test_compat_others.py, too.
+"""
+
 import types
 
 import pytest
@@ -10,24 +10,27 @@ import torch
 from torch import nn
 
 from fastgan import compat
+from tests.compat import test_compat_images as pictures
 from tests.helpers import adapters
 from tests.helpers.adapters import DTYPES, LAYOUTS, Critic, compare, images, sample, twice
+from tests.helpers.patching import both, loaded, own, peer, scaled
 
-TRAINERS = ["seed_voken", "titok", "rae", "unitok", "diffusers_vqgan"]
-
-
-def peer(trainer):
-    """The trainer's formulas."""
-    return importlib.import_module(f"bench.baselines.{trainer}")
-
-
-METHODS = {}  # names that are methods of a class there
+TRAINERS = ["seed_voken", "titok", "rae", "unitok", "diffusers_vqgan", "ctgan", "fastgen", "modelopt"]
+TRAINERS += ["trainner_redux", "amp_rsl_rl"]
+METHODS = {"ctgan": ["calc_gradient_penalty"]}  # methods of a class there
+METHODS["amp_rsl_rl"] = ["compute_grad_pen", "compute_loss", "expert_loss", "policy_loss", "wgan_loss"]
 NAMES = [(t, n) for t in TRAINERS for n in adapters.public(peer(t))]
 
 
 @pytest.fixture(autouse=True)
 def _one_thread(_poison):
     torch.set_num_threads(1)  # the tensors are small, and more threads would only wait for each other
+
+
+@pytest.fixture
+def modules(monkeypatch):
+    """Makes modules that are loaded as long as the test."""
+    yield from loaded(monkeypatch)
 
 
 @pytest.mark.parametrize(("trainer", "name"), NAMES)
@@ -40,11 +43,6 @@ def test_names_and_signatures(trainer, name):
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_nothing_more(trainer):
     assert set(getattr(compat, trainer).__all__) == set(adapters.public(peer(trainer)))
-
-
-def both(trainer, name):
-    """The adapter's and the trainer's function of a name."""
-    return getattr(getattr(compat, trainer), name), getattr(peer(trainer), name)
 
 
 # ---------------------------------------------------------------------------------- losses of one and two tensors
@@ -191,30 +189,55 @@ def test_diffusers_gradient_penalty(maps, weight):
     adapters.same_penalty(ours, theirs, (real,), lambda: Critic(maps=maps))
 
 
+# ---------------------------------------------------------------------------------- traiNNer-redux
+
+TYPES = ["vanilla", "lsgan", "wgan", "wgan_softplus", "hinge"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("gan_type", TYPES)
+@pytest.mark.parametrize("labels", [(1.0, 0.0), (0.75, 0.25)])
+@pytest.mark.parametrize("name", ["GANLoss", "MultiScaleGANLoss"])
+def test_trainner_redux(dtype, gan_type, labels, name):
+    """The weight changes nothing."""
+    ours, theirs = (cls(0.1, gan_type, *labels) for cls in both("trainner_redux", name))
+    for layout in ("maps", "channels last", "edges"):
+        for flags in ((True, True), (False, True), (True, False)):
+            label = labels[0 if flags[0] else 1]
+            compare(
+                lambda x, flags=flags: ours(x, *flags), lambda x, flags=flags: theirs(x, *flags),
+                (sample(layout, dtype),), more=1.0, scale=lambda x, label=label: pictures.value_size(gan_type, x, label),
+                slope=lambda x, label=label: pictures.steepness(gan_type, x, label),
+            )  # fmt: skip
+    assert ours.loss_weight == 0.1
+
+
+def test_trainner_redux_lists_and_labels():
+    """A list is an error of the trainer's; here it is the mean, as in BasicSR."""
+    members = [torch.randn(2, 1, 4, 4), [torch.randn(3), torch.randn(2, 5)], torch.randn(7)]
+    with pytest.raises(RuntimeError, match="result type Float"):
+        peer("trainner_redux").MultiScaleGANLoss(1.0, "lsgan")(members, True)
+    loss = compat.trainner_redux.MultiScaleGANLoss(0.1, "lsgan")
+    torch.testing.assert_close(loss(members, True), compat.basicsr.MultiScaleGANLoss("lsgan")(members, True))
+    for gan_type in ("lsgan", "wgan"):
+        ours, theirs = (cls(1.0, gan_type) for cls in both("trainner_redux", "GANLoss"))
+        for real in (True, False):
+            labels = [m.get_target_label(members[0], real) for m in (ours, theirs)]
+            assert labels[0] is labels[1] or labels[0].equal(labels[1])
+    with pytest.raises(NotImplementedError, match="ganetic"):
+        compat.trainner_redux.GANLoss(1.0, "ganetic")
+
+
+def test_trainner_redux_registry(modules):
+    theirs = own("trainner_redux")
+    registry = types.SimpleNamespace(_obj_map={n: theirs[n] for n in ("GANLoss", "MultiScaleGANLoss")})
+    modules("traiNNer.losses.gan_loss", **{n: theirs[n] for n in compat.trainner_redux.__all__})
+    modules("traiNNer.utils.registry", LOSS_REGISTRY=registry)
+    assert "traiNNer.utils.registry.LOSS_REGISTRY['GANLoss']" in compat.patch("trainner_redux")
+    assert registry._obj_map["MultiScaleGANLoss"] is compat.trainner_redux.MultiScaleGANLoss
+
+
 # ---------------------------------------------------------------------------------- patch
-
-
-def own(name):
-    """Return a trainer's own functions and classes by name, new ones at each call."""
-    spec = importlib.util.find_spec(f"bench.baselines.{name}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return vars(module)
-
-
-@pytest.fixture
-def modules(monkeypatch):
-    """Makes modules that are loaded as long as the test."""
-
-    def make(name, **names):
-        module = types.ModuleType(name)
-        vars(module).update(names)
-        monkeypatch.setitem(sys.modules, name, module)
-        return module
-
-    yield make
-    for trainer in list(compat.patched()):
-        compat.unpatch(trainer)
 
 
 PLACES = [(t, place) for t in TRAINERS for place in getattr(compat, t).ORIGIN.modules if place != "__mp_main__"]
@@ -235,24 +258,6 @@ def test_patch(modules, trainer, place):
     assert using.renamed is getattr(adapter, names[0])
     compat.unpatch(trainer)
     assert all(getattr(module, n) is theirs[n] for n in names)
-
-
-def scaled(function):
-    """A function or class of the same parameters whose result is 2% larger."""
-    if isinstance(function, type):
-
-        class Scaled(function):
-            def forward(self, *args, **kwargs):
-                return super().forward(*args, **kwargs) * 1.02
-
-        Scaled.__name__ = function.__name__
-        return Scaled
-
-    @functools.wraps(function)
-    def call(*args, **kwargs):
-        return function(*args, **kwargs) * 1.02
-
-    return call
 
 
 KIND = [(t, n) for t, n in NAMES if n not in ("adopt_weight", "calculate_adaptive_weight", "LeCAM_EMA")]
