@@ -69,7 +69,7 @@ class GANLoss(nn.Module):
             return target_is_real
         return input.new_full(input.shape, self.real_label_val if target_is_real else self.fake_label_val)
 
-    _own_labels = get_target_label
+    _own_labels: Any = get_target_label
 
     def _factor(self, disc: bool) -> Any:
         return 1.0 if disc else self.loss_weight

@@ -16,7 +16,7 @@ from tests.helpers.adapters import DTYPES, LAYOUTS, Critic, compare, images, sam
 from tests.helpers.patching import both, loaded, own, peer, scaled
 
 TRAINERS = ["seed_voken", "titok", "rae", "unitok", "diffusers_vqgan", "ctgan", "fastgen", "modelopt"]
-TRAINERS += ["trainner_redux", "amp_rsl_rl"]
+TRAINERS += ["trainner_redux", "amp_rsl_rl", "neosr"]
 METHODS = {"ctgan": ["calc_gradient_penalty"]}  # methods of a class there
 METHODS["amp_rsl_rl"] = ["compute_grad_pen", "compute_loss", "expert_loss", "policy_loss", "wgan_loss"]
 NAMES = [(t, n) for t in TRAINERS for n in adapters.public(peer(t))]
@@ -235,6 +235,65 @@ def test_trainner_redux_registry(modules):
     modules("traiNNer.utils.registry", LOSS_REGISTRY=registry)
     assert "traiNNer.utils.registry.LOSS_REGISTRY['GANLoss']" in compat.patch("trainner_redux")
     assert registry._obj_map["MultiScaleGANLoss"] is compat.trainner_redux.MultiScaleGANLoss
+
+
+# ---------------------------------------------------------------------------------- neosr
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("gan_type", ["bce", "mse", "huber"])
+@pytest.mark.parametrize("labels", [(1.0, 0.0), (0.75, 0.25)])
+def test_neosr(dtype, gan_type, labels):
+    """The weight is on the generator's loss alone, 0.1 by default."""
+    if gan_type == "huber" and dtype in (torch.float16, torch.bfloat16):
+        pytest.skip("in plain PyTorch, as the trainer's: rounded at each step")
+    kind = {"bce": "vanilla", "mse": "lsgan"}.get(gan_type, gan_type)
+    weight = 0.1 if dtype in (torch.float32, torch.float64) else 0.125  # exact in 16 bits
+    for flags in ((True, True), (False, True), (True, False)):
+        ours, theirs = (cls(gan_type, *labels, loss_weight=weight) for cls in both("neosr", "gan_loss"))
+        label = labels[0 if flags[0] else 1]
+        for layout in ("maps", "channels last", "edges"):
+            compare(
+                lambda x: ours(x, *flags), lambda x: theirs(x, *flags), (sample(layout, dtype),), more=2.0,
+                more_value=1.0, scale=lambda x: pictures.value_size(kind, x, label),
+                slope=lambda x: pictures.steepness(kind, x, label),
+            )  # fmt: skip
+    assert both("neosr", "gan_loss")[0]().loss_weight == 0.1
+
+
+def test_neosr_in_place_and_labels_of_a_subclass():
+    """neosr divides the losses in place; a subclass's labels are heeded; `chc` is neosr's own."""
+    x = sample("maps", torch.float32).requires_grad_()
+    for gan_type in ("bce", "mse", "huber"):
+        found = []
+        for cls in both("neosr", "gan_loss"):
+            loss = cls(gan_type)(x, target_is_real=True, is_disc=True)
+            loss /= 4
+            found.append(torch.autograd.grad(loss, x)[0])
+            noisy = type("noisy", (cls,), {"get_target_label": lambda self, x, real: torch.full_like(x, 0.3)})
+            found[-1] = torch.cat([found[-1].flatten(), noisy(gan_type)(x, True).reshape(1)])
+        torch.testing.assert_close(*found)
+    with pytest.raises(NotImplementedError, match="vanilla"):
+        compat.neosr.gan_loss("vanilla")
+    with pytest.raises(ImportError, match="neosr"):
+        compat.neosr.gan_loss("chc")
+
+
+def test_neosr_takes_chc_from_neosr(modules):
+    modules("neosr.losses.basic_loss", chc=nn.L1Loss)
+    modules("neosr.losses")
+    modules("neosr")
+    x = sample("maps", torch.float32)
+    torch.testing.assert_close(compat.neosr.gan_loss("chc")(x, True), 0.1 * (x - 1).abs().mean())
+
+
+def test_neosr_registry(modules):
+    theirs = own("neosr")["gan_loss"]
+    registry = types.SimpleNamespace(_obj_map={"gan_loss": theirs})
+    modules("neosr.losses.gan_loss", gan_loss=theirs)
+    modules("neosr.utils.registry", LOSS_REGISTRY=registry)
+    assert "neosr.utils.registry.LOSS_REGISTRY['gan_loss']" in compat.patch("neosr")
+    assert registry._obj_map["gan_loss"] is compat.neosr.gan_loss
 
 
 # ---------------------------------------------------------------------------------- patch

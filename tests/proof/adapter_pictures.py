@@ -170,6 +170,23 @@ penalty(
 )
 paths("trainner_redux.g_path_regularize", running, **MEAN)
 
+
+def neo(m: Any, o: SimpleNamespace, x: Tensor) -> Any:
+    """Call neosr's gan_loss."""
+    return m.gan_loss(o.gan_type, o.real, o.fake, o.loss_weight)(x, o.target_is_real, is_disc=o.is_disc)
+
+
+loss(
+    "neosr.gan_loss",
+    one,
+    neo,
+    gan_type=("bce", "mse", "huber"),
+    **LABEL,
+    loss_weight=WEIGHT,
+    target_is_real=FLAGS,
+    is_disc=FLAGS,
+)
+
 # ---------------------------------------------------------------------------------- control
 
 
