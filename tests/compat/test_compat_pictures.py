@@ -343,8 +343,16 @@ def weighing(factor, default):
     return type("Loss", (), {"discriminator_weight": 0.5, "calculate_adaptive_weight": calculate_adaptive_weight})
 
 
-DESCENDANTS = [("taming", place, "sgm" not in place) for place in compat.taming.ORIGIN.modules]
-DESCENDANTS += [("seed_voken", place, True) for place in compat.seed_voken.ORIGIN.modules]
+DESCENDANTS = [
+    ("taming", "taming.modules.losses.vqperceptual", True),
+    ("taming", "ldm.modules.losses.contperceptual", True),
+    ("taming", "ldm.modules.losses.vqperceptual", True),
+    ("taming", "sgm.modules.autoencoding.lpips.vqperceptual", True),
+    ("taming", "sgm.modules.autoencoding.losses.discriminator_loss", False),
+    ("taming", "tokenizer.tokenizer_image.vq_loss", False),
+    ("seed_voken", "Open_MAGVIT2.modules.losses.vqperceptual", True),
+    ("seed_voken", "IBQ.modules.losses.vqperceptual", True),
+]
 
 
 @pytest.mark.parametrize(("trainer", "place", "default"), DESCENDANTS)
@@ -358,3 +366,19 @@ def test_patch_reaches_the_descendants_weight(modules, trainer, place, default):
     layer = torch.ones(4, requires_grad=True)
     weight = module.Loss().calculate_adaptive_weight((layer * 3).sum(), (layer * 2).sum(), last_layer=layer)
     torch.testing.assert_close(weight, torch.tensor(6 / (4 + 1e-4)) * (1.0 if bare else 0.5))
+
+
+def test_patch_of_latent_diffusion(modules):
+    """Its module takes everything from taming's, has a class of its own, and one call reaches both."""
+    theirs, factor = own("taming"), lambda self: self.discriminator_weight
+    names = {n: theirs[n] for n in ("adopt_weight", "hinge_d_loss", "vanilla_d_loss")}
+    taming, ldm = "taming.modules.losses.vqperceptual", "ldm.modules.losses.contperceptual"
+    defining = modules(taming, VQLPIPSWithDiscriminator=weighing(factor, True), **names)
+    module = modules(ldm, **{n: v for n, v in vars(defining).items() if n[0] != "_"}, LPIPS=weighing(factor, True))
+    replaced = {n for n in compat.patch("taming") if not n.startswith("bench.")}
+    assert replaced == {
+        *(f"{place}.{n}" for place in (taming, ldm) for n in names),
+        f"{taming}.VQLPIPSWithDiscriminator.calculate_adaptive_weight",
+        f"{ldm}.LPIPS.calculate_adaptive_weight",
+    }
+    assert module.hinge_d_loss is compat.taming.hinge_d_loss

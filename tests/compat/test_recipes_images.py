@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import fastgan
+from bench.baselines import seed_voken as peer
 from tests.helpers.adapters import close
 
 
@@ -227,6 +228,21 @@ def test_unitok_consistency():
     agree(ours, theirs, leaves(*[(3, 5)] * 4))
 
 
+def test_seed_voken_lecam_on_the_device():
+    """VQLPIPSWithDiscriminator.forward: averages that begin at 0, moved before each penalty, as buffers and not floats."""
+    theirs = peer.LeCAM_EMA()
+    lecam = fastgan.nn.LeCam(weight=0.05, decay=0.999).double()
+    lecam.calls = 1  # past the first call, at which averages take the batch's means
+
+    def own(real, fake):
+        theirs.update(real, fake)
+        return 0.05 * peer.lecam_reg(real, fake, theirs)
+
+    for _ in range(3):
+        agree(lecam, own, leaves((3, 1, 4, 4), (3, 1, 4, 4)))
+    assert lecam.real_average.item() == pytest.approx(theirs.logits_real_ema, rel=1e-12)
+
+
 # ---------------------------------------------------------------------------------- adversarial motion priors
 
 
@@ -242,7 +258,10 @@ def prior(net, motion, policy, scale):
     return loss + scale * torch.sum(torch.square(grad), dim=-1).mean()
 
 
-def test_skrl_and_mimickit():
+@pytest.mark.parametrize(
+    "judge", [lambda net: net, lambda net: net.forward, lambda net: lambda states: net(states)]
+)
+def test_skrl_and_mimickit(judge):
     """skrl's amp.py, MimicKit's amp_agent.py: one step for both; half of it, so that the weight is 4 times the scale."""
     net, scale = Critic(), 5.0
     motion, agent, replay = (x.detach() for x in leaves((6, 6), (3, 6), (3, 6)))
@@ -250,7 +269,7 @@ def test_skrl_and_mimickit():
 
     def ours():
         penalty = fastgan.nn.GradientPenalty("r1", weight=4 * scale)
-        return 0.5 * fastgan.discriminator_step(net, motion, policy, penalty=penalty).total
+        return 0.5 * fastgan.discriminator_step(judge(net), motion, policy, penalty=penalty).total
 
     agree_in(net, ours, lambda: prior(net, motion, policy, scale), [])
 
