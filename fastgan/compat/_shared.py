@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..auxiliary import feature_matching_loss, lecam_penalty
-from ..backends.base import widest
 from ..backends.specs import Term
 from ..discriminator.double_backward import check, gradients_of
 from ..discriminator.forward import Forward, differentiable, prunable
@@ -164,15 +163,7 @@ def feature_distance(
 
 def lecam(real: Tensor, fake: Tensor, real_average: Any, fake_average: Any) -> Tensor:
     """Return mean [r - fake_average]+^2 + mean [real_average - f]+^2, with averages as numbers or tensors."""
-
-    def on_device(average: Any) -> Tensor:
-        if isinstance(average, Tensor):
-            return average
-        # A fill, and not a copy that would wait for the device.
-        return torch.full((1,), float(average), dtype=widest(real.device), device=real.device)
-
-    penalty = lecam_penalty(real, fake, on_device(real_average), on_device(fake_average))
-    return penalty.to(result_dtype([real]))
+    return lecam_penalty(real, fake, real_average, fake_average).to(result_dtype([real]))
 
 
 # ---------------------------------------------------------------------------------- penalties

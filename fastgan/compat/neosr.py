@@ -45,7 +45,11 @@ class gan_loss(basicsr.GANLoss):
         loss_weight: a factor on the generator's loss alone (is_disc=False).
     """
 
-    TYPES: ClassVar[dict[str, _labels.Maker]] = {"bce": _labels.vanilla, "mse": _labels.lsgan}
+    TYPES: ClassVar[dict[str, _labels.Maker]] = {
+        "bce": _labels.vanilla,
+        "mse": _labels.lsgan,
+        "huber": _labels.huber,
+    }
     PLAIN: ClassVar[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
         "bce": F.binary_cross_entropy_with_logits,
         "mse": F.mse_loss,

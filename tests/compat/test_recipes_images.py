@@ -274,8 +274,8 @@ def test_skrl_and_mimickit(judge):
     agree_in(net, ours, lambda: prior(net, motion, policy, scale), [])
 
 
-def test_skrl_with_its_own_gradient():
-    """The same where the logits stay as they are: `power` takes the mean of the squared norms, without a factor 1/2."""
+def test_skrl_with_its_own_logits():
+    """The same where the logits stay as they are: R1's factor 1/2 makes the weight twice the scale."""
     net, scale = Critic(), 5.0
     motion, policy = (x.detach() for x in leaves((6, 6), (8, 6)))
 
@@ -283,8 +283,7 @@ def test_skrl_with_its_own_gradient():
         x = motion.detach().requires_grad_()
         amp_motion_logits, amp_cat_logits = net(x), net(policy)
         discriminator_loss = 0.5 * fastgan.discriminator_loss(amp_motion_logits, amp_cat_logits)
-        gradient = torch.autograd.grad(amp_motion_logits.sum(), x, create_graph=True)
-        return discriminator_loss + scale * fastgan.norm_penalty(gradient[0], "power")
+        return discriminator_loss + fastgan.output_penalty(amp_motion_logits, x, kind="r1", weight=2 * scale)
 
     agree_in(net, ours, lambda: prior(net, motion, policy, scale), [])
 
@@ -325,8 +324,8 @@ def test_protomotions():
         expert_logits, (agent_logits, replay_logits) = net(torch.cat(normalised, -1)), (net(agent), net(replay))
         terms = [fastgan.term("softplus", scale=s, weight=w) for s, w in ((-1.0, 0.5), (1.0, 0.25), (1.0, 0.25))]
         class_loss = fastgan.reduce_terms(terms, [expert_logits, agent_logits, replay_logits])
-        disc_grads = torch.autograd.grad(expert_logits.sum(), normalised, create_graph=True)
-        return class_loss + weight * fastgan.norm_penalty(disc_grads, "power")
+        grad_loss = fastgan.output_penalty(expert_logits, tuple(normalised), kind="r1", weight=2 * weight)
+        return class_loss + grad_loss
 
     def theirs():
         normalised = [first.tanh(), second.sin()]
