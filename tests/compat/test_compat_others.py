@@ -204,3 +204,33 @@ def test_amp_rsl_rl_patched_in_its_class(modules):
     modules(place, Discriminator=type("Discriminator", (), theirs))
     with pytest.raises(RuntimeError, match=r"Discriminator\.compute_grad_pen: differs from fastgan's"):
         compat.patch("amp_rsl_rl")
+
+
+# ---------------------------------------------------------------------------------- one graph
+
+LOGITS = [torch.linspace(-2, 2, 12).view(4, 1, 3, 1), torch.linspace(3, -1, 12).view(4, 1, 3, 1)]
+AVERAGES = types.SimpleNamespace(logits_real_ema=0.1, logits_fake_ema=-0.2)
+TRACED = {
+    "seed_voken": lambda m, r, f: m.non_saturate_discriminator_loss(r, f) + m.lecam_reg(r, f, AVERAGES),
+    "titok": lambda m, r, f: m.compute_lecam_loss(r.mean(), f.mean(), r.new_zeros(1), r.new_ones(1)),
+    "rae": lambda m, r, f: m.hinge_d_loss(r, f) + m.vanilla_g_loss(f, "sum"),
+    "unitok": lambda m, r, f: m.softplus_loss(r) + m.hinge_loss(-f),
+    "fastgen": lambda m, r, f: m.gan_loss_discriminator(r.flatten(1), f.flatten(1)),
+    "modelopt": lambda m, r, f: m.r1_loss(r, f) + m.gan_gen_loss(f.flatten(1)),
+    "neosr": lambda m, r, f: m.gan_loss("huber")(r, True, is_disc=True) + m.gan_loss("mse")(f, True),
+    "trainner_redux": lambda m, r, f: m.GANLoss(1.0)(r, True, is_disc=True) + m.GANLoss(1.0, "hinge")(f, True),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call")
+@pytest.mark.parametrize("trainer", TRACED)
+def test_in_one_graph_of_torch_compile(trainer):
+    """Values and gradients are the eager ones."""
+    module, found = getattr(compat, trainer), []
+    torch.compiler.reset()
+    for wrap in (lambda f: f, lambda f: torch.compile(f, backend="aot_eager", fullgraph=True)):
+        real, fake = (x.clone().requires_grad_() for x in LOGITS)
+        loss = wrap(lambda r, f: TRACED[trainer](module, r, f))(real, fake)
+        found.append([loss, *torch.autograd.grad(loss, [real, fake], allow_unused=True)])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
