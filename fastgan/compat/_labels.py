@@ -35,6 +35,11 @@ def l1(label: float, real: bool, disc: bool) -> Term:
     return distance(label)
 
 
+def huber(label: float, real: bool, disc: bool) -> Term:
+    """Return Huber's loss of the distance d from the label: d^2 / 2 up to d = 1, then d - 1/2."""
+    return Term("huber", shift=-float(label))
+
+
 def wgan(label: float, real: bool, disc: bool) -> Term:
     """Return -x for real, x for fake."""
     return MINUS if real else PLUS

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..auxiliary import feature_matching_loss
+from ..auxiliary import feature_matching_loss, lecam_penalty
 from ..backends.specs import Term
 from ..discriminator.double_backward import check, gradients_of
 from ..discriminator.forward import Forward, differentiable, prunable
@@ -32,6 +32,7 @@ __all__ = [
     "given",
     "gradient_by_input",
     "hinge",
+    "lecam",
     "mean_and_each",
     "mean_of",
     "mean_with_values",
@@ -158,6 +159,11 @@ def feature_distance(
     loss = feature_matching_loss(reals, fakes, weights=weights, detach_real=detach_real)
     dtype = dtype or result_dtype(fakes)
     return loss if loss.dtype is dtype else loss.to(dtype)
+
+
+def lecam(real: Tensor, fake: Tensor, real_average: Any, fake_average: Any) -> Tensor:
+    """Return mean [r - fake_average]+^2 + mean [real_average - f]+^2, with averages as numbers or tensors."""
+    return lecam_penalty(real, fake, real_average, fake_average).to(result_dtype([real]))
 
 
 # ---------------------------------------------------------------------------------- penalties

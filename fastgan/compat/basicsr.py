@@ -69,12 +69,15 @@ class GANLoss(nn.Module):
             return target_is_real
         return input.new_full(input.shape, self.real_label_val if target_is_real else self.fake_label_val)
 
-    _own_labels = get_target_label
+    _own_labels: Any = get_target_label
+
+    def _factor(self, disc: bool) -> Any:
+        return 1.0 if disc else self.loss_weight
 
     def _mean(self, members: Sequence[Tensor], real: bool, disc: bool) -> Tensor:
         """Return the mean over members of their losses, in one call."""
         label = self.real_label_val if real else self.fake_label_val
-        factor: Any = 1.0 if disc else self.loss_weight
+        factor = self._factor(disc)
         apart = isinstance(factor, Tensor)  # it may want a gradient, and reading it would wait
         if self.gan_type in _labels.ON_TARGETS and _labels.replaced(self.get_target_label, self._own_labels):
             # A trainer's own labels, which may differ from logit to logit.

@@ -21,8 +21,6 @@ import torch
 from torch import Tensor
 
 from ..auxiliary import feature_matching_loss as matching
-from ..auxiliary import lecam_penalty
-from ..backends.base import widest
 from ..norms import norm_penalty
 from ._origin import Origin
 from ._probe import critic
@@ -32,6 +30,7 @@ from ._shared import (
     between,
     gradient_by_input,
     hinge,
+    lecam,
     mean_of,
     path_lengths,
     quiet_input,
@@ -126,15 +125,7 @@ def feature_matching_loss(real_embed: Tensor, fake_embed: Tensor) -> Tensor:
 
 def lecam_reg(d_logit_real: Tensor, d_logit_fake: Tensor, ema: Any) -> Tensor:
     """Return mean [r - ema.D_fake]+^2 + mean [ema.D_real - f]+^2, with averages as numbers or tensors."""
-
-    def on_device(average: Any) -> Tensor:
-        if isinstance(average, Tensor):
-            return average
-        # A fill, and not a copy that would wait for the device.
-        return torch.full((1,), float(average), dtype=widest(d_logit_real.device), device=d_logit_real.device)
-
-    penalty = lecam_penalty(d_logit_real, d_logit_fake, on_device(ema.D_real), on_device(ema.D_fake))
-    return penalty.to(result_dtype([d_logit_real]))
+    return lecam(d_logit_real, d_logit_fake, ema.D_real, ema.D_fake)
 
 
 # ---------------------------------------------------------------------------------- penalties

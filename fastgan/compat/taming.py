@@ -11,8 +11,15 @@ taming freezes the discriminator in the generator's step by Lightning; LlamaGen'
 `with fastgan.frozen(self.discriminator):`. The adaptive weight needs two backwards, and the sum's backward repeats
 both. With `fastgan.generator_step(balance=fastgan.nn.AdaptiveWeight(last_layer))` each loss is differentiated once.
 
-The same call patches LlamaGen (tokenizer/tokenizer_image/vq_loss.py), whose VQLoss has that method without the
-factor. Its `non_saturating_*` pass logits and targets to the cross-entropy in swapped order, and are left alone.
+The same call patches the descendants, each with its class's method:
+
+- latent-diffusion and Stable Diffusion (ldm/modules/losses/): LPIPSWithDiscriminator, VQLPIPSWithDiscriminator;
+- generative-models (sgm/modules/autoencoding/): GeneralLPIPSWithDiscriminator;
+- LlamaGen (tokenizer/tokenizer_image/vq_loss.py): VQLoss, whose method has no factor. Its `non_saturating_*` pass
+  logits and targets to the cross-entropy in swapped order, and are left alone.
+
+SEED-Voken, TiTok, RAE and UniTok have losses of their own beside these, and modules of their own here.
+`hinge_d_loss_with_exemplar_weights` of latent-diffusion is called nowhere there, and is left out.
 """
 
 from __future__ import annotations
@@ -28,9 +35,17 @@ from ._shared import MINUS, given, hinge, mean_of, softplus
 
 __all__ = ["adopt_weight", "calculate_adaptive_weight", "hinge_d_loss", "hinge_gen_loss", "vanilla_d_loss"]
 
+METHODS = (("calculate_adaptive_weight", ("_method", "_method_without_factor")),)
 ORIGIN = Origin(
-    ("taming.modules.losses.vqperceptual", "tokenizer.tokenizer_image.vq_loss"),  # VQGAN's, LlamaGen's
-    methods=(("calculate_adaptive_weight", ("_method", "_method_without_factor")),),
+    (
+        "taming.modules.losses.vqperceptual",
+        "ldm.modules.losses.contperceptual",  # latent-diffusion, Stable Diffusion
+        "ldm.modules.losses.vqperceptual",
+        "sgm.modules.autoencoding.lpips.vqperceptual",  # generative-models
+        "sgm.modules.autoencoding.losses.discriminator_loss",
+        "tokenizer.tokenizer_image.vq_loss",  # LlamaGen
+    ),
+    methods=METHODS,
 )
 
 

@@ -33,7 +33,8 @@ UNPROBED = {
         "gen_path_regularizer",
     },
     "monai": {"AdversarialCriterions"},
-    "taming": {"calculate_adaptive_weight"},  # a method there, and probed as that
+    "seed_voken": {"calculate_adaptive_weight"},  # a method there, and probed as that
+    "taming": {"calculate_adaptive_weight"},
     "torchgan": {
         "DiscriminatorLoss", "GeneratorLoss", "HistoricalAverageDiscriminatorLoss",
         "HistoricalAverageGeneratorLoss", "MutualInformationPenalty", "mutual_information_penalty",

@@ -479,7 +479,7 @@ def running(m: Any, o: SimpleNamespace, G: Any, w: Tensor) -> Any:
     found = []
     for _ in range(o.steps):
         found.append(m.g_path_regularize(G(w), w, mean, o.decay))
-        mean = found[-1][2 if o.module == "basicsr" else 1]
+        mean = found[-1][1 if o.module == "stylegan2" else 2]
     return found
 
 
