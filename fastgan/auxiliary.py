@@ -160,7 +160,7 @@ def lecam_penalty(
         real_logits: a tensor of any shape (float32, float64, float16 or bfloat16), or a sequence of them.
         fake_logits: the same for fake; shapes may differ.
         real_average: the moving average of the real logits: as many numbers as there are members (for a
-            tensor: one), as a tensor on the logits' device, where they stay, or as floats. Gets no gradient.
+            tensor: one). A tensor on the logits' device, where they stay, or floats. Gets no gradient.
         fake_average: the same for fake logits.
         weight: the factor in front.
 

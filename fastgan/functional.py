@@ -504,7 +504,7 @@ def term(phi: str, scale: float = 1.0, shift: float = 0.0, linear: float = 0.0, 
 
     Args:
         phi: "identity", "softplus" (ln(1 + e^z)), "softplus_square" (its square), "relu", "square", "relu_square",
-            "abs", "huber" (z^2 / 2 up to |z| = 1, |z| - 1/2 beyond) or "relu_half", which is relu but for its
+            "abs", "huber" (z^2 / 2 up to |z| = 1, |z| - 1/2 beyond) or "relu_half". The last is relu but for its
             derivative at 0: 1/2, as where PyTorch takes a minimum or maximum of two equal numbers.
         scale: factor inside phi.
         shift: summand inside phi.

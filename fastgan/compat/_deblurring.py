@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backends.specs import Term
+from ._mmagic_gan import GANLoss
 from ._openmmlab import gradient_penalty_loss
 from ._shared import MINUS, PLUS, bce, mean_of, square
 
@@ -21,12 +22,6 @@ __all__ = [
     "RelativisticDiscLoss",
     "RelativisticDiscLossLS",
 ]
-
-
-def _criterion(gan_type: str) -> nn.Module:
-    from .mmagic import GANLoss  # which imports this module
-
-    return GANLoss(gan_type=gan_type)
 
 
 class ImagePool:
@@ -78,7 +73,7 @@ class DiscLoss(nn.Module):
 
     def __init__(self, gan_type: str = "vanilla") -> None:
         super().__init__()
-        self.criterionGAN = _criterion(gan_type)
+        self.criterionGAN = GANLoss(gan_type=gan_type)
 
     def name(self) -> str:
         """Return "DiscLoss"."""
@@ -131,7 +126,7 @@ class RelativisticDiscLoss(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.criterionGAN = _criterion(self._TYPE)
+        self.criterionGAN = GANLoss(gan_type=self._TYPE)
         self.fake_pool = ImagePool(50)
         self.real_pool = ImagePool(50)
 

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
@@ -178,6 +178,7 @@ def _owned(adapter: ModuleType, loaded: list[ModuleType]) -> Iterator[_Own]:
     origin = adapter.ORIGIN
     for module in loaded:
         held = vars(module)
+        yield from _methods(adapter, module)
         for name in [n for n in adapter.__all__ if n not in origin.kept]:
             old, new = held.get(name), getattr(adapter, name)
             # Another function by an alias is replaced by its own name, if at all.
@@ -185,30 +186,49 @@ def _owned(adapter: ModuleType, loaded: list[ModuleType]) -> Iterator[_Own]:
                 continue
             if getattr(old, "__name__", name) in (name, new.__name__):
                 yield _Own(f"{module.__name__}.{name}", None, name, old, [new])
-        for method, candidates in origin.methods:
-            found = [getattr(adapter, name) for name in candidates]
-            for name, owner in [(n, c) for n, c in held.items() if isinstance(c, type) and method in vars(c)]:
-                if vars(owner)[method] not in found:
-                    yield _Own(f"{module.__name__}.{name}.{method}", owner, method, vars(owner)[method], found)
 
 
-def _replace_all(trainer: str, adapter: ModuleType, loaded: list[ModuleType]) -> None:
-    """Replace all names and methods in these modules; or nothing, where one does not fit."""
-    owned: dict[int, _Own] = {}
-    for own in _owned(adapter, loaded):
-        owned.setdefault(id(own.old), own)  # one object may have several names
+def _methods(adapter: ModuleType, module: ModuleType) -> Iterator[_Own]:
+    """Yield the methods to replace of a module's classes."""
+    for method, candidates in adapter.ORIGIN.methods:
+        found = [getattr(adapter, name) for name in candidates]
+        for name, owner in [(n, c) for n, c in vars(module).items() if isinstance(c, type) and method in vars(c)]:
+            if vars(owner)[method] not in found:
+                yield _Own(f"{module.__name__}.{name}.{method}", owner, method, vars(owner)[method], found)
+
+
+def _fitting(adapter: ModuleType, owned: Iterable[_Own]) -> tuple[list[tuple[_Own, Any]], list[str]]:
+    """Return what can be replaced, each with its replacement, and why the others cannot; each object once."""
     fitting, reasons = [], []
-    for own in owned.values():
+    for own in {id(own.old): own for own in reversed(list(owned))}.values():
         unfit = [_unfit(adapter, own.old, new) for new in own.candidates]
         if None in unfit:
             fitting.append((own, own.candidates[unfit.index(None)]))
         else:
             reasons.append(f"{own.where}: {unfit[0]}")
+    return fitting[::-1], reasons[::-1]
+
+
+def _relatives(adapter: ModuleType, fitting: list[tuple[_Own, Any]]) -> list[tuple[_Own, Any]]:
+    """Return the same methods of classes beside which a replaced function is bound; warn of those that stay."""
+    users = [sys.modules[m] for own, _ in fitting if own.owner is None for m, _, _ in _holders(own.old)]
+    known = {id(own.old) for own, _ in fitting}
+    found = [own for m in dict.fromkeys(users) for own in _methods(adapter, m) if id(own.old) not in known]
+    more, left = _fitting(adapter, found)
+    if left:
+        warnings.warn(f"{'; '.join(left)}: stays as it is", stacklevel=4)
+    return more
+
+
+def _replace_all(trainer: str, adapter: ModuleType, loaded: list[ModuleType]) -> None:
+    """Replace all names and methods in these modules; or nothing, where one does not fit."""
+    fitting, reasons = _fitting(adapter, _owned(adapter, loaded))
     if reasons:
         raise RuntimeError(
             f"{'; '.join(reasons)}: not the trainer's own, or of another version; import the adapter's by name"
             " where it fits"
         )
+    fitting += _relatives(adapter, fitting)
     for own, _ in fitting:
         _warn_of_subclasses(own.where, own.old, adapter.__all__)
     for own, new in fitting:

@@ -276,6 +276,28 @@ def test_k13_llamagens_weight_is_replaced(modules):
     )
 
 
+def test_relatives_that_import_the_functions_are_patched_too(modules):
+    """LDM's loss imports VQGAN's functions, and has a copy of its method: what fits is replaced, the rest is named."""
+    functions = {name: own("taming")[name] for name in ("hinge_d_loss", "vanilla_d_loss")}
+    modules("taming.modules.losses.vqperceptual", VQLPIPSWithDiscriminator=adaptive(weighted), **functions)
+    user = modules("my.contperceptual", LPIPSWithDiscriminator=adaptive(weighted), **functions)
+    other = modules("my.other", Squared=adaptive(lambda self: self.discriminator_weight**2), **functions)
+    left = other.Squared.calculate_adaptive_weight
+    with pytest.warns(
+        UserWarning, match=r"^my\.other\.Squared\.calculate_adaptive_weight: differs.*stays as it is"
+    ):
+        replaced = compat.patch("taming")
+    assert "my.contperceptual.LPIPSWithDiscriminator.calculate_adaptive_weight" in replaced
+    assert "my.other.hinge_d_loss" in replaced
+    assert other.Squared.calculate_adaptive_weight is left
+    compat.unpatch("taming")
+    assert user.LPIPSWithDiscriminator.calculate_adaptive_weight.__module__ == __name__
+
+
+def weighted(self):
+    return self.discriminator_weight
+
+
 WORKERS = ["CrossEntropyLoss", "ConditionalContrastiveLoss", "Data2DataCrossEntropyLoss", "adjust_k"]
 WORKERS += ["latent_optimise", "normal_nll_loss", "MiConditionalContrastiveLoss", "enable_allreduce"]
 
