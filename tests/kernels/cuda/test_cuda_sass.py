@@ -134,8 +134,6 @@ CASES = {
     "relu_square": loss_case(own_loss("relu_square")),
     "abs": loss_case(own_loss("abs")),
     "relu_half": loss_case(own_loss("relu_half")),
-    "huber": loss_case(own_loss("huber")),
-    "softplus_square": loss_case(own_loss("softplus_square")),
     "pairs": Case("loss", matching, 1, (ELEMENTS, MORE)),
     "norm": Case("norms", norm),
     "second order": Case("norms", norm_twice),
