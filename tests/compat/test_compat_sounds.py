@@ -1,0 +1,153 @@
+"""fastgan.compat: VITS and its family against their formulas."""
+
+import sys
+import types
+
+import pytest
+import torch
+
+from bench.baselines import hifigan as peer_hifigan
+from bench.baselines import vits as peer_vits
+from fastgan import compat
+from fastgan.compat import vits
+from tests.helpers import adapters
+from tests.helpers.adapters import DTYPES
+
+# The kinks of least squares, hinge and L1, their neighbours, and what is large.
+EDGES = [1.0, 0.0, -1.0, 2.0, 1.0078125, -0.9921875, 30.0, -30.0, 1e4, -1e4, -0.0]
+MODULES = [(vits, peer_vits)]
+NAMES = [(ours, peer, name) for ours, peer in MODULES for name in adapters.public(peer)]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(_poison):
+    torch.set_num_threads(1)  # the tensors are small, and more threads would only wait for each other
+
+
+@pytest.fixture
+def modules(monkeypatch):
+    """Makes modules that are loaded as long as the test."""
+
+    def make(name, **names):
+        module = types.ModuleType(name)
+        vars(module).update(names)
+        monkeypatch.setitem(sys.modules, name, module)
+        return module
+
+    yield make
+    for trainer in list(compat.patched()):
+        compat.unpatch(trainer)
+
+
+@pytest.mark.parametrize(("ours", "peer", "name"), NAMES, ids=lambda x: getattr(x, "__name__", x))
+def test_names_and_signatures(ours, peer, name):
+    adapters.same_interface(getattr(ours, name), getattr(peer, name))
+    assert set(ours.__all__) == set(adapters.public(peer))
+
+
+def compare(ours, peer, *inputs, **options):
+    return adapters.compare(ours, peer, inputs, truth=adapters.widened(peer), **options)
+
+
+def logits(dtype, seed=0):
+    """Logits of a vocoder's shapes: periods (N, 1, T, p), scales (N, T), less usual ones, and edges."""
+    torch.manual_seed(seed)
+    found = [(2 * torch.randn(shape)).to(dtype) for shape in [(2, 1, 7, 3), (2, 31), (3,), (4, 1), ()]]
+    found.append(torch.randn(5, 2, 6).to(dtype).permute(2, 0, 1)[::2])
+    edges = torch.tensor(EDGES)
+    return [*found, (edges.clamp(-200, 200) if dtype is torch.float16 else edges).to(dtype)]
+
+
+def fmaps(dtype, seed=0):
+    """Feature maps of three discriminators; the second seed's coincide with the first's at places."""
+    torch.manual_seed(seed)
+    found = [
+        [torch.randn(2, 4, 9), torch.randn(2, 6, 5, 2), torch.randn(2, 7)],
+        [torch.randn(3), torch.randn(2, 2)],
+    ]
+    for maps in found:
+        for x in maps:
+            x.view(-1)[:2] = torch.tensor([0.5, -2.0])
+    found.append([torch.randn(4, 6).t(), torch.randn(8)[::2]])
+    return adapters.mapped(found, lambda x: x.to(dtype))
+
+
+# ---------------------------------------------------------------------------------- VITS
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_vits(dtype):
+    compare(vits.discriminator_loss, peer_vits.discriminator_loss, logits(dtype), logits(dtype, 1))
+    compare(vits.generator_loss, peer_vits.generator_loss, logits(dtype))
+    compare(vits.feature_loss, peer_vits.feature_loss, fmaps(dtype), fmaps(dtype, 1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_vits_is_in_float32_and_detaches_real_maps(dtype):
+    real, fake = (torch.ones(3, dtype=dtype, requires_grad=True) for _ in range(2))
+    loss, reals, _ = vits.discriminator_loss([real], [fake])
+    assert loss.dtype is torch.float32
+    assert (loss.item(), reals) == (1.0, [0.0])
+    assert type(reals[0]) is float
+    loss, parts = vits.generator_loss([fake])
+    assert {x.dtype for x in (loss, *parts)} == {torch.float32}
+    loss = vits.feature_loss([[real]], [[2 * fake]])
+    assert (loss.dtype, loss.item()) == (torch.float32, 2.0)
+    loss.backward()
+    assert real.grad is None
+    assert fake.grad.dtype is dtype
+
+
+def test_vits_cuts_and_empty_lists():
+    real, fake = logits(torch.float32)[:2], logits(torch.float32, 1)[:4]
+    compare(vits.discriminator_loss, peer_vits.discriminator_loss, real, fake)
+    for name, inputs in (
+        ("discriminator_loss", ([], [])), ("generator_loss", ([],)), ("feature_loss", ([], [])),
+        ("feature_loss", ([[]], [[]])),
+    ):  # fmt: skip
+        mine, theirs = getattr(vits, name)(*inputs), getattr(peer_vits, name)(*inputs)
+        assert mine == theirs
+        assert adapters.skeleton(mine) == adapters.skeleton(theirs)
+
+
+def own(peer, *names):
+    """A trainer's own functions, as new objects, and another loss that stays."""
+    found = {}
+    for name in names:
+        theirs = getattr(peer, name)
+        found[name] = types.FunctionType(theirs.__code__, theirs.__globals__, name, theirs.__defaults__)
+    return found | {"kl_loss": lambda z_p, logs_q: 0}
+
+
+@pytest.mark.parametrize("path", vits.ORIGIN.modules)
+def test_vits_and_its_family_are_patched(modules, path):
+    theirs = own(peer_vits, *vits.__all__)
+    module = modules(path, **theirs)
+    train = modules("train", feature_loss=module.feature_loss)
+    compat.patch("vits")
+    assert all(getattr(module, name) is getattr(vits, name) for name in vits.__all__)
+    assert train.feature_loss is vits.feature_loss
+    assert module.kl_loss is theirs["kl_loss"]
+    compat.unpatch("vits")
+    assert vars(module)["feature_loss"] is theirs["feature_loss"] is train.feature_loss
+
+
+@pytest.mark.parametrize("name", vits.__all__)
+def test_hifigan_and_applio_are_not_vits(modules, name):
+    """Applio's feature loss is HiFi-GAN's; its discriminator's loss has no floats."""
+    theirs = own(peer_vits, *vits.__all__) | {name: own(peer_hifigan, name)[name]}
+    module = modules("losses", **theirs)
+    with pytest.raises(RuntimeError, match=rf"^losses\.{name}: differs from fastgan's"):
+        compat.patch("vits")
+    assert all(getattr(module, n) is theirs[n] for n in theirs)
+
+
+def test_applio_returns_no_floats(modules):
+    def discriminator_loss(disc_real_outputs, disc_generated_outputs):
+        return peer_vits.discriminator_loss(disc_real_outputs, disc_generated_outputs)[0], [], []
+
+    modules("losses", discriminator_loss=discriminator_loss)
+    with pytest.raises(
+        RuntimeError, match=r"differs from fastgan's \(in float32: 5 results and gradients, fastgan's 9"
+    ):
+        compat.patch("vits")

@@ -1,0 +1,24 @@
+"""Adapters of vocoders' and codecs' losses and their trainers' formulas, as in adapter_losses.py."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from tests.proof.adapter_cases import listed, two_lists, two_sets_of_maps
+from tests.proof.adapter_losses import functions
+
+SEVERAL = {"members": (2, 1, 3, 5), "container": ("list", "tuple")}
+MAPS: dict[str, Any] = {"members": (2, 1, 3), "maps": (2, 1, 4)}
+
+
+def one_list(o: SimpleNamespace) -> list[Any]:
+    """Return logits of several discriminators."""
+    return [listed(o)]
+
+
+# VITS
+
+functions("vits", ("discriminator_loss",), two_lists, longer=(0, 2, -1), **SEVERAL)
+functions("vits", ("generator_loss",), one_list, **SEVERAL)
+functions("vits", ("feature_loss",), two_sets_of_maps, **MAPS)
