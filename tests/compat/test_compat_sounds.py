@@ -1,4 +1,4 @@
-"""fastgan.compat: VITS and its family against their formulas."""
+"""fastgan.compat: VITS and its family, and DAC, against their formulas."""
 
 import sys
 import types
@@ -6,17 +6,18 @@ import types
 import pytest
 import torch
 
+from bench.baselines import dac as peer_dac
 from bench.baselines import hifigan as peer_hifigan
 from bench.baselines import vits as peer_vits
 from fastgan import compat
-from fastgan.compat import vits
+from fastgan.compat import dac, vits
 from tests.helpers import adapters
 from tests.helpers.adapters import DTYPES
 
 # The kinks of least squares, hinge and L1, their neighbours, and what is large.
 EDGES = [1.0, 0.0, -1.0, 2.0, 1.0078125, -0.9921875, 30.0, -30.0, 1e4, -1e4, -0.0]
-MODULES = [(vits, peer_vits)]
-NAMES = [(ours, peer, name) for ours, peer in MODULES for name in adapters.public(peer)]
+MODULES = [(vits, peer_vits), (dac, peer_dac)]
+NAMES = [(ours, peer, name) for ours, peer in MODULES for name in ours.__all__]
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +43,13 @@ def modules(monkeypatch):
 @pytest.mark.parametrize(("ours", "peer", "name"), NAMES, ids=lambda x: getattr(x, "__name__", x))
 def test_names_and_signatures(ours, peer, name):
     adapters.same_interface(getattr(ours, name), getattr(peer, name))
-    assert set(ours.__all__) == set(adapters.public(peer))
+
+
+def test_every_name_is_there():
+    assert set(vits.__all__) == set(adapters.public(peer_vits))
+    assert set(dac.__all__) == {
+        name for name in adapters.public(peer_dac) if isinstance(getattr(peer_dac, name), type)
+    }
 
 
 def compare(ours, peer, *inputs, **options):
@@ -111,11 +118,14 @@ def test_vits_cuts_and_empty_lists():
 
 
 def own(peer, *names):
-    """A trainer's own functions, as new objects, and another loss that stays."""
+    """A trainer's own functions and classes, as new objects, and another loss that stays."""
     found = {}
     for name in names:
         theirs = getattr(peer, name)
-        found[name] = types.FunctionType(theirs.__code__, theirs.__globals__, name, theirs.__defaults__)
+        if isinstance(theirs, type):
+            found[name] = type(name, (theirs,), {})
+        else:
+            found[name] = types.FunctionType(theirs.__code__, theirs.__globals__, name, theirs.__defaults__)
     return found | {"kl_loss": lambda z_p, logs_q: 0}
 
 
@@ -151,3 +161,100 @@ def test_applio_returns_no_floats(modules):
         RuntimeError, match=r"differs from fastgan's \(in float32: 5 results and gradients, fastgan's 9"
     ):
         compat.patch("vits")
+
+
+# ---------------------------------------------------------------------------------- DAC
+
+
+def judged(module, method):
+    """A method of DAC's loss as a function of a discriminator's outputs."""
+
+    def call(fake, real):
+        return getattr(module.GANLoss(lambda x: x), method)(adapters.Sound(fake), adapters.Sound(real))
+
+    return call
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("method", ["forward", "discriminator_loss", "generator_loss"])
+def test_dac(method, dtype):
+    fake, real = fmaps(dtype), fmaps(dtype, 1)
+    compare(judged(dac, method), judged(peer_dac, method), fake, real)
+    if method == "discriminator_loss":  # cut to the shorter
+        compare(judged(dac, method), judged(peer_dac, method), fake[:2], real)
+        compare(judged(dac, method), judged(peer_dac, method), fake, real[:1])
+
+
+@pytest.mark.parametrize(
+    ("method", "fake", "real"),
+    [("discriminator_loss", [], []), ("generator_loss", [], []), ("generator_loss", [[torch.ones(2)]], [[]])],
+)
+def test_dac_without_members_or_maps(method, fake, real):
+    mine, theirs = judged(dac, method)(fake, real), judged(peer_dac, method)(fake, real)
+    assert adapters.skeleton(mine) == adapters.skeleton(theirs)
+    assert mine == theirs
+
+
+def test_dac_needs_real_maps():
+    for module in (dac, peer_dac):
+        with pytest.raises(IndexError):
+            judged(module, "generator_loss")([[torch.ones(2), torch.ones(2)]], [])
+
+
+class Judge(torch.nn.Module):
+    """A discriminator of two members."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(6, 4, dtype=torch.float64)
+
+    def forward(self, x):
+        h = self.layer(x)
+        return [[torch.tanh(h), h], [h.sin()]]
+
+
+@pytest.mark.parametrize("method", ["discriminator_loss", "generator_loss"])
+def test_dac_gradients_of_sounds_and_discriminator(method):
+    """The fake sound is detached in the discriminator's loss, the real maps are in the generator's."""
+    grads = []
+    for module in (dac, peer_dac):
+        torch.manual_seed(3)
+        net = Judge()
+        fake, real = (torch.randn(2, 1, 6, dtype=torch.float64, requires_grad=True) for _ in range(2))
+        value = getattr(module.GANLoss(net), method)(adapters.Sound(fake), adapters.Sound(real))
+        total = value if isinstance(value, torch.Tensor) else value[0] + 2 * value[1]
+        total.backward()
+        grads.append([x.grad for x in (fake, real, *net.parameters())])
+        names = ["discriminator.layer.weight", "discriminator.layer.bias"]
+        assert list(module.GANLoss(net).state_dict()) == names
+    for a, b in zip(*grads, strict=True):
+        assert (a is None and b is None) or adapters.close(a, b, 1e-12)
+    assert [g is None for g in grads[0]] == [
+        method == "discriminator_loss",
+        method == "generator_loss",
+        False,
+        False,
+    ]
+
+
+def test_dac_is_patched(modules):
+    module = modules("dac.nn.loss", **own(peer_dac, "GANLoss"))
+    assert compat.patch("dac") == ["dac.nn.loss.GANLoss"]
+    assert module.GANLoss is dac.GANLoss
+
+
+@pytest.mark.parametrize("method", ["discriminator_loss", "generator_loss"])
+def test_dac_with_means_over_discriminators_is_another(modules, method):
+    """stable-audio-tools' class of these methods divides by their number."""
+
+    class GANLoss(peer_dac.GANLoss):
+        pass
+
+    def divided(self, fake, real):
+        value = getattr(peer_dac.GANLoss, method)(self, fake, real)
+        return value / 2 if isinstance(value, torch.Tensor) else (value[0] / 2, value[1])
+
+    setattr(GANLoss, method, divided)
+    modules("dac.nn.loss", GANLoss=GANLoss)
+    with pytest.raises(RuntimeError, match=rf"differs from fastgan's \({method} in float32: result 0"):
+        compat.patch("dac")

@@ -217,6 +217,19 @@ def public(module):
     return sorted(name for name in own | set(getattr(module, "__all__", ())) if not name.startswith("_"))
 
 
+class Sound:
+    """Tensors in the place of a sound, as audiotools' AudioSignal holds one."""
+
+    def __init__(self, audio_data):
+        self.audio_data = audio_data
+
+    def clone(self):
+        return Sound(mapped(self.audio_data, torch.clone))
+
+    def detach(self):
+        return Sound(mapped(self.audio_data, torch.Tensor.detach))
+
+
 class Critic(nn.Module):
     """A small smooth discriminator: one number an image, or a map of them."""
 

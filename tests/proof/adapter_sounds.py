@@ -5,8 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from tests.helpers.adapters import Sound
 from tests.proof.adapter_cases import listed, two_lists, two_sets_of_maps
-from tests.proof.adapter_losses import functions
+from tests.proof.adapter_losses import functions, loss
 
 SEVERAL = {"members": (2, 1, 3, 5), "container": ("list", "tuple")}
 MAPS: dict[str, Any] = {"members": (2, 1, 3), "maps": (2, 1, 4)}
@@ -22,3 +23,14 @@ def one_list(o: SimpleNamespace) -> list[Any]:
 functions("vits", ("discriminator_loss",), two_lists, longer=(0, 2, -1), **SEVERAL)
 functions("vits", ("generator_loss",), one_list, **SEVERAL)
 functions("vits", ("feature_loss",), two_sets_of_maps, **MAPS)
+
+# DAC
+
+
+def judged(m: Any, o: SimpleNamespace, fake: Any, real: Any) -> Any:
+    """Call a method of DAC's loss on a discriminator's outputs."""
+    return getattr(m.GANLoss(lambda x: x), o.method)(Sound(fake), Sound(real))
+
+
+METHODS = ("discriminator_loss", "generator_loss", "forward")
+loss("dac.GANLoss", two_sets_of_maps, judged, method=METHODS, **MAPS)
