@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..backends.specs import Term
-from ._shared import feature_distance, mean_and_each, mean_of, mean_with_values, square
+from ._shared import feature_distance, mean_and_each, mean_with_values
 
-__all__ = ["JudgedSounds", "Sound", "on_both", "on_fake", "on_maps"]
+__all__ = ["on_both", "on_fake", "on_maps"]
 
 
 def on_both(
@@ -51,50 +51,3 @@ def on_maps(
     if not pairs:
         return 0
     return feature_distance([r for r, _ in pairs], [g for _, g in pairs], weight, detach_real, dtype)
-
-
-class JudgedSounds(nn.Module):
-    """`loss(discriminator)`: DAC's losses, of sounds, which it gives to the discriminator.
-
-    The discriminator returns a list per member, whose last entry is the logits and the others feature maps.
-    """
-
-    def __init__(self, discriminator: Any) -> None:
-        super().__init__()
-        self.discriminator = discriminator
-
-    def forward(self, fake: Any, real: Any) -> tuple[Any, Any]:
-        """Return the discriminator's outputs of both, fake first."""
-        return self.discriminator(fake), self.discriminator(real)
-
-    def discriminator_loss(self, fake: Any, real: Any) -> Any:
-        """Return the sum over members of mean f^2 + mean (1 - r)^2, with the fake sound detached."""
-        d_fake, d_real = self.forward(fake.clone().detach(), real)
-        pairs = list(zip(d_fake, d_real, strict=False))
-        if not pairs:
-            return 0
-        entries = [e for f, r in pairs for e in ((square(0.0), f[-1]), (square(1.0), r[-1]))]
-        return mean_of(*entries)
-
-    def generator_loss(self, fake: Any, real: Any) -> tuple[Any, Any]:
-        """Return the sum over members of mean (1 - f)^2, and that over other maps of mean |f - r|; r is detached."""
-        d_fake, d_real = self.forward(fake, real)
-        loss = mean_of(*[(square(1.0), f[-1]) for f in d_fake]) if d_fake else 0
-        maps = [(d_real[i][j], f) for i, member in enumerate(d_fake) for j, f in enumerate(member[:-1])]
-        if not maps:
-            return loss, 0
-        return loss, feature_distance([r for r, _ in maps], [f for _, f in maps], 1.0, detach_real=True)
-
-
-class Sound(tuple):
-    """An argument for the probe: a sound of one tensor, as audiotools' AudioSignal holds it."""
-
-    audio_data = property(lambda self: self[0])
-
-    def clone(self) -> Sound:
-        """Return a copy with its graph."""
-        return Sound((self[0].clone(),))
-
-    def detach(self) -> Sound:
-        """Return it without its graph."""
-        return Sound((self[0].detach(),))
