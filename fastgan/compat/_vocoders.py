@@ -1,4 +1,7 @@
-"""Losses over lists of discriminators, as HiFi-GAN and its descendants return them: a sum, and its parts."""
+"""Losses over lists of discriminators, as HiFi-GAN and its descendants return them: a sum, and its parts.
+
+The loss on one discriminator is given by terms, whose sum it is.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,32 @@ import torch
 from torch import Tensor
 
 from ..backends.specs import Term
-from ._shared import feature_distance, mean_and_each, mean_with_values
+from ._shared import feature_distance, hinge, mean_and_each, mean_with_values, min_hinge
 
-__all__ = ["on_both", "on_fake", "on_maps"]
+__all__ = ["clamp_hinge", "on_both", "on_fake", "on_maps", "parts_on_both"]
+
+_Terms = tuple[Term, ...]
+
+
+def clamp_hinge(sign: int) -> _Terms:
+    """Return terms of clamp(1 + sign x, min=0), with its derivative at the kink: the whole slope, not half or 0."""
+    return min_hinge(sign, 2.0), hinge(sign, -1.0)
+
+
+def _entries(terms: tuple[_Terms, _Terms], pairs: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Term, Tensor]]:
+    """Return each term beside its tensor, discriminator by discriminator, of real first."""
+    return [(term, x) for pair in pairs for side, x in zip(terms, pair, strict=True) for term in side]
+
+
+def _summed(values: Sequence[Any], width: int) -> list[Any]:
+    """Return the sums of as many consecutive values as a loss has terms."""
+    return [sum(values[i + 1 : i + width], values[i]) for i in range(0, len(values), width)]
 
 
 def on_both(
-    terms: tuple[Term, Term], reals: Sequence[Tensor], fakes: Sequence[Tensor], dtype: torch.dtype | None = None
+    terms: tuple[_Terms, _Terms], reals: Sequence[Tensor], fakes: Sequence[Tensor], dtype: torch.dtype | None = None
 ) -> tuple[Any, list[float], list[float]]:
-    """Return the sum over discriminators of both terms' means, and the means on real and on fake as floats.
+    """Return the sum over discriminators of the losses on real and fake, and those on each as floats.
 
     Lists of unequal length are cut to the shorter; empty ones give the int 0. The loss is in `dtype`, or else in
     the logits' own. The floats wait for the device.
@@ -25,18 +45,31 @@ def on_both(
     pairs = list(zip(reals, fakes, strict=False))
     if not pairs:
         return 0, [], []
-    entries = [(term, x) for pair in pairs for term, x in zip(terms, pair, strict=True)]
-    loss, values = mean_with_values(*entries, dtype=dtype)
+    loss, values = mean_with_values(*_entries(terms, pairs), dtype=dtype)
     # Dynamo traces item() of each, as in the trainers, but not tolist(), which is one transfer.
     numbers = [v.item() for v in values] if torch.compiler.is_compiling() else values.tolist()
+    numbers = _summed(numbers, len(terms[0]))
     return loss, numbers[::2], numbers[1::2]
 
 
-def on_fake(term: Term, fakes: Sequence[Tensor], dtype: torch.dtype | None = None) -> tuple[Any, list[Tensor]]:
-    """Return the sum over discriminators of the term's mean, and each mean, as a tensor with its graph."""
+def parts_on_both(
+    terms: tuple[_Terms, _Terms], reals: Sequence[Tensor], fakes: Sequence[Tensor], dtype: torch.dtype | None = None
+) -> tuple[Any, list[Tensor], list[Tensor]]:
+    """Return `on_both` with tensors in the place of floats, each with its graph."""
+    pairs = list(zip(reals, fakes, strict=False))
+    if not pairs:
+        return 0, [], []
+    loss, values = mean_and_each(*_entries(terms, pairs), dtype=dtype)
+    parts = _summed(values, len(terms[0]))
+    return loss, parts[::2], parts[1::2]
+
+
+def on_fake(terms: _Terms, fakes: Sequence[Tensor], dtype: torch.dtype | None = None) -> tuple[Any, list[Tensor]]:
+    """Return the sum over discriminators of the loss on fake, and each part, as a tensor with its graph."""
     if not fakes:
         return 0, []
-    return mean_and_each(*[(term, f) for f in fakes], dtype=dtype)
+    loss, values = mean_and_each(*[(term, f) for f in fakes for term in terms], dtype=dtype)
+    return loss, _summed(values, len(terms))
 
 
 def on_maps(

@@ -44,12 +44,12 @@ def discriminator_loss(
     The loss is in the logits' dtype. The floats wait for the device, as the trainer's do. Under torch.compile they
     are traced, as the trainer's are.
     """
-    return on_both((square(1.0), square(0.0)), disc_real_outputs, disc_generated_outputs)
+    return on_both(((square(1.0),), (square(0.0),)), disc_real_outputs, disc_generated_outputs)
 
 
 def generator_loss(disc_outputs: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
     """Return the sum over discriminators of mean (1 - f)^2, and each mean, as a tensor with its graph."""
-    return on_fake(square(1.0), disc_outputs)
+    return on_fake((square(1.0),), disc_outputs)
 
 
 def feature_loss(fmap_r: Sequence[Sequence[Tensor]], fmap_g: Sequence[Sequence[Tensor]]) -> Any:

@@ -56,13 +56,13 @@ def discriminator_loss(
 
     The floats wait for the device, as the trainer's do.
     """
-    terms = square(1.0), square(0.0)
+    terms = (square(1.0),), (square(0.0),)
     return on_both(terms, disc_real_outputs, disc_generated_outputs, dtype=torch.float32)
 
 
 def generator_loss(disc_outputs: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
     """Return the sum over discriminators of mean (1 - f)^2 in float32, and each mean as a tensor with its graph."""
-    return on_fake(square(1.0), disc_outputs, dtype=torch.float32)
+    return on_fake((square(1.0),), disc_outputs, dtype=torch.float32)
 
 
 def feature_loss(fmap_r: Sequence[Sequence[Tensor]], fmap_g: Sequence[Sequence[Tensor]]) -> Any:

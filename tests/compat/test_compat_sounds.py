@@ -1,4 +1,4 @@
-"""fastgan.compat: VITS and its family, and DAC, against their formulas."""
+"""fastgan.compat: VITS and its family, DAC, Vocos and WavTokenizer against their formulas."""
 
 import sys
 import types
@@ -9,14 +9,16 @@ import torch
 from bench.baselines import dac as peer_dac
 from bench.baselines import hifigan as peer_hifigan
 from bench.baselines import vits as peer_vits
+from bench.baselines import vocos as peer_vocos
+from bench.baselines import wavtokenizer as peer_wavtokenizer
 from fastgan import compat
-from fastgan.compat import dac, vits
+from fastgan.compat import dac, vits, vocos, wavtokenizer
 from tests.helpers import adapters
 from tests.helpers.adapters import DTYPES
 
 # The kinks of least squares, hinge and L1, their neighbours, and what is large.
 EDGES = [1.0, 0.0, -1.0, 2.0, 1.0078125, -0.9921875, 30.0, -30.0, 1e4, -1e4, -0.0]
-MODULES = [(vits, peer_vits), (dac, peer_dac)]
+MODULES = [(vits, peer_vits), (dac, peer_dac), (vocos, peer_vocos), (wavtokenizer, peer_wavtokenizer)]
 NAMES = [(ours, peer, name) for ours, peer in MODULES for name in ours.__all__]
 
 
@@ -46,10 +48,9 @@ def test_names_and_signatures(ours, peer, name):
 
 
 def test_every_name_is_there():
-    assert set(vits.__all__) == set(adapters.public(peer_vits))
-    assert set(dac.__all__) == {
-        name for name in adapters.public(peer_dac) if isinstance(getattr(peer_dac, name), type)
-    }
+    for ours, peer in MODULES:
+        names = set(adapters.public(peer))
+        assert set(ours.__all__) == (names - {"discriminator_loss", "generator_loss"} if ours is dac else names)
 
 
 def compare(ours, peer, *inputs, **options):
@@ -258,3 +259,110 @@ def test_dac_with_means_over_discriminators_is_another(modules, method):
     modules("dac.nn.loss", GANLoss=GANLoss)
     with pytest.raises(RuntimeError, match=rf"differs from fastgan's \({method} in float32: result 0"):
         compat.patch("dac")
+
+
+# ---------------------------------------------------------------------------------- Vocos and WavTokenizer
+
+VOCOS = [(vocos, peer_vocos), (wavtokenizer, peer_wavtokenizer)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("ours", "peer"), VOCOS)
+def test_vocos(ours, peer, dtype):
+    compare(ours.DiscriminatorLoss(), peer.DiscriminatorLoss(), logits(dtype), logits(dtype, 1))
+    compare(ours.DiscriminatorLoss(), peer.DiscriminatorLoss(), logits(dtype)[:3], logits(dtype, 1))
+    compare(ours.GeneratorLoss(), peer.GeneratorLoss(), logits(dtype))
+    compare(ours.FeatureMatchingLoss(), peer.FeatureMatchingLoss(), fmaps(dtype), fmaps(dtype, 1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("ours", [vocos, wavtokenizer])
+def test_vocos_at_the_kink(ours, dtype):
+    """The derivative is that of torch.clamp, the whole slope; a step further it is 0."""
+    step = torch.finfo(dtype).eps
+    x = torch.tensor([1.0, 1.0 + step, 1.0 - step, 2.0], dtype=dtype, requires_grad=True)
+    loss, parts = ours.GeneratorLoss()([x])
+    for value in (loss, *parts):
+        (grad,) = torch.autograd.grad(value, x, torch.ones_like(value), retain_graph=True)
+        assert grad.tolist() == [-0.25, 0.0, -0.25, 0.0]
+    y = torch.tensor([-1.0, -1.0 - step, 0.0, 0.0], dtype=dtype, requires_grad=True)
+    loss, *_ = ours.DiscriminatorLoss()([x.detach()], [y])
+    loss.sum().backward()
+    assert y.grad.tolist() == [0.25, 0.0, 0.25, 0.25]
+
+
+def test_vocos_gives_vectors_and_wavtokenizer_scalars():
+    real, fake = [torch.zeros(2, 3), torch.ones(4)], [torch.zeros(2, 3), torch.zeros(4)]
+    loss, reals, fakes = vocos.DiscriminatorLoss()(real, fake)
+    assert (loss.shape, loss.tolist()) == ((1,), [3.0])
+    assert [x.shape for x in reals + fakes] == [()] * 4
+    loss, reals, fakes = wavtokenizer.DiscriminatorLoss()(real, fake)
+    assert (loss.shape, loss.item(), reals, fakes) == ((), 3.0, [1.0, 0.0], [1.0, 1.0])
+    assert type(reals[0]) is float
+    assert vocos.FeatureMatchingLoss()([real], [fake]).shape == (1,)
+    assert wavtokenizer.FeatureMatchingLoss()([real], [fake]).shape == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs"),
+    [
+        ("GeneratorLoss", ([],)), ("DiscriminatorLoss", ([], [])), ("DiscriminatorLoss", ([torch.ones(2)], [])),
+        ("FeatureMatchingLoss", ([], [])), ("FeatureMatchingLoss", ([[torch.ones(2)]], [])),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(("ours", "peer"), VOCOS)
+def test_vocos_of_empty_lists(ours, peer, name, inputs):
+    try:
+        want = getattr(peer, name)()(*inputs)
+    except IndexError:
+        with pytest.raises(IndexError):
+            getattr(ours, name)()(*inputs)
+        return
+    got = getattr(ours, name)()(*inputs)
+    assert adapters.skeleton(got) == adapters.skeleton(want)
+    assert got == want
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("method", ["forward", "discriminator_loss", "generator_loss"])
+def test_wavtokenizers_dac(method, dtype):
+    def judged(module):
+        made = module.DACGANLoss(lambda x: x.audio_data)
+        return lambda fake, real: getattr(made, method)(adapters.Sound(fake), adapters.Sound(real))
+
+    compare(judged(wavtokenizer), judged(peer_wavtokenizer), fmaps(dtype), fmaps(dtype, 1))
+
+
+@pytest.mark.parametrize(
+    ("trainer", "path", "peer"),
+    [("vocos", "vocos.loss", peer_vocos), ("wavtokenizer", "decoder.loss", peer_wavtokenizer)],
+)
+def test_vocos_is_patched(modules, trainer, path, peer):
+    adapter = getattr(compat, trainer)
+    module = modules(path, **own(peer, *adapter.__all__))
+    experiment = modules("experiment", GeneratorLoss=module.GeneratorLoss)
+    compat.patch(trainer)
+    assert all(getattr(module, name) is getattr(adapter, name) for name in adapter.__all__)
+    assert experiment.GeneratorLoss is adapter.GeneratorLoss
+
+
+def test_old_commits_of_vocos_are_wavtokenizers(modules):
+    names = ["DiscriminatorLoss", "FeatureMatchingLoss", "GeneratorLoss"]
+    module = modules("vocos.loss", **own(peer_wavtokenizer, *names))
+    with pytest.raises(
+        RuntimeError, match=r"vocos\.loss\.GeneratorLoss: differs from fastgan's .*shape \(\), fastgan's"
+    ):
+        compat.patch("vocos")
+    compat.patch("wavtokenizer", "vocos.loss")
+    assert all(getattr(module, name) is getattr(wavtokenizer, name) for name in names)
+
+
+def test_means_over_discriminators_are_not_vocoss(modules):
+    class GeneratorLoss(peer_vocos.GeneratorLoss):
+        def forward(self, disc_outputs):
+            total, parts = super().forward(disc_outputs)
+            return total / len(parts), parts
+
+    modules("vocos.loss", GeneratorLoss=GeneratorLoss)
+    with pytest.raises(RuntimeError, match=r"in float32: result 0: "):
+        compat.patch("vocos")

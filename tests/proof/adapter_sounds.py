@@ -29,8 +29,27 @@ functions("vits", ("feature_loss",), two_sets_of_maps, **MAPS)
 
 def judged(m: Any, o: SimpleNamespace, fake: Any, real: Any) -> Any:
     """Call a method of DAC's loss on a discriminator's outputs."""
-    return getattr(m.GANLoss(lambda x: x), o.method)(Sound(fake), Sound(real))
+    made = m.GANLoss(lambda x: x) if o.module == "dac" else m.DACGANLoss(lambda x: x.audio_data)
+    return getattr(made, o.method)(Sound(fake), Sound(real))
 
 
 METHODS = ("discriminator_loss", "generator_loss", "forward")
 loss("dac.GANLoss", two_sets_of_maps, judged, method=METHODS, **MAPS)
+
+# Vocos and WavTokenizer
+
+
+def modules(trainer: str, name: str, inputs: Any, **space: Any) -> None:
+    """List a module without options."""
+
+    def call(m: Any, o: SimpleNamespace, *tensors: Any) -> Any:
+        return getattr(m, name)()(*tensors)
+
+    loss(f"{trainer}.{name}", inputs, call, **space)
+
+
+for trainer in ("vocos", "wavtokenizer"):
+    modules(trainer, "DiscriminatorLoss", two_lists, longer=(0, 2, -1), **SEVERAL)
+    modules(trainer, "GeneratorLoss", one_list, **SEVERAL)
+    modules(trainer, "FeatureMatchingLoss", two_sets_of_maps, **MAPS)
+loss("wavtokenizer.DACGANLoss", two_sets_of_maps, judged, method=METHODS, **MAPS)
