@@ -1,8 +1,5 @@
 """fastgan.compat: VITS and its family, DAC, Vocos and WavTokenizer against their formulas."""
 
-import sys
-import types
-
 import pytest
 import torch
 
@@ -15,9 +12,8 @@ from fastgan import compat
 from fastgan.compat import dac, vits, vocos, wavtokenizer
 from tests.helpers import adapters
 from tests.helpers.adapters import DTYPES
+from tests.helpers.sounds import compare, fmaps, loaded, logits, own
 
-# The kinks of least squares, hinge and L1, their neighbours, and what is large.
-EDGES = [1.0, 0.0, -1.0, 2.0, 1.0078125, -0.9921875, 30.0, -30.0, 1e4, -1e4, -0.0]
 MODULES = [(vits, peer_vits), (dac, peer_dac), (vocos, peer_vocos), (wavtokenizer, peer_wavtokenizer)]
 NAMES = [(ours, peer, name) for ours, peer in MODULES for name in ours.__all__]
 
@@ -29,17 +25,7 @@ def _one_thread(_poison):
 
 @pytest.fixture
 def modules(monkeypatch):
-    """Makes modules that are loaded as long as the test."""
-
-    def make(name, **names):
-        module = types.ModuleType(name)
-        vars(module).update(names)
-        monkeypatch.setitem(sys.modules, name, module)
-        return module
-
-    yield make
-    for trainer in list(compat.patched()):
-        compat.unpatch(trainer)
+    yield from loaded(monkeypatch)
 
 
 @pytest.mark.parametrize(("ours", "peer", "name"), NAMES, ids=lambda x: getattr(x, "__name__", x))
@@ -51,33 +37,6 @@ def test_every_name_is_there():
     for ours, peer in MODULES:
         names = set(adapters.public(peer))
         assert set(ours.__all__) == (names - {"discriminator_loss", "generator_loss"} if ours is dac else names)
-
-
-def compare(ours, peer, *inputs, **options):
-    return adapters.compare(ours, peer, inputs, truth=adapters.widened(peer), **options)
-
-
-def logits(dtype, seed=0):
-    """Logits of a vocoder's shapes: periods (N, 1, T, p), scales (N, T), less usual ones, and edges."""
-    torch.manual_seed(seed)
-    found = [(2 * torch.randn(shape)).to(dtype) for shape in [(2, 1, 7, 3), (2, 31), (3,), (4, 1), ()]]
-    found.append(torch.randn(5, 2, 6).to(dtype).permute(2, 0, 1)[::2])
-    edges = torch.tensor(EDGES)
-    return [*found, (edges.clamp(-200, 200) if dtype is torch.float16 else edges).to(dtype)]
-
-
-def fmaps(dtype, seed=0):
-    """Feature maps of three discriminators; the second seed's coincide with the first's at places."""
-    torch.manual_seed(seed)
-    found = [
-        [torch.randn(2, 4, 9), torch.randn(2, 6, 5, 2), torch.randn(2, 7)],
-        [torch.randn(3), torch.randn(2, 2)],
-    ]
-    for maps in found:
-        for x in maps:
-            x.view(-1)[:2] = torch.tensor([0.5, -2.0])
-    found.append([torch.randn(4, 6).t(), torch.randn(8)[::2]])
-    return adapters.mapped(found, lambda x: x.to(dtype))
 
 
 # ---------------------------------------------------------------------------------- VITS
@@ -116,18 +75,6 @@ def test_vits_cuts_and_empty_lists():
         mine, theirs = getattr(vits, name)(*inputs), getattr(peer_vits, name)(*inputs)
         assert mine == theirs
         assert adapters.skeleton(mine) == adapters.skeleton(theirs)
-
-
-def own(peer, *names):
-    """A trainer's own functions and classes, as new objects, and another loss that stays."""
-    found = {}
-    for name in names:
-        theirs = getattr(peer, name)
-        if isinstance(theirs, type):
-            found[name] = type(name, (theirs,), {})
-        else:
-            found[name] = types.FunctionType(theirs.__code__, theirs.__globals__, name, theirs.__defaults__)
-    return found | {"kl_loss": lambda z_p, logs_q: 0}
 
 
 @pytest.mark.parametrize("path", vits.ORIGIN.modules)

@@ -53,3 +53,15 @@ for trainer in ("vocos", "wavtokenizer"):
     modules(trainer, "GeneratorLoss", one_list, **SEVERAL)
     modules(trainer, "FeatureMatchingLoss", two_sets_of_maps, **MAPS)
 loss("wavtokenizer.DACGANLoss", two_sets_of_maps, judged, method=METHODS, **MAPS)
+
+# NeMo
+
+LONGER = {"longer": (0, 2, -1), "fits": lambda o: o.members + o.longer > 0}
+for name in ("DiscriminatorHingedLoss", "DiscriminatorSquaredLoss"):
+    modules("nemo", name, two_lists, **LONGER, **SEVERAL)
+for name in ("GeneratorHingedLoss", "GeneratorSquaredLoss"):
+    modules("nemo", name, one_list, **SEVERAL)
+modules("nemo", "FeatureMatchingLoss", two_sets_of_maps, **MAPS)
+modules("nemo_hifigan", "DiscriminatorLoss", two_lists, longer=(0, 2, -1), **SEVERAL)
+modules("nemo_hifigan", "GeneratorLoss", one_list, **SEVERAL)
+modules("nemo_hifigan", "FeatureMatchingLoss", two_sets_of_maps, **MAPS)
