@@ -86,7 +86,10 @@ class GeneratorSquaredLoss(nn.Module):
 
 
 class DiscriminatorHingedLoss(nn.Module):
-    """`loss(disc_scores_real, disc_scores_gen)`: the mean of (mean [1 - r]+ + mean [1 + f]+) / 2."""
+    """`loss(disc_scores_real, disc_scores_gen)`: the mean over discriminators.
+
+    Of each (mean [1 - r]+ + mean [1 + f]+) / 2.
+    """
 
     def forward(self, disc_scores_real: Sequence[Tensor], disc_scores_gen: Sequence[Tensor]) -> Any:
         """Return a scalar of the scores' dtype."""
@@ -94,7 +97,10 @@ class DiscriminatorHingedLoss(nn.Module):
 
 
 class DiscriminatorSquaredLoss(nn.Module):
-    """`loss(disc_scores_real, disc_scores_gen)`: the mean of (mean (1 - r)^2 + mean f^2) / 2."""
+    """`loss(disc_scores_real, disc_scores_gen)`: the mean over discriminators.
+
+    Of each (mean (1 - r)^2 + mean f^2) / 2.
+    """
 
     def forward(self, disc_scores_real: Sequence[Tensor], disc_scores_gen: Sequence[Tensor]) -> Any:
         """Return a scalar of the scores' dtype."""

@@ -386,6 +386,7 @@ loss(
     lambda m, o, x: m.GeneratorAdversarialLoss(**kept(o, *AVERAGE))(x),
     **AVERAGE,
     **CONTAINERS,
+    also=("espnet",),
 )
 loss(
     "parallelwavegan.DiscriminatorAdversarialLoss",
@@ -395,6 +396,7 @@ loss(
     fits=lambda o: o.members + o.longer > 0,
     **AVERAGE,
     **CONTAINERS,
+    also=("espnet",),
 )
 MATCHING = {"average_by_layers": FLAGS, "average_by_discriminators": FLAGS, "include_final_outputs": (False, True)}
 loss(
@@ -404,6 +406,7 @@ loss(
     members=(2, 1, 3),
     maps=(2, 3, 5),
     **MATCHING,
+    also=("espnet",),
 )
 
 # MONAI, RelativisticGAN

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from tests.helpers.adapters import Sound
-from tests.proof.adapter_cases import listed, two_lists, two_sets_of_maps
-from tests.proof.adapter_losses import functions, loss
+from tests.proof.adapter_cases import listed, one, two, two_lists, two_sets_of_maps
+from tests.proof.adapter_losses import OTHER, functions, loss
 
 SEVERAL = {"members": (2, 1, 3, 5), "container": ("list", "tuple")}
 MAPS: dict[str, Any] = {"members": (2, 1, 3), "maps": (2, 1, 4)}
@@ -65,3 +65,26 @@ modules("nemo", "FeatureMatchingLoss", two_sets_of_maps, **MAPS)
 modules("nemo_hifigan", "DiscriminatorLoss", two_lists, longer=(0, 2, -1), **SEVERAL)
 modules("nemo_hifigan", "GeneratorLoss", one_list, **SEVERAL)
 modules("nemo_hifigan", "FeatureMatchingLoss", two_sets_of_maps, **MAPS)
+
+# SpeechBrain
+
+
+def summed(m: Any, o: SimpleNamespace, *scores: Any) -> Any:
+    """Call the function that sums a loss over discriminators."""
+    made = m.MSEGLoss() if len(scores) == 1 else m.MSEDLoss()
+    return (m._apply_G_adv_loss if len(scores) == 1 else m._apply_D_loss)(*scores, made)
+
+
+modules("speechbrain", "MSEGLoss", one)
+modules("speechbrain", "MSEDLoss", two, other=OTHER)
+modules("speechbrain", "MelganFeatureLoss", two_sets_of_maps, **MAPS)
+CONTAINERS = {"members": (2, 1, 3, 5), "container": ("list", "tensor")}
+loss("speechbrain._apply_G_adv_loss", one_list, summed, **CONTAINERS)
+loss(
+    "speechbrain._apply_D_loss",
+    two_lists,
+    summed,
+    longer=(0, 2, -1),
+    fits=lambda o: o.container == "list" or o.members + o.longer > 0,
+    **CONTAINERS,
+)
