@@ -5,16 +5,17 @@ The loss on one discriminator is given by terms, whose sum it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..auxiliary import truncated_relativistic_loss
 from ..backends.specs import Term
-from ._shared import feature_distance, hinge, mean_and_each, mean_with_values, min_hinge
+from ._shared import feature_distance, hinge, mean_and_each, mean_with_values, min_hinge, result_dtype
 
-__all__ = ["clamp_hinge", "on_both", "on_fake", "on_maps", "parts_on_both"]
+__all__ = ["clamp_hinge", "on_both", "on_fake", "on_maps", "parts_on_both", "truncated", "truncated_samples"]
 
 _Terms = tuple[Term, ...]
 
@@ -84,3 +85,26 @@ def on_maps(
     if not pairs:
         return 0
     return feature_distance([r for r, _ in pairs], [g for _, g in pairs], weight, detach_real, dtype)
+
+
+def truncated(reals: Sequence[Tensor], fakes: Sequence[Tensor], tau: float) -> Any:
+    """Return the truncated relativistic loss, summed over pairs, in the logits' dtype; of none the int 0."""
+    pairs = list(zip(reals, fakes, strict=False))
+    if not pairs:
+        return 0
+    loss = truncated_relativistic_loss([r for r, _ in pairs], [f for _, f in pairs], tau=tau)
+    return loss.to(result_dtype(pairs))
+
+
+def truncated_samples(leaf: Callable[..., Tensor]) -> dict[str, Any]:
+    """Return logits for a probe of `truncated`: near each other and far, with differences that no dtype rounds.
+
+    Rounding would decide in the trainers whether the median, whose square is 0, counts in the mean.
+    """
+
+    def logits(seed: int) -> Tensor:
+        x = (leaf(7, seed=seed).detach() * 8).round() / (8 if seed % 3 else 128)
+        return x.requires_grad_()
+
+    real, fake = ([logits(k) for k in range(n, n + 6)] for n in (0, 9))
+    return {"disc_real_outputs": real, "disc_generated_outputs": fake, "disc_outputs": fake}

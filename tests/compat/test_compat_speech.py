@@ -1,19 +1,32 @@
-"""fastgan.compat: NeMo, ESPnet and SpeechBrain against their formulas."""
+"""fastgan.compat: NeMo, ESPnet, SpeechBrain, StyleTTS 2 and CosyVoice against their formulas."""
 
 import pytest
 import torch
 
+from bench.baselines import cosyvoice as peer_cosyvoice
+from bench.baselines import hifigan as peer_hifigan
 from bench.baselines import nemo as peer_nemo
 from bench.baselines import nemo_hifigan as peer_nemo_hifigan
 from bench.baselines import parallelwavegan as peer_parallelwavegan
 from bench.baselines import speechbrain as peer_speechbrain
+from bench.baselines import styletts2 as peer_styletts2
 from fastgan import compat
-from fastgan.compat import espnet, hifigan, nemo, nemo_hifigan, parallelwavegan, speechbrain
+from fastgan.compat import (
+    cosyvoice,
+    espnet,
+    hifigan,
+    nemo,
+    nemo_hifigan,
+    parallelwavegan,
+    speechbrain,
+    styletts2,
+)
 from tests.helpers import adapters
 from tests.helpers.adapters import DTYPES
 from tests.helpers.sounds import compare, fmaps, loaded, logits, own
 
 MODULES = [(nemo, peer_nemo), (nemo_hifigan, peer_nemo_hifigan), (speechbrain, peer_speechbrain)]
+MODULES += [(styletts2, peer_styletts2), (cosyvoice, peer_cosyvoice)]
 NAMES = [(ours, peer, name) for ours, peer in MODULES for name in ours.__all__]
 
 
@@ -214,3 +227,138 @@ def test_speechbrains_mean_over_discriminators_is_refused(modules):
     modules(speechbrain.ORIGIN.modules[0], _apply_G_adv_loss=_apply_G_adv_loss)
     with pytest.raises(RuntimeError, match=r"_apply_G_adv_loss: differs from fastgan's \(in float32: result 0: "):
         compat.patch("speechbrain")
+
+
+# ---------------------------------------------------------------------------------- StyleTTS 2 and CosyVoice
+
+TPRLS = [
+    (styletts2.discriminator_TPRLS_loss, peer_styletts2.discriminator_TPRLS_loss),
+    (styletts2.generator_TPRLS_loss, peer_styletts2.generator_TPRLS_loss),
+    (lambda r, f: cosyvoice.tpr_loss(r, f, 0.7), lambda r, f: peer_cosyvoice.tpr_loss(r, f, 0.7)),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("spread", [0.02, 0.1, 1.0])
+@pytest.mark.parametrize(("ours", "theirs"), TPRLS)
+def test_tprls(ours, theirs, spread, dtype):
+    """Near each other nothing is truncated, and gradients go through the median."""
+    real, fake = ([(x * spread).to(dtype) for x in logits(torch.float64, seed) if x.numel() > 3] for seed in (0, 1))
+    compare(ours, theirs, real[:-1], fake[:-1])
+    compare(ours, theirs, real[:2], fake[:-1])
+    if spread == 1.0:
+        compare(ours, theirs, real, fake)  # with edges
+
+
+def test_tprls_by_hand():
+    real, fake = torch.tensor([0.0, 0.1, 0.2, 0.2]), torch.tensor([0.1, 0.0, 0.0, 0.1], requires_grad=True)
+    # r - f is -0.1, 0.1, 0.2, 0.1: its median is 0.1, and below it -0.1 alone
+    assert cosyvoice.tpr_loss([real], [fake], 1.0).item() == pytest.approx(0.04, rel=1e-6)
+    assert cosyvoice.tpr_loss([real, real], [fake, fake], 0.01).item() == pytest.approx(0.02, rel=1e-6)
+    loss = styletts2.discriminator_TPRLS_loss([real / 2], [fake / 2])
+    assert loss.item() == pytest.approx(0.01, rel=1e-6)
+    loss.backward()
+    assert fake.grad.tolist() == pytest.approx([0.1, -0.05, 0.0, -0.05])  # of the one below, and of both medians
+    # f - r is 0.1, -0.1, -0.2, -0.1: its median is -0.1, and below it -0.2 alone
+    assert styletts2.generator_TPRLS_loss([real / 2], [fake / 2]).item() == pytest.approx(0.0025, rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_tprls_of_nothing_below_the_median_is_nan(n):
+    real, fake = torch.ones(n), torch.zeros(n)
+    for module in (styletts2, peer_styletts2):
+        assert module.discriminator_TPRLS_loss([real], [fake]).isnan()
+
+
+def test_tprls_of_empty_lists():
+    for loss in (styletts2.discriminator_TPRLS_loss, styletts2.generator_TPRLS_loss):
+        assert loss([], []) == 0
+        assert type(loss([], [])) is int
+    assert cosyvoice.tpr_loss([torch.ones(2)], [], 0.04) == 0
+
+
+@pytest.mark.parametrize("module", [styletts2, cosyvoice])
+def test_hifigans_functions_are_there(module):
+    for name in hifigan.__all__:
+        assert getattr(module, name) is getattr(hifigan, name)
+
+
+class Judge(torch.nn.Module):
+    """A discriminator like HiFi-GAN's, of two members."""
+
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(9, 9, dtype=torch.float64) for _ in range(2))
+
+    def forward(self, y, y_hat):
+        maps = [[[torch.tanh(layer(x)), layer(x).sin()] for layer in self.layers] for x in (y, y_hat)]
+        scores = [[m[0] * 0.3 - m[1] for m in side] for side in maps]
+        return scores[0], scores[1], maps[0], maps[1]
+
+
+@pytest.mark.parametrize("name", ["GeneratorLoss", "DiscriminatorLoss"])
+def test_styletts2_modules(name):
+    """Value, gradients of sounds and discriminators, and no float of the logits."""
+    found = []
+    for module in (styletts2, peer_styletts2):
+        made = getattr(module, name)(Judge(1), Judge(2))
+        torch.manual_seed(3)
+        y, y_hat = (torch.randn(4, 1, 9, dtype=torch.float64, requires_grad=True) for _ in range(2))
+        loss = made(y, y_hat)
+        assert (loss.shape, loss.dtype) == ((), torch.float64)
+        loss.backward()
+        found.append([loss.detach(), y.grad, y_hat.grad, *(p.grad for p in made.parameters())])
+        assert {key.split(".")[0] for key in made.state_dict()} == {"mpd", "msd"}
+    for a, b in zip(*found, strict=True):
+        assert adapters.close(a, b, 1e-12)
+
+
+def test_styletts2s_discriminator_loss_reads_no_number(monkeypatch):
+    def no_number(self):
+        raise AssertionError("a number was read")
+
+    monkeypatch.setattr(torch.Tensor, "item", no_number)
+    monkeypatch.setattr(torch.Tensor, "tolist", no_number)
+    y = torch.randn(4, 1, 9, dtype=torch.float64)
+    styletts2.DiscriminatorLoss(Judge(1), Judge(2))(y, y + 1)
+
+
+def test_styletts2_is_patched(modules):
+    module = modules("losses", **own(peer_styletts2, *styletts2.__all__))
+    modules("train_second", **{name: getattr(module, name) for name in styletts2.__all__})
+    assert len(compat.patch("styletts2")) == 2 * len(styletts2.__all__)
+    assert module.GeneratorLoss is styletts2.GeneratorLoss
+
+
+def test_vits_is_not_styletts2(modules):
+    """Both keep their losses in a module of one name."""
+    from bench.baselines import vits as peer_vits
+
+    modules("losses", **own(peer_vits, *compat.vits.__all__))
+    with pytest.raises(RuntimeError, match=r"losses\.feature_loss: differs from fastgan's"):
+        compat.patch("styletts2")
+    modules("losses", **own(peer_styletts2, *styletts2.__all__))
+    with pytest.raises(RuntimeError, match=r"losses\.feature_loss: differs from fastgan's"):
+        compat.patch("vits")
+
+
+def test_a_swapped_tprls_is_refused(modules):
+    def generator_TPRLS_loss(disc_real_outputs, disc_generated_outputs):
+        return peer_styletts2.discriminator_TPRLS_loss(disc_real_outputs, disc_generated_outputs)
+
+    modules("losses", generator_TPRLS_loss=generator_TPRLS_loss)
+    with pytest.raises(RuntimeError, match=r"generator_TPRLS_loss: differs from fastgan's"):
+        compat.patch("styletts2")
+
+
+def test_cosyvoice_is_patched(modules):
+    losses = modules("cosyvoice.utils.losses", **own(peer_cosyvoice, "tpr_loss"))
+    matcha = modules("matcha.hifigan.models", **own(peer_hifigan, *hifigan.__all__))
+    names = {name: getattr(matcha, name) for name in hifigan.__all__} | {"tpr_loss": losses.tpr_loss}
+    vocoder = modules("cosyvoice.hifigan.hifigan", **names)
+    compat.patch("cosyvoice")
+    assert all(getattr(vocoder, name) is getattr(cosyvoice, name) for name in cosyvoice.__all__)
+    compat.unpatch("cosyvoice")
+    assert vars(vocoder)["tpr_loss"] is names["tpr_loss"]
+    assert compat.patch("hifigan")[0].startswith("matcha.hifigan.models.")  # Matcha-TTS by itself

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from tests.helpers import adapters
 from tests.helpers.adapters import Sound
 from tests.proof.adapter_cases import listed, one, two, two_lists, two_sets_of_maps
 from tests.proof.adapter_losses import OTHER, functions, loss
@@ -87,4 +88,44 @@ loss(
     longer=(0, 2, -1),
     fits=lambda o: o.container == "list" or o.members + o.longer > 0,
     **CONTAINERS,
+)
+
+# StyleTTS 2 and CosyVoice
+
+
+def near_and_far(o: SimpleNamespace) -> list[Any]:
+    """Return logits of both sides, so near each other that nothing is truncated, or far."""
+    return adapters.mapped(two_lists(o), lambda x: x * o.spread)
+
+
+SPREAD: dict[str, Any] = {"spread": (0.03, 0.2, 1.0), "longer": (0, 2, -1), **SEVERAL}
+TPRLS = ("discriminator_TPRLS_loss", "generator_TPRLS_loss")
+functions("styletts2", TPRLS, near_and_far, **SPREAD)
+functions(
+    "cosyvoice", ("tpr_loss",), near_and_far, arguments=lambda o: {"tau": o.tau}, tau=(0.04, 1, 0.5), **SPREAD
+)
+for trainer in ("styletts2", "cosyvoice"):
+    functions(trainer, ("discriminator_loss",), two_lists, longer=(0, 2, -1), **SEVERAL)
+    functions(trainer, ("generator_loss",), one_list, **SEVERAL)
+    functions(trainer, ("feature_loss",), two_sets_of_maps, **MAPS)
+
+
+def of_two(o: SimpleNamespace) -> list[Any]:
+    """Return what two discriminators return: logits of both sides, and maps of both sides."""
+    rest = SimpleNamespace(**{**vars(o), "seed": o.seed + 1})
+    return [near_and_far(o) + two_sets_of_maps(o), near_and_far(rest) + two_sets_of_maps(rest)]
+
+
+def of_discriminators(m: Any, o: SimpleNamespace, first: Any, second: Any) -> Any:
+    """Call a module on two discriminators' outputs."""
+    return getattr(m, o.of)(lambda y, y_hat: first, lambda y, y_hat: second)(None, None)
+
+
+loss(
+    "styletts2.modules",
+    of_two,
+    of_discriminators,
+    of=("GeneratorLoss", "DiscriminatorLoss"),
+    size=lambda o, xs: 40.0,
+    **SPREAD | MAPS,
 )
