@@ -1,20 +1,22 @@
-"""fastgan.compat: VITS and its family, DAC, Vocos and WavTokenizer against their formulas."""
+"""fastgan.compat: VITS and its family, DAC, Vocos, WavTokenizer and stable-audio-tools against their formulas."""
 
 import pytest
 import torch
 
 from bench.baselines import dac as peer_dac
 from bench.baselines import hifigan as peer_hifigan
+from bench.baselines import stable_audio_tools as peer_stable
 from bench.baselines import vits as peer_vits
 from bench.baselines import vocos as peer_vocos
 from bench.baselines import wavtokenizer as peer_wavtokenizer
 from fastgan import compat
-from fastgan.compat import dac, vits, vocos, wavtokenizer
+from fastgan.compat import dac, stable_audio_tools, vits, vocos, wavtokenizer
 from tests.helpers import adapters
 from tests.helpers.adapters import DTYPES
 from tests.helpers.sounds import compare, fmaps, loaded, logits, own
 
 MODULES = [(vits, peer_vits), (dac, peer_dac), (vocos, peer_vocos), (wavtokenizer, peer_wavtokenizer)]
+MODULES.append((stable_audio_tools, peer_stable))
 NAMES = [(ours, peer, name) for ours, peer in MODULES for name in ours.__all__]
 
 
@@ -313,3 +315,41 @@ def test_means_over_discriminators_are_not_vocoss(modules):
     modules("vocos.loss", GeneratorLoss=GeneratorLoss)
     with pytest.raises(RuntimeError, match=r"in float32: result 0: "):
         compat.patch("vocos")
+
+
+# ---------------------------------------------------------------------------------- stable-audio-tools
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", stable_audio_tools.__all__)
+def test_stable_audio_tools(name, dtype):
+    for real, fake in zip(logits(dtype), logits(dtype, 1), strict=True):
+        # A difference is rounded before the function.
+        compare(getattr(stable_audio_tools, name), getattr(peer_stable, name), real, fake, more=8.0, more_value=2.0)
+
+
+def test_stable_audio_tools_refuses_shapes_that_broadcast():
+    with pytest.raises(ValueError, match="shape"):
+        stable_audio_tools.get_relativistic_losses(torch.ones(4, 1), torch.ones(4))
+    unequal = torch.zeros(4, 1), torch.zeros(3)
+    for a, b in zip(
+        stable_audio_tools.get_hinge_losses(*unequal), peer_stable.get_hinge_losses(*unequal), strict=True
+    ):
+        assert a == b
+
+
+def test_stable_audio_tools_is_patched(modules):
+    discriminators = modules("stable_audio_tools.models.discriminators", **own(peer_stable, "get_hinge_losses"))
+    arc = modules("stable_audio_tools.models.arc", **own(peer_stable, "get_relativistic_losses"))
+    compat.patch("stable_audio_tools")
+    assert discriminators.get_hinge_losses is stable_audio_tools.get_hinge_losses
+    assert arc.get_relativistic_losses is stable_audio_tools.get_relativistic_losses
+
+
+def test_another_order_of_stable_audio_tools_is_refused(modules):
+    def get_hinge_losses(score_real, score_fake):
+        return peer_stable.get_hinge_losses(score_real, score_fake)[::-1]
+
+    modules("stable_audio_tools.models.discriminators", get_hinge_losses=get_hinge_losses)
+    with pytest.raises(RuntimeError, match=r"get_hinge_losses: differs from fastgan's \(in float32: result 0: "):
+        compat.patch("stable_audio_tools")

@@ -129,3 +129,8 @@ loss(
     size=lambda o, xs: 40.0,
     **SPREAD | MAPS,
 )
+
+# stable-audio-tools
+
+functions("stable_audio_tools", ("get_hinge_losses",), two, other=OTHER)
+functions("stable_audio_tools", ("get_relativistic_losses",), two)
