@@ -4,8 +4,8 @@
     from fastgan.compat.stable_audio_tools import get_hinge_losses                      # after
 
 Its discriminators call the two functions in their own module, once per scale: there call
-`fastgan.compat.patch("stable_audio_tools")`. The rest is inline in methods of networks and of the ARC trainer. Lines
-that make one call of each loop are in docs/drop-ins/vocoders.md.
+`fastgan.compat.patch("stable_audio_tools")`. The rest is inline in methods of networks and of the ARC trainer.
+Lines that make one call of each loop are in docs/drop-ins/vocoders.md.
 
 The autoencoder's trainer calls the discriminator's `loss` in both steps, with fakes that are not detached. In the
 discriminator's step pass `fakes.detach()`; wrap the generator's call in `with fastgan.frozen(self.discriminator):`,
