@@ -4,8 +4,9 @@
     _target_: fastgan.compat.nemo.GeneratorSquaredLoss                                  # after
 
 The model builds its adversarial losses from its config, and imports the feature loss: call
-`fastgan.compat.patch("nemo")` for all of them. `RelativeFeatureMatchingLoss`, the default of the model, and the
-losses of spectrograms and waveforms are left as they are. NeMo's vocoder has its losses in `nemo_hifigan`.
+`fastgan.compat.patch("nemo")` for all of them. `RelativeFeatureMatchingLoss`, the default of the model, is left as
+it is (docs/drop-ins/vocoders.md has lines for it), and so are the losses of spectrograms and waveforms. NeMo's
+vocoder has its losses in `nemo_hifigan`.
 
 The model leaves the discriminator trainable in the generator's step. Wrap that step's call,
 `self.discriminator(audio_real=audio, audio_gen=audio_gen)`, in `with fastgan.frozen(self.discriminator):`, and

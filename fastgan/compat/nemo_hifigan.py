@@ -1,7 +1,7 @@
 """NeMo's HiFi-GAN (NVIDIA/NeMo, nemo/collections/tts/losses/hifigan_losses.py): HiFi-GAN's losses as modules.
 
     from nemo.collections.tts.losses.hifigan_losses import DiscriminatorLoss, ...       # before, in hifigan.py
-    from fastgan.compat.nemo_hifigan import DiscriminatorLoss, FeatureMatchingLoss, GeneratorLoss
+    from fastgan.compat.nemo_hifigan import DiscriminatorLoss, ...                      # after
 
 Or call `fastgan.compat.patch("nemo_hifigan")` after the import of NeMo's models. The codecs' losses are in `nemo`,
 where `FeatureMatchingLoss` is another.

@@ -1,7 +1,7 @@
 """StyleTTS 2 (yl4579/StyleTTS2, losses.py): HiFi-GAN's losses, and the truncated relativistic ones (TPRLS).
 
-    from losses import *                                                                # in train_second.py
-    from fastgan.compat.styletts2 import DiscriminatorLoss, GeneratorLoss               # below it
+    from losses import *                                                # before, and after: in train_second.py
+    from fastgan.compat.styletts2 import DiscriminatorLoss, GeneratorLoss               # after, below it
 
 The spectrogram and WavLM losses stay. `fastgan.compat.patch("styletts2")` replaces the functions too.
 

@@ -1,6 +1,6 @@
 """Lines of fastgan's public API in the place of loops that sound trainers have inline, against plain PyTorch.
 
-Trainers: stable-audio-tools' discriminators and its ARC training. Values and gradients agree to 1e-12 in float64.
+Trainers: stable-audio-tools' discriminators and its ARC training, NeMo's codecs. Values and gradients agree to 1e-12 in float64.
 """
 
 from types import SimpleNamespace
@@ -287,3 +287,27 @@ def test_arc_features(masked):
 
     hidden = ((2, 7, 3), (2, 7, 5), (2, 7, 4))
     same(recipe, plain, scores(0, hidden), scores(5, hidden))
+
+
+# ---------------------------------------------------------------------------------- NeMo
+
+
+def test_relative_features_of_a_frozen_discriminator():
+    """RelativeFeatureMatchingLoss; real maps have no graph, as D is frozen and real sounds want no gradient."""
+
+    def recipe(fmaps_gen):
+        factors = [[1 / (r.abs().mean(-1, keepdim=True) + 1e-3) for r in maps] for maps in fmaps_real]
+        weights = [w.mean() / len(maps) / len(factors) for maps in factors for w in maps]
+        masks = [w for maps in factors for w in maps]
+        return fastgan.feature_matching_loss(fmaps_real, fmaps_gen, weights=weights, mask=masks)
+
+    def plain(fmaps_gen):
+        total = 0.0
+        for reals, gens in zip(fmaps_real, fmaps_gen, strict=True):
+            for real, gen in zip(reals, gens, strict=True):
+                ratio = (real - gen).abs().mean(dim=-1) / (real.abs().mean(dim=-1) + 1e-3)
+                total = total + ratio.mean() / len(reals)
+        return total / len(fmaps_real)
+
+    fmaps_real = maps(10)
+    same(recipe, plain, maps(20))
