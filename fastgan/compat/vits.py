@@ -8,8 +8,8 @@
 so-vits-svc (`modules.losses`), RVC (`infer.lib.train.losses`), Piper (`piper_train.vits.losses`) and MeloTTS
 (`losses`): import from here, or call `fastgan.compat.patch("vits")`, which knows these modules.
 
-Applio (`rvc.train.losses`) has other functions by these names: its discriminator's loss returns empty lists, and
-its feature loss is HiFi-GAN's, which does not detach. `patch` refuses them.
+Applio had the same in old commits. In newer ones its discriminator's loss returns empty lists, and its feature loss
+is HiFi-GAN's, which does not detach: `patch` refuses them.
 
 The trainers leave the discriminator trainable in the generator's step, whose backward then computes weight
 gradients that the next zero_grad throws away. Wrap that step's call, `net_d(y, y_hat)`, in

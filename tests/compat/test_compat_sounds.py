@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import fastgan
 from bench.baselines import dac as peer_dac
 from bench.baselines import hifigan as peer_hifigan
 from bench.baselines import stable_audio_tools as peer_stable
@@ -353,3 +354,49 @@ def test_another_order_of_stable_audio_tools_is_refused(modules):
     modules("stable_audio_tools.models.discriminators", get_hinge_losses=get_hinge_losses)
     with pytest.raises(RuntimeError, match=r"get_hinge_losses: differs from fastgan's \(in float32: result 0: "):
         compat.patch("stable_audio_tools")
+
+
+# ---------------------------------------------------------------------------------- traced, and beside a frozen D
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        vits.discriminator_loss,
+        vocos.DiscriminatorLoss(),
+        wavtokenizer.DiscriminatorLoss(),
+        lambda x, y: dac.GANLoss(lambda z: z).discriminator_loss(
+            *(adapters.Sound([[a] for a in z]) for z in (x, y))
+        ),
+    ],
+    ids=["vits", "vocos", "wavtokenizer", "dac"],
+)
+def test_in_one_graph_of_torch_compile(loss):
+    results = []
+    for call in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
+        leaves = adapters.leaves((logits(torch.float32), logits(torch.float32, 1)))
+        values = [x for x in adapters.flat(call(*leaves)) if isinstance(x, torch.Tensor)]
+        grads = torch.autograd.grad(values[0].sum(), adapters.flat(leaves), allow_unused=True)
+        results.append([*values, *(g for g in grads if g is not None)])
+    for a, b in zip(*results, strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        assert adapters.close(a, b, 1e-6)
+
+
+def test_dac_beside_a_frozen_discriminator():
+    """As docs/drop-ins shows: the sound's gradient stays, bit by bit, and the discriminator gets none."""
+    judge, grads = Judge(), []
+    for frozen in (False, True):
+        torch.manual_seed(3)
+        fake, real = torch.randn(2, 1, 6, dtype=torch.float64, requires_grad=True), torch.randn(2, 1, 6).double()
+        gan = dac.GANLoss(judge)
+        judge.zero_grad()
+        if frozen:
+            with fastgan.frozen(judge):
+                loss, features = gan.generator_loss(adapters.Sound(fake), adapters.Sound(real))
+        else:
+            loss, features = gan.generator_loss(adapters.Sound(fake), adapters.Sound(real))
+        (loss + 2 * features).backward()
+        grads.append(fake.grad)
+        assert all((p.grad is None) == frozen for p in judge.parameters())
+    assert torch.equal(*grads)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import fastgan
 from bench.baselines import cosyvoice as peer_cosyvoice
 from bench.baselines import hifigan as peer_hifigan
 from bench.baselines import nemo as peer_nemo
@@ -362,3 +363,23 @@ def test_cosyvoice_is_patched(modules):
     compat.unpatch("cosyvoice")
     assert vars(vocoder)["tpr_loss"] is names["tpr_loss"]
     assert compat.patch("hifigan")[0].startswith("matcha.hifigan.models.")  # Matcha-TTS by itself
+
+
+def test_styletts2_beside_frozen_discriminators():
+    """As docs/drop-ins shows: the sound's gradient stays, bit by bit, and the discriminators get none."""
+    mpd, msd = Judge(1), Judge(2)
+    gl, grads = styletts2.GeneratorLoss(mpd, msd), []
+    for frozen in (False, True):
+        torch.manual_seed(3)
+        wav, y_rec = (torch.randn(4, 1, 9, dtype=torch.float64) for _ in range(2))
+        y_rec.requires_grad_()
+        gl.zero_grad()
+        if frozen:
+            with fastgan.frozen(mpd, msd):
+                loss = gl(wav, y_rec).mean()
+        else:
+            loss = gl(wav, y_rec).mean()
+        loss.backward()
+        grads.append(y_rec.grad)
+        assert all((p.grad is None) == frozen for p in gl.parameters())
+    assert torch.equal(*grads)
