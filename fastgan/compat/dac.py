@@ -10,8 +10,8 @@ The script leaves the discriminator trainable in the generator's step. Wrap that
 `state.gan_loss.generator_loss` in `with fastgan.frozen(state.discriminator):`, and leave the backward outside. It
 also spares the graph of the discriminator on real audio, which the trainer builds there and uses for nothing.
 
-All discriminators go through one call forward and one backward, and so do all feature maps. The loss is a small
-part of a step of networks of this size; `frozen` is the larger gain.
+All discriminators go through one call forward and one backward, and so do all feature maps. The loss is about two
+per cent of a step (docs/benchmarks.md); `frozen` is the larger gain.
 
 As in DAC, fake comes first, nothing is divided by the number of discriminators, and without members or maps the
 result is the int 0. Unlike there, feature maps of different shapes in a pair raise.

@@ -15,8 +15,8 @@ The trainers leave the discriminator trainable in the generator's step, whose ba
 gradients that the next zero_grad throws away. Wrap that step's call, `net_d(y, y_hat)`, in
 `with fastgan.frozen(net_d):`, and leave the backward outside. Real audio then has no graph in that step.
 
-All discriminators go through one call forward and one backward, and so do all feature maps. The loss is a small
-part of a step of networks of this size; `frozen` is the larger gain.
+All discriminators go through one call forward and one backward, and so do all feature maps. The loss is about one
+per cent of a step (docs/benchmarks.md); `frozen` is the larger gain.
 
 As in VITS, the result is float32 for every dtype, also for float64; lists of unequal length are cut to the shorter,
 and empty ones give the int 0. Unlike there, tensors of different shapes in a pair raise.
