@@ -1,9 +1,12 @@
-"""fastgan.compat: VITS and its family, DAC, Vocos, WavTokenizer and stable-audio-tools against their formulas."""
+"""fastgan.compat: VITS and its family, BigVSAN, DAC, Vocos, WavTokenizer and stable-audio-tools."""
+
+import math
 
 import pytest
 import torch
 
 import fastgan
+from bench.baselines import bigvsan as peer_bigvsan
 from bench.baselines import dac as peer_dac
 from bench.baselines import hifigan as peer_hifigan
 from bench.baselines import stable_audio_tools as peer_stable
@@ -11,13 +14,13 @@ from bench.baselines import vits as peer_vits
 from bench.baselines import vocos as peer_vocos
 from bench.baselines import wavtokenizer as peer_wavtokenizer
 from fastgan import compat
-from fastgan.compat import dac, stable_audio_tools, vits, vocos, wavtokenizer
+from fastgan.compat import bigvsan, dac, stable_audio_tools, vits, vocos, wavtokenizer
 from tests.helpers import adapters
 from tests.helpers.adapters import DTYPES
 from tests.helpers.sounds import compare, fmaps, loaded, logits, own
 
 MODULES = [(vits, peer_vits), (dac, peer_dac), (vocos, peer_vocos), (wavtokenizer, peer_wavtokenizer)]
-MODULES.append((stable_audio_tools, peer_stable))
+MODULES += [(stable_audio_tools, peer_stable), (bigvsan, peer_bigvsan)]
 NAMES = [(ours, peer, name) for ours, peer in MODULES for name in ours.__all__]
 
 
@@ -400,3 +403,53 @@ def test_dac_beside_a_frozen_discriminator():
         grads.append(fake.grad)
         assert all((p.grad is None) == frozen for p in judge.parameters())
     assert torch.equal(*grads)
+
+
+# ---------------------------------------------------------------------------------- BigVSAN
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bigvsan(dtype):
+    """Numbers of an ordinary size: squares of large ones overflow float16."""
+    real, fake = ([[x, x.flip(0) / 2] for x in logits(dtype, seed)[:4]] for seed in (0, 1))
+    compare(
+        bigvsan.discriminator_loss,
+        peer_bigvsan.discriminator_loss,
+        real,
+        fake,
+        scale=lambda *_: torch.tensor(30.0),
+        more=2.0,
+    )
+    compare(
+        bigvsan.discriminator_loss,
+        peer_bigvsan.discriminator_loss,
+        real[:2],
+        fake,
+        scale=lambda *_: torch.tensor(30.0),
+        more=2.0,
+    )
+    compare(bigvsan.generator_loss, peer_bigvsan.generator_loss, logits(dtype)[:6], more=2.0)
+
+
+def test_bigvsan_by_hand():
+    """softplus(0) is ln 2."""
+    real, fake = [torch.ones(3), torch.ones(2)], [torch.zeros(4), torch.ones(5)]
+    loss, reals, fakes = bigvsan.discriminator_loss([real], [fake])
+    square = math.log(2) ** 2
+    assert reals == pytest.approx([2 * square])
+    assert fakes == pytest.approx([0.0], abs=1e-7)
+    assert loss.item() == pytest.approx(2 * square)
+    assert type(reals[0]) is float
+    assert bigvsan.discriminator_loss([], []) == (0, [], [])
+    assert bigvsan.generator_loss([]) == (0, [])
+
+
+def test_bigvsan_is_patched_and_hifigan_is_not(modules):
+    module = modules("models", **own(peer_bigvsan, *bigvsan.__all__))
+    with pytest.raises(RuntimeError, match=r"models\.\w+: differs from fastgan's"):
+        compat.patch("hifigan")
+    compat.patch("bigvsan")
+    assert all(getattr(module, name) is getattr(bigvsan, name) for name in bigvsan.__all__)
+    modules("models", **own(peer_hifigan, *bigvsan.__all__))
+    with pytest.raises(RuntimeError, match=r"models\.\w+: differs from fastgan's"):
+        compat.patch("bigvsan")

@@ -134,3 +134,20 @@ loss(
 
 functions("stable_audio_tools", ("get_hinge_losses",), two, other=OTHER)
 functions("stable_audio_tools", ("get_relativistic_losses",), two)
+
+# BigVSAN
+
+
+def functions_and_directions(o: SimpleNamespace) -> list[Any]:
+    """Return two outputs per discriminator, of both sides."""
+    return two_sets_of_maps(SimpleNamespace(**{**vars(o), "maps": 2}))
+
+
+def san_size(o: SimpleNamespace, inputs: list[Any]) -> float:
+    """Return the size of a square beside its summand's."""
+    return 4.0 * (1.0 + max(float(x.abs().max()) for x in inputs))
+
+
+functions("bigvsan", ("discriminator_loss",), functions_and_directions, members=(2, 1, 3), size=san_size)
+functions("bigvsan", ("generator_loss",), one_list, size=san_size, **SEVERAL)
+functions("bigvsan", ("feature_loss",), two_sets_of_maps, **MAPS)
