@@ -516,7 +516,7 @@ def tf_weight(value: Any, x: Tensor, k: int) -> Any:
     weights = torch.rand(shapes[value], generator=draw, dtype=torch.float64) + 0.5
     weights = weights.masked_fill(torch.rand(shapes[value], generator=draw, dtype=torch.float64) < 0.2, 0.0)
     weights.view(-1)[0] = 1.0  # there is a mean
-    return weights.float().to(x.dtype)  # the same numbers for both dtypes
+    return weights.to(torch.float32).to(x.dtype)  # the same numbers for both dtypes
 
 
 def tf_call(m: Any, o: SimpleNamespace, *tensors: Tensor) -> Any:
