@@ -135,13 +135,15 @@ def _arguments(names: list[str], samples: dict[str, Any], chosen: dict[str, Any]
 _Call = tuple[list[str] | None, str, list[str]]
 
 
-def _calls(ours: Any) -> Iterator[_Call]:
-    """Yield the calls to make: of a function; or of a class, its forward or else its public methods."""
+def _calls(theirs: Any, ours: Any) -> Iterator[_Call]:
+    """Yield the calls to make: of a function; of a class, its public methods; of a module, those that both have."""
     if not inspect.isclass(ours):
         yield None, "", _named(ours)
         return
     methods = [n for n, f in vars(ours).items() if n[0] != "_" and isinstance(f, (FunctionType, staticmethod))]
-    for method in ["forward"] if issubclass(ours, torch.nn.Module) else methods:
+    if issubclass(ours, torch.nn.Module):
+        methods = ["forward", *(n for n in methods if n != "forward" and hasattr(theirs, n))]
+    for method in methods:
         names = _named(getattr(ours, method))
         yield _named(ours), method, names[1:] if names[:1] == ["self"] else names
 
@@ -267,7 +269,7 @@ def differences(adapter: ModuleType, theirs: Any, ours: Any) -> list[str]:
     with _undisturbed():
         found = (
             difference
-            for call in _calls(ours)
+            for call in _calls(theirs, ours)
             for dtype in ([torch.float32] if _DATA.intersection(call[2]) else _TOLERANCE)
             for difference in _compared(adapter, theirs, ours, call, dtype)
         )

@@ -130,19 +130,19 @@ def result_dtype(tensors: Sequence[Any]) -> torch.dtype:
     return reduce(torch.promote_types, dtypes)
 
 
-def mean_and_each(*entries: tuple[Term, Any]) -> tuple[Tensor, list[Tensor]]:
+def mean_and_each(*entries: tuple[Term, Any], dtype: torch.dtype | None = None) -> tuple[Tensor, list[Tensor]]:
     """Return `mean_of`, and each entry's own mean, all from one call and each with a graph of its own."""
     terms, tensors = [t for t, _ in entries], [x for _, x in entries]
     total, values = reduce_terms(terms, tensors, return_values=True, with_graph=True)
-    dtype = result_dtype(tensors)
+    dtype = dtype or result_dtype(tensors)
     return total.to(dtype), [v.to(dtype) for v in values]
 
 
-def mean_with_values(*entries: tuple[Term, Any]) -> tuple[Tensor, Tensor]:
+def mean_with_values(*entries: tuple[Term, Any], dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
     """Return `mean_of`, and a detached vector of each entry's own mean."""
     terms, tensors = [t for t, _ in entries], [x for _, x in entries]
     total, values = reduce_terms(terms, tensors, return_values=True)
-    dtype = result_dtype(tensors)
+    dtype = dtype or result_dtype(tensors)
     return total.to(dtype), values.to(dtype)
 
 

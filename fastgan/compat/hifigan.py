@@ -4,8 +4,9 @@
     from models import Generator, ...                                                    # after
     from fastgan.compat.hifigan import discriminator_loss, feature_loss, generator_loss
 
-train.py imports its networks in the same statement, and they stay. VITS has functions of these names in losses.py,
-which compute in float32 and detach the real maps: they are others, and `patch` refuses them.
+train.py imports its networks in the same statement, and they stay. Matcha-TTS has the same functions in
+matcha/hifigan/models.py, from where CosyVoice imports them. VITS has functions of these names in losses.py, which
+compute in float32 and detach the real maps: they are others, those of `vits`, and `patch` refuses them.
 
 train.py leaves its discriminators trainable in the generator's step, whose backward then computes weight gradients
 that the next zero_grad throws away. Wrap that step's calls, `mpd(y, y_g_hat)` and `msd(y, y_g_hat)`, in
@@ -24,15 +25,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ._origin import Origin
-from ._shared import feature_distance, mean_and_each, mean_with_values, square
+from ._shared import square
+from ._vocoders import on_both, on_fake, on_maps
 
 __all__ = ["discriminator_loss", "feature_loss", "generator_loss"]
 
-ORIGIN = Origin(("models",))
+ORIGIN = Origin(("models", "matcha.hifigan.models"))  # the second is Matcha-TTS's
 
 
 def discriminator_loss(
@@ -43,26 +44,14 @@ def discriminator_loss(
     The loss is in the logits' dtype. The floats wait for the device, as the trainer's do. Under torch.compile they
     are traced, as the trainer's are.
     """
-    pairs = list(zip(disc_real_outputs, disc_generated_outputs, strict=False))
-    if not pairs:
-        return 0, [], []
-    entries = [(square(label), x) for pair in pairs for label, x in zip((1.0, 0.0), pair, strict=True)]
-    loss, values = mean_with_values(*entries)
-    # Dynamo traces item() of each, as in the trainer, but not tolist(), which is one transfer.
-    numbers = [v.item() for v in values] if torch.compiler.is_compiling() else values.tolist()
-    return loss, numbers[::2], numbers[1::2]
+    return on_both(((square(1.0),), (square(0.0),)), disc_real_outputs, disc_generated_outputs)
 
 
 def generator_loss(disc_outputs: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
     """Return the sum over discriminators of mean (1 - f)^2, and each mean, as a tensor with its graph."""
-    if not disc_outputs:
-        return 0, []
-    return mean_and_each(*[(square(1.0), f) for f in disc_outputs])
+    return on_fake((square(1.0),), disc_outputs)
 
 
 def feature_loss(fmap_r: Sequence[Sequence[Tensor]], fmap_g: Sequence[Sequence[Tensor]]) -> Any:
     """Return twice the sum over discriminators and layers of mean |r - g|."""
-    pairs = [p for r, g in zip(fmap_r, fmap_g, strict=False) for p in zip(r, g, strict=False)]
-    if not pairs:
-        return 0
-    return feature_distance([r for r, _ in pairs], [g for _, g in pairs], 2.0)
+    return on_maps(fmap_r, fmap_g, 2.0)

@@ -11,7 +11,7 @@ the generator's step. Wrap `p_ = self.model["discriminator"](y_)` there in
 `with fastgan.frozen(self.model["discriminator"]):`.
 
 All real logits go through one call, and so do all fake logits and all feature maps. Fake comes first in every
-class; the loss on real comes first in the result.
+class; the loss on real comes first in the result. ESPnet has the same classes: `espnet`.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from tests.helpers import ROOT
 
 # Trainers that can be patched, and whose formulas they share.
 PEERS = {t: t for t in compat.TRAINERS if getattr(compat, t).ORIGIN.modules}
-PEERS |= {"bigvgan": "hifigan", "pix2pix": "cyclegan", "cut": "cyclegan"}
+PEERS |= {"bigvgan": "hifigan", "espnet": "parallelwavegan", "pix2pix": "cyclegan", "cut": "cyclegan"}
 # Told apart by their parameters alone, as fastgan/compat/_probe.py says.
 UNPROBED = {
     "audiocraft": {"AdversarialLoss", "get_adv_criterion", "get_fake_criterion", "get_real_criterion"},

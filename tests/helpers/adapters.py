@@ -41,7 +41,10 @@ def sample(layout, dtype, seed=0):
 
 @contextmanager
 def exact():
-    """F.softplus and F.binary_cross_entropy_with_logits as the mathematics has them: no threshold, no cancellation."""
+    """F.softplus and F.binary_cross_entropy_with_logits as the mathematics has them: no threshold, no cancellation.
+
+    And `x.float()` stays in float64.
+    """
 
     def bce(x, target, weight=None, size_average=None, reduce=None, reduction="mean", pos_weight=None):
         if x.shape != target.shape:
@@ -55,6 +58,7 @@ def exact():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(F, "softplus", lambda x, beta=1.0, threshold=20.0: -F.logsigmoid(-x))
         patch.setattr(F, "binary_cross_entropy_with_logits", bce)
+        patch.setattr(torch.Tensor, "float", lambda x: x.double())
         yield
 
 
@@ -138,17 +142,22 @@ def compare(ours, theirs, inputs, *, truth=None, scale=None, slope=None, dtype=N
     size = None if scale is None else scale(*mapped(exactly, torch.Tensor.detach))
     steep = None if slope is None else slope(*mapped(exactly, torch.Tensor.detach))
     for value, exact_value in zip(flat(got), flat(want), strict=True):
-        agree(value, exact_value, mine, exactly, size, steep, more, more_value)
+        agree(tensor_of(value, got, mine), exact_value, mine, exactly, size, steep, more, more_value)
     for before, after in zip(flat(kept), flat(inputs), strict=True):
         assert not isinstance(before, torch.Tensor) or torch.equal(before, after), "an input was changed"
     return got
 
 
+def tensor_of(value, got, mine):
+    """A float beside a loss has been one of the loss's dtype; one alone has been of the inputs'."""
+    if isinstance(value, torch.Tensor):
+        return value
+    return torch.tensor(value, dtype=next(x.dtype for x in flat([got, mine]) if isinstance(x, torch.Tensor)))
+
+
 def agree(value, want, mine, exactly, size, steep, more, more_value):
     """One result of `compare`: its value and its gradients."""
-    if not isinstance(value, torch.Tensor):
-        dtype = next(x for x in flat(mine) if isinstance(x, torch.Tensor)).dtype
-        value, want = torch.tensor(value, dtype=dtype), torch.as_tensor(want, dtype=torch.float64)
+    want = torch.as_tensor(want, dtype=torch.float64)
     bound = VALUE[value.dtype] + (more_value if value.dtype is torch.float32 else 0.0)
     same(value.detach(), want.detach(), bound, size, "value")
     assert value.requires_grad or not want.requires_grad, "the graph is missing"
@@ -206,6 +215,19 @@ def public(module):
     """The names of a module's own functions and classes."""
     own = {name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__}
     return sorted(name for name in own | set(getattr(module, "__all__", ())) if not name.startswith("_"))
+
+
+class Sound:
+    """Tensors in the place of a sound, as audiotools' AudioSignal holds one."""
+
+    def __init__(self, audio_data):
+        self.audio_data = audio_data
+
+    def clone(self):
+        return Sound(mapped(self.audio_data, torch.clone))
+
+    def detach(self):
+        return Sound(mapped(self.audio_data, torch.Tensor.detach))
 
 
 class Critic(nn.Module):

@@ -89,9 +89,10 @@ class Loss(NamedTuple):
             a, b = untyped(a), untyped(b)
         assert a == b, f"the result is {a}, the trainer's {b}"
         inputs = [x.detach() for x in adapters.flat(exactly) if isinstance(x, Tensor)]
-        size, leaves = self.size(o, inputs), adapters.flat(mine)
+        size = self.size(o, inputs)
         for value, truth, theirs, has in zip(*map(adapters.flat, (got, want, plain)), reached, strict=True):
-            agree("the value", value, truth, size * magnitude(inputs, value), leaves[0].dtype, self.digits)
+            number = adapters.tensor_of(value, got, mine)
+            agree("the value", number, truth, size * magnitude(inputs, value), self.digits)
             if not isinstance(value, Tensor):
                 continue
             assert value.requires_grad == theirs.requires_grad, f"requires_grad is {value.requires_grad}"
@@ -99,7 +100,7 @@ class Loss(NamedTuple):
             grads = zip(adapters.backward(value, mine), adapters.backward(truth, exactly), strict=True)
             for k, (g, w) in enumerate(grads):
                 per_element = size if value.dim() else size / max(1, w.numel())
-                agree(f"gradient {k}", g, w, most(w) + per_element, g.dtype, self.digits)
+                agree(f"gradient {k}", g, w, most(w) + per_element, self.digits)
 
 
 def given(value: Any, tree: Any) -> list[bool]:
@@ -130,9 +131,9 @@ def magnitude(inputs: list[Tensor], value: Any) -> Any:
     return float(sum((1 + x.abs()).mean() for x in inputs if x.numel()))
 
 
-def agree(what: str, got: Any, want: Any, size: Any, dtype: torch.dtype, digits: float = 0.0) -> None:
+def agree(what: str, got: Tensor, want: Any, size: Any, digits: float = 0.0) -> None:
     """Raise where two differ by more than some ulp of the larger of the number and `size`."""
-    got = got.detach() if isinstance(got, Tensor) else torch.tensor(got, dtype=dtype)
+    got = got.detach()
     want = torch.as_tensor(want, dtype=torch.float64).detach()
     bound = ULPS[got.dtype] * (ULP[got.dtype] * (want.abs() + size) + LEAST[got.dtype])
     bound = bound + digits * (1.0 if got.dtype is torch.float32 else 1e-6)
@@ -385,6 +386,7 @@ loss(
     lambda m, o, x: m.GeneratorAdversarialLoss(**kept(o, *AVERAGE))(x),
     **AVERAGE,
     **CONTAINERS,
+    also=("espnet",),
 )
 loss(
     "parallelwavegan.DiscriminatorAdversarialLoss",
@@ -394,6 +396,7 @@ loss(
     fits=lambda o: o.members + o.longer > 0,
     **AVERAGE,
     **CONTAINERS,
+    also=("espnet",),
 )
 MATCHING = {"average_by_layers": FLAGS, "average_by_discriminators": FLAGS, "include_final_outputs": (False, True)}
 loss(
@@ -403,6 +406,7 @@ loss(
     members=(2, 1, 3),
     maps=(2, 3, 5),
     **MATCHING,
+    also=("espnet",),
 )
 
 # MONAI, RelativisticGAN
@@ -512,7 +516,7 @@ def tf_weight(value: Any, x: Tensor, k: int) -> Any:
     weights = torch.rand(shapes[value], generator=draw, dtype=torch.float64) + 0.5
     weights = weights.masked_fill(torch.rand(shapes[value], generator=draw, dtype=torch.float64) < 0.2, 0.0)
     weights.view(-1)[0] = 1.0  # there is a mean
-    return weights.float().to(x.dtype)  # the same numbers for both dtypes
+    return weights.to(torch.float32).to(x.dtype)  # the same numbers for both dtypes
 
 
 def tf_call(m: Any, o: SimpleNamespace, *tensors: Tensor) -> Any:

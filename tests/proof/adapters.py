@@ -5,7 +5,7 @@ adapter_cases.py has cases, adapter_losses.py and adapter_steps.py have what is 
 
 from __future__ import annotations
 
-from tests.proof import adapter_losses, adapter_pictures, adapter_steps  # noqa: F401 (they have the subjects)
+from tests.proof import adapter_losses, adapter_pictures, adapter_sounds, adapter_steps  # noqa: F401 (the subjects)
 from tests.proof.adapter_cases import SUBJECTS, Case, check, find  # noqa: F401 (of printed tests)
 from tests.proof.claims import Batch, Claim
 
