@@ -167,7 +167,8 @@ def hifigan_step(m: Any, t: Made) -> Any:
     yield sum(m.discriminator_loss(t["r"][k], t["f"][k])[0] for k in (slice(5), slice(5, 8))), [*t["r"], *t["f"]]
     total = sum(m.generator_loss(t["f"][k])[0] for k in (slice(5), slice(5, 8)))
     total = total + sum(m.feature_loss(t["maps_r"][k], t["maps_f"][k]) for k in (slice(5), slice(5, 8)))
-    yield total, [*t["f"], *flat(t["maps_r"]), *flat(t["maps_f"])]
+    real = [] if m.__name__.endswith("vits") else flat(t["maps_r"])  # which detaches them
+    yield total, [*t["f"], *real, *flat(t["maps_f"])]
 
 
 def pix2pixhd_step(m: Any, t: Made) -> Any:
@@ -211,6 +212,93 @@ def encodec_step(m: Any, t: Made) -> Any:
         x.grad = None
     adversarial, features = loss(_Given(fakes), _Given(reals))
     yield adversarial + features, [*t["f"], *flat(fakes[1]), *flat(reals[1])]
+
+
+class _Sound(tuple):
+    """A discriminator's outputs in the place of the sound that it gets."""
+
+    audio_data = property(lambda self: self)
+
+    def clone(self) -> Any:
+        """Itself: it is given."""
+        return self
+
+    detach = clone
+
+
+def dac_step(m: Any, t: Made) -> Any:
+    """DAC's GANLoss, which calls the discriminator."""
+    loss = m.GANLoss(lambda outputs: outputs)
+    fake, real = _Sound(t["maps_f"]), _Sound(t["maps_r"])
+    yield loss.discriminator_loss(fake, real), [x[-1] for x in (*fake, *real)]
+    yield sum(loss.generator_loss(fake, real)), flat(t["maps_f"])
+
+
+def vocos_step(m: Any, t: Made) -> Any:
+    """Hinge, and feature matching with real maps that get gradients."""
+    yield m.DiscriminatorLoss()(t["r"], t["f"])[0].sum(), [*t["r"], *t["f"]]
+    loss = m.GeneratorLoss()(t["f"])[0] + m.FeatureMatchingLoss()(t["maps_r"], t["maps_f"])
+    yield loss.sum(), [*t["f"], *flat(t["maps_r"]), *flat(t["maps_f"])]
+
+
+def nemo_step(m: Any, t: Made) -> Any:
+    """Squares, each a mean over discriminators."""
+    yield m.DiscriminatorSquaredLoss()(t["r"], t["f"]), [*t["r"], *t["f"]]
+    loss = m.GeneratorSquaredLoss()(t["f"]) + m.FeatureMatchingLoss()(t["maps_r"], t["maps_f"])
+    yield loss, [*t["f"], *flat(t["maps_f"])]
+
+
+def speechbrain_step(m: Any, t: Made) -> Any:
+    """Squares of all discriminators, and MelGAN's feature loss."""
+    yield m._apply_D_loss(t["f"], t["r"], m.MSEDLoss())[0], [*t["r"], *t["f"]]
+    loss = m._apply_G_adv_loss(t["f"], m.MSEGLoss()) + m.MelganFeatureLoss()(t["maps_f"], t["maps_r"])
+    yield loss, [*t["f"], *flat([x[:-1] for x in t["maps_f"]])]
+
+
+def truncated_step(m: Any, t: Made) -> Any:
+    """HiFi-GAN's losses and the truncated relativistic ones."""
+    d = sum(m.discriminator_loss(t["r"], t["f"])[:1]) + m.discriminator_TPRLS_loss(t["r"], t["f"])
+    yield d, [*t["r"], *t["f"]]
+    g = m.generator_loss(t["f"])[0] + m.generator_TPRLS_loss(t["r"], t["f"])
+    loss = g + m.feature_loss(t["maps_r"], t["maps_f"])
+    yield loss, [*t["f"], *flat(t["maps_r"]), *flat(t["maps_f"])]
+
+
+def unitok_step(m: Any, t: Made) -> Any:
+    """The hinge of real and of negated fake logits, and the negated mean."""
+    yield m.hinge_loss(t["r"]) + m.hinge_loss(-t["f"]), [t["r"], t["f"]]
+    yield m.linear_loss(t["f"]), [t["f"]]
+
+
+def seed_voken_step(m: Any, t: Made) -> Any:
+    """Cross-entropy of logits, and LeCam."""
+    average = t.setdefault(f"lecam of {m.__name__}", m.LeCAM_EMA())
+    loss = m.non_saturate_discriminator_loss(t["r"], t["f"])
+    yield loss + 0.05 * m.lecam_reg(t["r"], t["f"], average), [t["r"], t["f"]]
+    yield m.non_saturate_gen_loss(t["f"]), [t["f"]]
+
+
+def ctgan_step(m: Any, t: Made) -> Any:
+    """The penalty of a critic of packs of ten rows, whose gradient is cheap."""
+
+    def critic(x: Tensor) -> Tensor:
+        return (0.5 * t["w"] * x.square()).view(-1, 10 * x.shape[1]).sum(1, keepdim=True)
+
+    torch.manual_seed(0)  # where the points are drawn from
+    yield m.calc_gradient_penalty(critic, t["r"], t["f"]), [t["w"]]  # fakes have a graph, as the trainer's
+
+
+def rows(device: str, less: int) -> Made:
+    """Batches of 500 rows of a table of 150 columns, and the critic's parameter."""
+    real, fake = (randn(device, max(10, 500 // less // 10 * 10), 150, seed=k) for k in range(2))
+    return {"r": real.detach(), "f": fake, "w": torch.ones((), device=device, requires_grad=True)}
+
+
+def neosr_step(m: Any, t: Made) -> Any:
+    """BasicSR's in another name, with Huber's function."""
+    loss = t.setdefault(f"loss of {m.__name__}", m.gan_loss("huber").to(t["r"].device))
+    yield loss(t["r"], True, is_disc=True) + loss(t["f"], False, is_disc=True), [t["r"], t["f"]]
+    yield loss(t["f"], True, is_disc=False), [t["f"]]
 
 
 class _Idle:
@@ -346,6 +434,12 @@ def stylegan2(device: str, less: int) -> Made:
 CASES = [
     Case("hifigan", "8 discriminators, 54 maps, 16 x 8192 samples", hifigan, hifigan_step),
     Case("parallelwavegan", "the same", hifigan, pwg_step),
+    Case("vits", "the same", hifigan, hifigan_step),
+    Case("styletts2", "the same, truncated relativistic too", hifigan, truncated_step),
+    Case("speechbrain", "the same", hifigan, speechbrain_step),
+    Case("vocos", "the same", hifigan, vocos_step),
+    Case("nemo", "5 STFT discriminators, 25 maps, 4 x 24000 samples", encodec, nemo_step),
+    Case("dac", "the same", encodec, dac_step),
     Case("audiocraft", "5 STFT discriminators, 25 maps, 4 x 24000 samples", encodec, encodec_step),
     Case("pix2pix", "pix2pixHD: 3 scales, 12 maps, 512 x 1024", pix2pixhd, pix2pixhd_step),
     Case(
@@ -357,6 +451,11 @@ CASES = [
     Case("mmagic", "logits 16 x 128 x 128, lsgan", pair(16, 1, 128, 128), gan_loss("lsgan", {"is_disc": False})),
     Case("cyclegan", "patches 4 x 30 x 30, lsgan", pair(4, 1, 30, 30), gan_loss("lsgan", {})),
     Case("taming", "patches 12 x 30 x 30, adaptive weight", pair(12, 1, 30, 30), taming_step),
+    Case("unitok", "logits 32 x 12 x 224, hinge", pair(32, 12, 224), unitok_step),
+    Case("seed_voken", "patches 8 x 16 x 16, LeCam", pair(8, 1, 16, 16), seed_voken_step),
+    Case("neosr", "U-Net logits 12 x 256 x 256, huber", pair(12, 1, 256, 256), neosr_step),
+    Case("modelopt", "logits 8 x 3 heads", pair(8, 3), both("gan_disc_loss", "gan_gen_loss")),
+    Case("ctgan", "penalty, 500 rows of 150 columns in packs of 10", rows, ctgan_step),
     Case("monai", "3 scales of patches, batch 8", scales, monai_step),
     Case("magvit2", "logits 4 x 17 x 16 x 16, hinge", pair(4, 1, 17, 16, 16), magvit2_step),
     Case("stylegan2", "32 logits", pair(32, 1), both("d_logistic_loss", "g_nonsaturating_loss")),

@@ -60,6 +60,10 @@ def anchors(text):
     }
 
 
+def test_the_number_of_adapters():
+    assert f" {len(fastgan.compat.TRAINERS)} adapters," in README.read_text()
+
+
 # --- the table "What is exact here and not in PyTorch", row by row, for both sides ---------------------------------
 
 
