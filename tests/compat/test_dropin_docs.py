@@ -91,7 +91,7 @@ def only(page, place):
 
 
 def test_the_pages_are_there():
-    names = "index vocoders images tokenisers stylegan classic others"
+    names = "index vocoders images tokenisers stylegan classic others recipes"
     assert set(TEXTS) == {f"{name}.md" for name in names.split()}
     assert len(HUNKS) > 40
 

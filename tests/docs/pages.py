@@ -14,6 +14,7 @@ ELSEWHERE = {
         *(f"docs/how-to/{name}.md" for name in ("vocoder", "vqgan", "r3gan", "distillation")),
     ],
     "test_large_pages": ["docs/large-discriminators.md"],
+    "test_recipe_page": ["docs/drop-ins/recipes.md"],
 }
 
 
