@@ -243,18 +243,18 @@ def _softplus_parts_at(z):
 
 
 @triton.jit
-def softplus_square(z, rest):
-    """Return softplus(z)^2 + rest."""
-    m, far, _, _, s, s_lo = _softplus_parts_at(z)
-    return tl.where(far, tl.fma(m, m, rest), tl.fma(s, s, tl.fma(s + s, s_lo, rest)))
+def _scaled_product(a, a_lo, b, b_lo, DOWN: tl.constexpr):
+    """Return 2^60 a b DOWN. It may be denormal, where what a product lacks would be lost."""
+    up = const(2.0**60, a)
+    p, p_lo = _product(a * up, a_lo * up, b, b_lo)
+    return (p + p_lo) * const(DOWN, a)
 
 
 @triton.jit
-def _twice(a, a_lo, b, b_lo):
-    """Return 2 a b, which may be denormal: what a product lacks would be lost there."""
-    up = const(2.0**60, a)
-    p, p_lo = _product(a * up, a_lo * up, b, b_lo)
-    return (p + p_lo) * const(2.0**-59, a)
+def softplus_square(z, rest):
+    """Return softplus(z)^2 + rest."""
+    m, far, _, _, s, s_lo = _softplus_parts_at(z)
+    return tl.where(far, m * m, _scaled_product(s, s_lo, s, s_lo, 2.0**-60)) + rest
 
 
 @triton.jit
@@ -265,7 +265,7 @@ def softplus_square_slope(z):
     above = z >= const(0.0, z)
     own = tl.where(above, q, r)
     own_lo = tl.where(above, q_lo, r_lo)
-    return tl.where(far, m + m, _twice(own, own_lo, s, s_lo))
+    return tl.where(far, m + m, _scaled_product(own, own_lo, s, s_lo, 2.0**-59))
 
 
 @triton.jit
@@ -281,7 +281,9 @@ def softplus_square_curvature(z):
     total = own + b
     shadow = total - own
     total_lo = (own - (total - shadow)) + (b - shadow) + (own_lo + b_lo)
-    return tl.where(far, tl.where(z > zero, const(2.0, z), zero), _twice(own, own_lo, total, total_lo))
+    return tl.where(
+        far, tl.where(z > zero, const(2.0, z), zero), _scaled_product(own, own_lo, total, total_lo, 2.0**-59)
+    )
 
 
 @triton.jit

@@ -275,12 +275,12 @@ struct SoftplusSquare {
   }
 
   FASTGAN_HD F value(F rest) const {
-    return far ? fma(m, m, rest) : fma(s.hi, s.hi, fma(s.hi + s.hi, s.lo, rest));
+    return (far ? m * m : scaled_product(s, s, F(0x1p-60))) + rest;
   }
   FASTGAN_HD F slope() const {
     Sigmoids<F> of(u);
     Pair<F> own = z >= F(0) ? of.q : of.r;
-    return far ? m + m : twice(own, s);
+    return far ? m + m : scaled_product(own, s, F(0x1p-59));
   }
   // 2 sigmoid(z) (sigmoid(z) + softplus(z) sigmoid(-z)): one product that may be denormal.
   FASTGAN_HD F curvature() const {
@@ -290,14 +290,14 @@ struct SoftplusSquare {
     Pair<F> sum{own.hi + b.hi, 0};
     F shadow = sum.hi - own.hi;
     sum.lo = (own.hi - (sum.hi - shadow)) + (b.hi - shadow) + (own.lo + b.lo);
-    return far ? (z > F(0) ? F(2) : F(0)) : twice(own, sum);
+    return far ? (z > F(0) ? F(2) : F(0)) : scaled_product(own, sum, F(0x1p-59));
   }
 
  private:
-  // 2 a b, which may be denormal: what a product lacks would be lost there.
-  static FASTGAN_HD F twice(Pair<F> a, Pair<F> b) {
+  // 2^60 a b, times `down`. The result may be denormal, where what a product lacks would be lost.
+  static FASTGAN_HD F scaled_product(Pair<F> a, Pair<F> b, F down) {
     Pair<F> p = product({a.hi * F(0x1p60), a.lo * F(0x1p60)}, b);
-    return (p.hi + p.lo) * F(0x1p-59);
+    return (p.hi + p.lo) * down;
   }
 };
 

@@ -34,7 +34,7 @@ class NoDouble(TorchDispatchMode):
 def no_double(monkeypatch):
     monkeypatch.setattr("fastgan.backends.reference.widest", lambda device: torch.float32)
     monkeypatch.setattr("fastgan.backends.base.widest", lambda device: torch.float32)
-    monkeypatch.setattr("fastgan.compat.studiogan.widest", lambda device: torch.float32)
+    monkeypatch.setattr("fastgan.compat.seed_voken.widest", lambda device: torch.float32)
     with fastgan.backend("reference"), NoDouble():
         yield
 
@@ -82,6 +82,7 @@ CASES = {
     "monai": lambda r, f: compat.monai.PatchAdversarialLoss()(r, True, for_discriminator=True),
     "wgan_gp": lambda r, f: compat.wgan_gp.compute_gradient_penalty(D, X, Y),
     "biggan": lambda r, f: compat.biggan.loss_hinge_dis(f, r)[0],
+    "seed_voken": lambda r, f: compat.seed_voken.non_saturate_discriminator_loss(r[:, None], f[:, None]),
     "studiogan": lambda r, f: compat.studiogan.d_hinge(r, f, None),
     "studiogan lecam": lambda r, f: compat.studiogan.lecam_reg(
         r, f, type("Ema", (), {"D_real": 0.25, "D_fake": -0.5})()
