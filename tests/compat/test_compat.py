@@ -15,6 +15,7 @@ from fastgan import compat
 from fastgan.compat import _patch
 from tests.helpers import ROOT
 from tests.helpers.calls import logits
+from tests.helpers.patching import loaded, own
 
 
 def test_every_trainer_has_a_module_and_a_line_in_the_page():
@@ -50,24 +51,7 @@ def test_adapters_are_imported_when_they_are_asked_for():
 @pytest.fixture
 def modules(monkeypatch):
     """Makes modules that are loaded as long as the test."""
-
-    def make(name, **names):
-        module = types.ModuleType(name)
-        vars(module).update(names)
-        monkeypatch.setitem(sys.modules, name, module)
-        return module
-
-    yield make
-    for trainer in list(_patch._undo):
-        compat.unpatch(trainer)
-
-
-def own(name):
-    """Return a trainer's own functions and classes by name, new ones at each call."""
-    spec = importlib.util.find_spec(f"bench.baselines.{name}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return vars(module)
+    yield from loaded(monkeypatch)
 
 
 def test_patch_replaces_what_is_bound_anywhere(modules):

@@ -1,6 +1,5 @@
 """fastgan.compat.patch: what it takes for a trainer's own, in which processes it holds, and what it tells."""
 
-import importlib.util
 import logging
 import os
 import random
@@ -15,8 +14,9 @@ import pytest
 import torch
 
 from fastgan import compat
-from fastgan.compat import _patch, _probe, _spawned
+from fastgan.compat import _probe, _spawned
 from tests.helpers import ROOT
+from tests.helpers.patching import loaded, own
 
 # Trainers that can be patched, and whose formulas they share.
 PEERS = {t: t for t in compat.TRAINERS if getattr(compat, t).ORIGIN.modules}
@@ -42,27 +42,10 @@ UNPROBED = {
 }  # fmt: skip
 
 
-def own(name):
-    """Return a trainer's own functions and classes by name, new ones at each call."""
-    spec = importlib.util.find_spec(f"bench.baselines.{name}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return vars(module)
-
-
 @pytest.fixture
 def modules(monkeypatch):
     """Makes modules that are loaded as long as the test."""
-
-    def make(name, **names):
-        module = types.ModuleType(name)
-        vars(module).update(names)
-        monkeypatch.setitem(sys.modules, name, module)
-        return module
-
-    yield make
-    for trainer in list(_patch._undo):
-        compat.unpatch(trainer)
+    yield from loaded(monkeypatch)
 
 
 # ---------------------------------------------------------------------------------- the probe

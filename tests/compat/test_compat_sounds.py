@@ -17,7 +17,8 @@ from fastgan import compat
 from fastgan.compat import bigvsan, dac, stable_audio_tools, vits, vocos, wavtokenizer
 from tests.helpers import adapters
 from tests.helpers.adapters import DTYPES
-from tests.helpers.sounds import compare, fmaps, loaded, logits, own
+from tests.helpers.patching import loaded
+from tests.helpers.sounds import compare, fmaps, logits, own
 
 MODULES = [(vits, peer_vits), (dac, peer_dac), (vocos, peer_vocos), (wavtokenizer, peer_wavtokenizer)]
 MODULES += [(stable_audio_tools, peer_stable), (bigvsan, peer_bigvsan)]

@@ -24,7 +24,8 @@ from fastgan.compat import (
 )
 from tests.helpers import adapters
 from tests.helpers.adapters import DTYPES
-from tests.helpers.sounds import compare, fmaps, loaded, logits, own
+from tests.helpers.patching import loaded
+from tests.helpers.sounds import compare, fmaps, logits, own
 
 MODULES = [(nemo, peer_nemo), (nemo_hifigan, peer_nemo_hifigan), (speechbrain, peer_speechbrain)]
 MODULES += [(styletts2, peer_styletts2), (cosyvoice, peer_cosyvoice)]

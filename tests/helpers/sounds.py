@@ -1,11 +1,9 @@
 """Logits and feature maps as discriminators of sounds return them, and modules like a trainer's."""
 
-import sys
 import types
 
 import torch
 
-from fastgan import compat
 from tests.helpers import adapters
 
 # The kinks of least squares, hinge and L1, their neighbours, and what is large.
@@ -50,17 +48,3 @@ def own(peer, *names):
         else:
             found[name] = types.FunctionType(theirs.__code__, theirs.__globals__, name, theirs.__defaults__)
     return found | {"kl_loss": lambda z_p, logs_q: 0}
-
-
-def loaded(monkeypatch):
-    """For a fixture: makes modules that are loaded as long as the test; at its end nothing is patched."""
-
-    def make(name, **names):
-        module = types.ModuleType(name)
-        vars(module).update(names)
-        monkeypatch.setitem(sys.modules, name, module)
-        return module
-
-    yield make
-    for trainer in list(compat.patched()):
-        compat.unpatch(trainer)
