@@ -13,7 +13,7 @@ from torch import Tensor
 from . import _checks as checks
 from ._counts import CallCounts
 from ._options import WithOptions
-from ._torch_internals import version
+from ._torch_internals import fsdp_is_used, version
 from .backends.specs import MAX_POWER, OVER, PenaltySpec, Term
 from .discriminator import compile as compiled
 from .discriminator import forward as eagerly
@@ -21,6 +21,7 @@ from .discriminator.ddp import watch
 from .discriminator.double_backward import check, gradients_of
 from .discriminator.forward import Forward, as_given, is_parallel, tensors_of
 from .discriminator.outputs import Output, check_counts, check_output, chosen, outputs_of, read
+from .discriminator.sharded import gather_in_backward
 from .functional import reduce_terms
 from .interpolation import around, between, checked_samples, interpolate, nearby
 from .norms import (
@@ -674,6 +675,18 @@ def r2_penalty(
     )
 
 
+@overload
+def output_penalty(
+    outputs: Any, inputs: Tensors, *, kind: str = ..., weight: float | None = ..., target: float = ...,
+    power: int | None = ..., sample_weights: Tensor | None = ..., over: str = ..., batch_dim: int = ...,
+    pac: int = ..., groups: Groups | None = ..., output: Output | None = ..., return_stats: Literal[True],
+) -> tuple[Tensor, PenaltyStats]: ...  # fmt: skip
+@overload
+def output_penalty(
+    outputs: Any, inputs: Tensors, *, kind: str = ..., weight: float | None = ..., target: float = ...,
+    power: int | None = ..., sample_weights: Tensor | None = ..., over: str = ..., batch_dim: int = ...,
+    pac: int = ..., groups: Groups | None = ..., output: Output | None = ..., return_stats: Literal[False] = ...,
+) -> Tensor: ...  # fmt: skip
 def output_penalty(
     outputs: Any,
     inputs: Tensors,
@@ -693,8 +706,8 @@ def output_penalty(
     """Return a penalty on the gradient of outputs that a discriminator has already returned, by its inputs.
 
     For trainers that hand (images, output) to their penalty. `gradient_penalty` calls the discriminator itself, and
-    so skips second derivatives that are zero, keeps batch statistics and attention in order, and serves sharded and
-    parallel discriminators. This one has the norms and the refusals alone.
+    so skips second derivatives that are zero, and keeps batch statistics, attention and parameters that the penalty
+    does not reach in order. This one has the norms, the refusals and sharded parameters alone.
 
     Args:
         outputs: what the discriminator returned, with its graph: a tensor, or a sequence or dict of tensors.
@@ -738,6 +751,8 @@ def output_penalty(
     grads = gradients_of(found, tensors, create_graph, (lambda parameter: None) if create_graph else None)
     if create_graph:
         check(found, grads, tensors)
+        if fsdp_is_used():
+            gather_in_backward((), found, grads)
     grads = checked_grads(grads, o.over, o.samples)
     if sample_weights is not None:
         sample_weights = checked_weights("sample_weights", sample_weights, grads, o.over, o.samples)

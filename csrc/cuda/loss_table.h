@@ -68,10 +68,9 @@ struct Table {
   int64_t longest;   // elements of a term
   bool first, last;  // launch of the call
   bool reduced, mean, means_here, sums, write;
-  bool plain;  // all tensors are without gaps, nothing comes per element but logits, and no phi is
-               // rare
-  bool unless_one;              // backward: nothing is to be done for an upstream of 1
-  DType dtype;                  // of all terms, or of the operands whose mean is taken
+  bool plain;       // no tensor has gaps, no phi is rare, nothing but logits comes per element
+  bool unless_one;  // backward: nothing is to be done for an upstream of 1
+  DType dtype;      // of all terms, or of the operands whose mean is taken
   signed char slot[sum_count];  // where the partial sums of a kind lie; -1: not taken
   unsigned partials;            // a slot
   double* partial;              // null: in shared memory

@@ -301,7 +301,13 @@ def hidden(d, x, y):
     fastgan.r1_penalty(lambda t: sys.modules[__name__].HIDDEN["d"](t), x).backward()
 
 
+def of_an_output(d, x, y):
+    x = x.clone().requires_grad_()
+    noted(fastgan.output_penalty(d(x), x, kind="r1", weight=3.0)).backward()
+
+
 CASES = {
+    "of an output": of_an_output,
     "penalty": lambda d, x, y: r1(d, x).backward(),
     "unpruned": lambda d, x, y: r1(d, x, prune=False).backward(),
     "between": lambda d, x, y: fastgan.gradient_penalty(
@@ -468,7 +474,7 @@ def both(rank, runs, trainings):
 
 # Of the cases, one of each kind: for the networks that are not run through all.
 TELLING = (
-    "penalty", "unpruned", "function that hides it", "input with a graph", "together", "penalty first", "real last",
+    "penalty", "of an output", "unpruned", "function that hides it", "input with a graph", "together", "penalty first", "real last",
     "penalty, then loss", "step", "step, both", "two, apart", "accumulated without sync", "retained", "generator",
 )  # fmt: skip
 TRAININGS = [
@@ -495,7 +501,7 @@ def test_two_ranks():
 def test_every_case(name):
     ways = SHARDINGS if name == "leaky" else ("layers", "root, resharded", "nested")
     cases = CASES if name in ("leaky", "conditional") else TELLING
-    unseen = ("function that hides it",) if name == "box" else ()  # neither a module nor FSDP's node: it raises
+    unseen = ("function that hides it", "of an output") if name == "box" else ()  # neither a module nor FSDP's node: it raises
     runs = [(case, name, how) for how in ways for case in cases if case not in unseen]
     assert run_ranks(work, runs) == [[], []]
 
