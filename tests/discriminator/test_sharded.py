@@ -501,7 +501,8 @@ def test_two_ranks():
 def test_every_case(name):
     ways = SHARDINGS if name == "leaky" else ("layers", "root, resharded", "nested")
     cases = CASES if name in ("leaky", "conditional") else TELLING
-    unseen = ("function that hides it", "of an output") if name == "box" else ()  # neither a module nor FSDP's node: it raises
+    # In a box there is neither a module to see nor FSDP's node: it raises.
+    unseen = ("function that hides it", "of an output") if name == "box" else ()
     runs = [(case, name, how) for how in ways for case in cases if case not in unseen]
     assert run_ranks(work, runs) == [[], []]
 
