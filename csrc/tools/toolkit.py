@@ -20,6 +20,8 @@ OLDEST = (12, 1)  # before it, a kernel's parameters had to fit in 4 KB
 # A multiply-add is contracted on neither side: CONTRIBUTING.md, "the same bits everywhere".
 HOST_FLAGS = "-fPIC,-fvisibility=hidden,-ffp-contract=off,-Werror=switch"
 FLAGS = ["-std=c++17", "-O3", "--fmad=false", "-Xcompiler", HOST_FLAGS]
+# Options of nvcc, and of the C++ compiler behind it, that change what a kernel rounds to.
+ARITHMETIC = re.compile(r"fast[-_]math|unsafe-math|-Ofast|fp-contract|\bfmad|\bftz|\bprec-")
 Run = Callable[[list[str]], str]
 
 
@@ -191,6 +193,17 @@ def forwarded(flags: Sequence[str]) -> list[str]:
     return ["-Xcompiler=" + flag.replace(",", "\\,") for flag in kept]  # nvcc splits at commas
 
 
+def check_flags() -> None:
+    """Refuse options of nvcc's own variables that would change results; none of ours undoes all of them.
+
+    Raises:
+        ValueError: NVCC_PREPEND_FLAGS or NVCC_APPEND_FLAGS has one.
+    """
+    for variable in ("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"):
+        if ARITHMETIC.search(os.environ.get(variable, "")):
+            raise ValueError(f"{variable}: expected no options for arithmetic, got {os.environ[variable]!r}")
+
+
 class Toolkit:
     """How to compile and link with one nvcc."""
 
@@ -204,7 +217,9 @@ class Toolkit:
 
         Raises:
             NoCudaError: it is too old.
+            ValueError: nvcc's own variables would change results.
         """
+        check_flags()
         self.nvcc = nvcc or find()
         lines = run([self.nvcc.path, "--version"]).splitlines()
         self.version = next((line for line in lines if "release" in line), "of an unknown version")

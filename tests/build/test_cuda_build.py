@@ -437,6 +437,17 @@ def test_a_compiler_that_fails_is_told(source):
     assert "broken on purpose" in source.fails(FASTGAN_CUDA="1")
 
 
+@pytest.mark.parametrize("variable", ["NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"])
+def test_options_that_change_results_are_refused(source, variable):
+    """They reach nvcc whatever its command line says, and without a word."""
+    source.script("nvcc", FAKE_NVCC % "")
+    for flags in ("--use_fast_math", "-lineinfo -fmad true", "--ftz=true", "-prec-div=false", "-Xcompiler -Ofast"):
+        said = f"{variable}: expected no options for arithmetic, got {flags!r}"
+        assert source.build(**{variable: flags})["cuda"] == f"not built: {said}"
+        assert said in source.fails(FASTGAN_CUDA="1", **{variable: flags})
+    assert source.build(FASTGAN_CUDA="1", **{variable: "-ccbin g++ -lineinfo"})["cuda"] == "built"
+
+
 def test_not_wanted(source):
     source.script("nvcc", FAKE_NVCC % "")
     assert source.build(FASTGAN_CUDA="0")["cuda"] == "not built: FASTGAN_CUDA=0"
