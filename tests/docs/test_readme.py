@@ -64,6 +64,15 @@ def test_the_number_of_adapters():
     assert f" {len(fastgan.compat.TRAINERS)} adapters," in README.read_text()
 
 
+def test_the_lines_to_change_for_each_adapter():
+    """As a diff; TF-GAN's vocabulary is no drop-in, and has a block of Python."""
+    text = "".join(path.read_text() for path in (pages.ROOT / "docs" / "drop-ins").glob("*.md"))
+    added = "\n".join(re.findall(r"^\+.*", "".join(re.findall(r"^```diff\n(.*?)^```", text, re.S | re.M)), re.M))
+    ways = r"compat\.(?!patch)(\w+)|compat import (\w+)|patch\(\"(\w+)\""
+    found = {name for names in re.findall(ways, added) for name in names}
+    assert set(fastgan.compat.TRAINERS) - found == {"tfgan"}
+
+
 # --- the table "What is exact here and not in PyTorch", row by row, for both sides ---------------------------------
 
 

@@ -9,7 +9,6 @@ from torch import nn
 from torch.nn import functional as F
 
 import fastgan
-from bench.baselines import r3gan
 from fastgan.ops.losses import PAIRED, TABLE
 from tests.docs import pages
 from tests.helpers.ranks import group_of_one
@@ -49,15 +48,10 @@ class Activation(torch.autograd.Function):
 
 @pytest.fixture
 def clean(monkeypatch):
-    """Losses that a page registers and trainers that it imports or patches are gone afterwards."""
+    """Losses that a page registers and modules that it imports are gone afterwards."""
     table, paired = dict(TABLE), list(PAIRED)
-    package, trainer = ModuleType("R3GAN"), ModuleType("R3GAN.Trainer")
-    package.Trainer, trainer.AdversarialTraining = trainer, r3gan.AdversarialTraining
-    for module in (package, trainer, ModuleType("tensorflow_gan")):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(sys.modules, "tensorflow_gan", ModuleType("tensorflow_gan"))
     yield
-    for trainer in list(fastgan.compat.patched()):
-        fastgan.compat.unpatch(trainer)
     TABLE.clear()
     TABLE.update(table)
     PAIRED[:] = paired
