@@ -68,6 +68,8 @@ def feature_matching_loss(
 ) -> Tensor:
     """Return the sum over pairs of feature maps of weight * mean |fake - real|, or of its square.
 
+        loss = fastgan.feature_matching_loss(real_maps, fake_maps, weights=2.0)  # lists, or lists of lists
+
     As in Larsen et al. 2016 and Wang et al. 2018.
     All maps go through one call forward and one backward: each is read once, and its gradient written once.
 
@@ -154,6 +156,8 @@ def lecam_penalty(
 ) -> Tensor:
     """Return LeCam's regularisation, weight * (mean [r - fake_average]+^2 + mean [real_average - f]+^2).
 
+        loss = loss + fastgan.lecam_penalty(real_logits, fake_logits, 0.4, -0.2, weight=0.3)
+
     Tseng et al. 2021 (arXiv:2104.03310), in the one-sided form of its code. `fastgan.nn.LeCam` keeps the averages.
 
     Args:
@@ -218,6 +222,9 @@ def centering_penalty(
 ) -> Tensor:
     """Return a penalty that keeps logits near 0, which relativistic losses leave free to drift.
 
+        loss = fastgan.discriminator_loss(real_logits, fake_logits, relativistic="paired")
+        loss = loss + fastgan.centering_penalty(real_logits, fake_logits, weight=0.001)
+
     "sum": weight * mean (r + f)^2, as in adversarial flow models. "each": weight * (mean r^2 + mean f^2), the drift
     penalty of Karras et al. 2018 (arXiv:1710.10196) on both.
 
@@ -246,6 +253,9 @@ def centering_penalty(
 
 def truncated_relativistic_loss(real_logits: Logits, fake_logits: Logits, *, tau: float = 0.04) -> Tensor:
     """Return the truncated pointwise relativistic least-squares loss, of the discriminator.
+
+        loss = fastgan.discriminator_loss(real_logits, fake_logits, "least_squares")
+        loss = loss + fastgan.truncated_relativistic_loss(real_logits, fake_logits)
 
     Li et al. 2023 (StyleTTS 2, arXiv:2306.07691; HiFTNet, arXiv:2309.09493). With m the median of r - f and L the
     mean of (r - f - m)^2 over the elements where r < f + m, it is tau - relu(tau - L). It goes beside another loss.
@@ -294,6 +304,9 @@ def adaptive_weight(
     limit: float = 1e4,
 ) -> Tensor:
     """Return VQGAN's weight of the adversarial loss: weight * min(||g_rec|| / (||g_adv|| + eps), limit).
+
+        by_nll, by_loss = (torch.autograd.grad(x, last_layer, retain_graph=True)[0] for x in (nll, loss))
+        total = nll + fastgan.adaptive_weight(by_nll, by_loss, weight=0.8) * loss
 
     Esser et al. 2021 (arXiv:2012.09841), eq. 7; the gradients are those by the decoder's last layer, from
     `torch.autograd.grad(loss, last_layer, retain_graph=True)`. Nothing waits for the device.

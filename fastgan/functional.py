@@ -110,14 +110,22 @@ def discriminator_loss(
 ) -> Tensor | list[Tensor] | tuple[Tensor, LossStats]:
     """Return the discriminator's loss on real and fake logits.
 
-    With r and f the logits and softplus(x) = ln(1 + e^x), per element: "saturating" and
-    "nonsaturating" softplus(-r) + softplus(f) (Goodfellow et al. 2014; with soft labels t
-    softplus(x) - t x); "hinge" and "clipped_hinge" relu(m - r) + relu(m + f) (Lim and Ye 2017); "least_squares"
-    (r - b)^2 + (f - a)^2, no factor 1/2 (Mao et al. 2017); "huber" h(r - b) + h(f - a), where h(x) is x^2 / 2 up to
-    |x| = 1 and |x| - 1/2 beyond; "softplus_square" softplus(m - r)^2 + softplus(f)^2 (SAN's, arXiv:2301.12811);
-    "wasserstein" f - r (Arjovsky et al. 2017); "ranking" relu(m - r + f). Relativistic forms (Jolicoeur-Martineau
-    2019): "paired" is the loss on real of r - f; "average" is the loss on real of r - mean(f) plus that on fake of
-    f - mean(r).
+        loss = fastgan.discriminator_loss(D(real), D(fake.detach()), "hinge")
+        loss, stats = fastgan.discriminator_loss(D(real), D(fake.detach()), return_stats=True)
+
+    With r and f the logits, m the margin and softplus(x) = ln(1 + e^x), per element:
+
+    - "nonsaturating", "saturating": softplus(-r) + softplus(f); with soft labels t softplus(x) - t x (Goodfellow et
+      al. 2014, arXiv:1406.2661)
+    - "hinge", "clipped_hinge": relu(m - r) + relu(m + f) (Lim and Ye 2017, arXiv:1705.02894)
+    - "least_squares": (r - b)^2 + (f - a)^2, no factor 1/2 (Mao et al. 2017, arXiv:1611.04076)
+    - "huber": h(r - b) + h(f - a), where h(x) is x^2 / 2 up to |x| = 1 and |x| - 1/2 beyond
+    - "softplus_square": softplus(m - r)^2 + softplus(f)^2 (SAN, Takida et al. 2024, arXiv:2301.12811)
+    - "wasserstein": f - r (Arjovsky et al. 2017, arXiv:1701.07875)
+    - "ranking": relu(m - r + f)
+
+    Relativistic forms (Jolicoeur-Martineau 2019, arXiv:1807.00734): "paired" is the loss on real of r - f;
+    "average" is the loss on real of r - mean(f) plus that on fake of f - mean(r).
 
     Args:
         real_logits: a tensor of any shape and strides (float32, float64, float16 or bfloat16), or a
@@ -128,8 +136,8 @@ def discriminator_loss(
         loss: a name of `fastgan.losses()`.
         relativistic: None, "paired" or "average".
         margin: m of the hinges, of ranking and of "softplus_square".
-        targets: (a, b, c) of least squares and "huber": the labels of fake, of real, and of fake for the generator.
-            Without `relativistic` any of them may be a tensor, as a label may.
+        targets: (a, b, c) of least squares and "huber", by default (0, 1, 1): the labels of fake, of real, and of
+            fake for the generator. Without `relativistic` any of them may be a tensor, as a label may.
         real_target: soft label of real in [0, 1], for the cross-entropy losses; 0.9 is one-sided
             label smoothing. Or a label per element or per sample: a bool or floating tensor of constants, of as
             many dimensions as the logits, to which it broadcasts. A sequence has one such tensor per member.
@@ -222,11 +230,21 @@ def generator_loss(
 ) -> Tensor | list[Tensor] | tuple[Tensor, LossStats]:
     """Return the generator's loss on fake logits, and on real ones in a relativistic form.
 
-    Per element of the fake logits f: "saturating" -softplus(f); "nonsaturating" softplus(-f); "hinge",
-    "wasserstein" and "ranking" -f; "clipped_hinge" relu(m - f); "least_squares" (f - c)^2; "huber" h(f - c);
-    "softplus_square" softplus(m - f)^2. With soft labels t, "nonsaturating" is
-    softplus(f) - real_target f and "saturating" minus the discriminator's loss on fake. The relativistic
-    forms are the discriminator's with real and fake swapped.
+        loss = fastgan.generator_loss(D(fake), loss="hinge")
+        loss = fastgan.generator_loss(D(fake), D(real), relativistic="paired")
+
+    With f the fake logits and m the margin, per element:
+
+    - "nonsaturating": softplus(-f); with a soft label softplus(f) - real_target f
+    - "saturating": -softplus(f); with a soft label minus the discriminator's loss on fake
+    - "hinge", "wasserstein", "ranking": -f
+    - "clipped_hinge": relu(m - f)
+    - "least_squares": (f - c)^2
+    - "huber": h(f - c)
+    - "softplus_square": softplus(m - f)^2
+
+    The relativistic forms are the discriminator's with real and fake swapped. Papers and softplus, h: as in
+    `discriminator_loss`.
 
     Args:
         fake_logits: as in `discriminator_loss`.
@@ -234,7 +252,7 @@ def generator_loss(
         loss: a name of `fastgan.losses()`.
         relativistic: None, "paired" or "average".
         margin: m of the hinges, of ranking and of "softplus_square"; without effect on -f.
-        targets: (a, b, c) of least squares and "huber": c is the label that the generator wants.
+        targets: (a, b, c) of least squares and "huber", by default (0, 1, 1): c is what the generator wants.
         real_target: soft label in [0, 1] that "nonsaturating" wants for fake. Labels and targets may be tensors, as
             in `discriminator_loss`.
         fake_target: soft label of fake in [0, 1], for "saturating".
@@ -502,6 +520,8 @@ def _by_member(spec: LossSpec, values: Sequence[Tensor], members: int, single: b
 def term(phi: str, scale: float = 1.0, shift: float = 0.0, linear: float = 0.0, weight: float = 1.0) -> Term:
     """Return one summand of a loss, `weight * reduce(phi(scale * z + shift) + linear * z)`.
 
+        hinge_on_real = fastgan.term("relu", scale=-1.0, shift=1.0)  # relu(1 - z)
+
     Args:
         phi: "identity", "softplus" (ln(1 + e^z)), "softplus_square" (its square), "relu", "square", "relu_square",
             "abs", "huber" (z^2 / 2 up to |z| = 1, |z| - 1/2 beyond) or "relu_half". The last is relu but for its
@@ -556,6 +576,9 @@ def reduce_terms(
     attached: bool = False,
 ) -> Tensor | list[Tensor] | tuple[Tensor, Tensor | list[Tensor]]:
     """Return the sum of terms over tensors, in one pass: a loss that has no name yet.
+
+        terms = [fastgan.term("softplus", scale=-1.0), fastgan.term("softplus", weight=0.5)]
+        loss = fastgan.reduce_terms(terms, [real_logits, fake_logits])
 
     Args:
         terms: made with `fastgan.term`, one for each entry of `tensors`.

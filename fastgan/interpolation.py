@@ -159,6 +159,8 @@ def interpolate(
 ) -> Tensor | tuple[Tensor, ...]:
     """Return points between real and fake samples, eps * real + (1 - eps) * fake, one eps per sample.
 
+        x = fastgan.interpolate(real, fake.detach()).requires_grad_()
+
     One pass over both, in float32 (float64 for float64). Where real equals fake the result is that value
     exactly; at eps of 0 and 1 it is fake and real, if both are finite.
 

@@ -548,6 +548,9 @@ def gradient_penalty(
 ) -> Tensor | tuple[Tensor, PenaltyStats]:
     """Return a penalty on the gradient g of a discriminator with respect to its input.
 
+        penalty = fastgan.gradient_penalty(D, real, fake.detach(), kind="wgan-gp", weight=10.0)
+        (loss + penalty).backward()
+
     With n_i = ||g_i|| for each sample and mean over samples:
 
     | kind | penalty | evaluated at | paper |
@@ -651,6 +654,8 @@ def r1_penalty(
     """Return weight / 2 * mean over samples of ||g||^2 at real samples (R1, Mescheder et al. 2018).
 
     `gradient_penalty` with kind "r1", which has the arguments, returns and errors.
+
+        (loss + fastgan.r1_penalty(D, real, weight=10.0)).backward()
     """
     return gradient_penalty(
         discriminator, real, None, *args, kind="r1", weight=weight, engine=engine, prune=prune, **kwargs
@@ -669,6 +674,8 @@ def r2_penalty(
     """Return weight / 2 * mean over samples of ||g||^2 at generated samples (R2, Mescheder et al. 2018).
 
     `gradient_penalty` with kind "r2", which has the arguments, returns and errors.
+
+        (loss + fastgan.r2_penalty(D, fake.detach(), weight=10.0)).backward()
     """
     return gradient_penalty(
         discriminator, None, fake, *args, kind="r2", weight=weight, engine=engine, prune=prune, **kwargs
@@ -704,6 +711,9 @@ def output_penalty(
     return_stats: bool = False,
 ) -> Tensor | tuple[Tensor, PenaltyStats]:
     """Return a penalty on the gradient of outputs that a discriminator has already returned, by its inputs.
+
+        images = real.clone().requires_grad_()
+        penalty = fastgan.output_penalty(D(images), images, kind="r1")
 
     For trainers that hand (images, output) to their penalty. `gradient_penalty` calls the discriminator itself, and
     so skips second derivatives that are zero, and keeps batch statistics, attention and parameters that the penalty

@@ -389,7 +389,8 @@ def discriminator_step(
 ) -> DiscriminatorStep:
     """Return the loss and the gradient penalties of a step of the discriminator.
 
-        step = fastgan.discriminator_step(D, real, fake, loss="hinge", penalty=GradientPenalty("r1", weight=5.0))
+        r1 = fastgan.nn.GradientPenalty("r1", weight=5.0)
+        step = fastgan.discriminator_step(D, real, fake.detach(), loss="hinge", penalty=r1)
         step.total.backward()
 
     The discriminator is called on real and on fake once each. A penalty that is evaluated at one of these batches

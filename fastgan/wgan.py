@@ -17,6 +17,9 @@ def clip_weights_(
 ) -> None:
     """Clamp all parameters into [-bound, bound] in place (WGAN, Arjovsky et al. 2017, algorithm 1).
 
+        optimizer_d.step()
+        fastgan.clip_weights_(D, 0.01)
+
     One multi-tensor operation for each device and dtype; NaN stays NaN.
 
     Args:
@@ -66,6 +69,9 @@ def _bounds(bound: Any) -> tuple[float, float]:
 
 def curriculum_weights(num_critics: int, progress: float) -> tuple[float, ...]:
     """Return convex weights over critics of growing strength (WGAN-C, arXiv:1807.09295).
+
+        weights = fastgan.curriculum_weights(3, progress=0.25)  # (0.5, 0.5, 0.0)
+        loss = fastgan.discriminator_loss([real_logits] * 3, [fake_logits] * 3, "wasserstein", weights=weights)
 
     At progress 0 all weight is on the first and weakest critic, at 1 on the last. Between, it moves
     linearly from each critic to the next: at most two weights are not 0, and the sum is 1. For the

@@ -44,6 +44,9 @@ def named(name: str) -> Any:
 class backend:  # noqa: N801 (used as a statement: `with fastgan.backend("cpu"):`)
     """Choose the kernels for the calls inside a `with` block; FASTGAN_BACKEND does so for a process.
 
+        with fastgan.backend("reference"):
+            loss = fastgan.discriminator_loss(real_logits, fake_logits)
+
     Args:
         name: "auto" (CPU tensors: cpu, else reference; CUDA tensors: cuda, else triton, else reference; those
             of other accelerators: triton, else reference), "cpu", "cuda", "triton" or "reference". One asked for

@@ -266,6 +266,8 @@ def _agree(some: Iterable[Any], others: Iterable[Any]) -> bool:
 def declare_piecewise_linear(target: T) -> T:
     """Declare that a function is piecewise linear in all of its tensors together: f(x + b), where f is as relu is.
 
+        fastgan.declare_piecewise_linear(fused_act.FusedLeakyReLUFunction)  # of stylegan2-pytorch
+
     Inside a penalty its derivative is then taken for independent of its arguments, so that PyTorch's zeros are not
     sent through the discriminator. The gradients are the same. A Function that has no second derivative
     can be used in a penalty, if it works on each element of one tensor by itself. Elsewhere nothing changes.

@@ -159,7 +159,7 @@ PAIRED = [name for name, definition in TABLE.items() if definition.paired]
 
 
 def losses() -> dict[str, tuple[str, ...]]:
-    """Return the names of all losses, each with its aliases."""
+    """Return the names of all losses, each with its aliases: `losses()["least_squares"]` is `("lsgan",)`."""
     return {name: definition.aliases for name, definition in TABLE.items()}
 
 
@@ -167,6 +167,10 @@ def register_loss(
     name: str, *, real: Term, fake: Term, generator: Term, aliases: tuple[str, ...] = (), paired: bool = False
 ) -> None:
     """Give a loss of your own a name that `discriminator_loss` and `generator_loss` take.
+
+        squared = [fastgan.term("relu_square", scale=sign, shift=1.0) for sign in (-1.0, 1.0)]
+        fastgan.register_loss("squared_hinge", real=squared[0], fake=squared[1], generator=squared[0])
+        loss = fastgan.discriminator_loss(real_logits, fake_logits, "squared_hinge")
 
     Args:
         name: the new name; one that is taken raises.
