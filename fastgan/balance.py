@@ -288,7 +288,7 @@ class LossBalancer(nn.Module):
         if not isinstance(weights, Mapping) or not weights:
             raise TypeError(f"weights: expected numbers by the names of losses, got {weights!r}")
         self.weights = {name: checks.number(f"weights[{name!r}]", w, 0.0) for name, w in weights.items()}
-        self._names = tuple(weights)  # in the order of the averages; weights may be set anew
+        self._names = tuple(weights)  # in the order of the averages; weights may be set again
         if not all(self.weights.values()):
             raise ValueError(f"weights: expected numbers above 0, got {self.weights}")
         if checks.number("decay", decay, 0.0, 1.0) == 1.0:

@@ -208,7 +208,7 @@ class LeCam(_Counting):
         if self.training:
             moved = self._moved(self.real_average, real_logits, "real_logits")
             averages = moved, self._moved(self.fake_average, fake_logits, "fake_logits")
-            if calls <= self.start:  # no further: a number that changes would be compiled anew at each call
+            if calls <= self.start:  # no further: a number that changes would be recompiled at each call
                 calls += 1
         penalty = None
         if calls > self.start:

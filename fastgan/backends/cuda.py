@@ -90,7 +90,7 @@ class Cuda(Extension):
         return not spec.subtracts_mean
 
     def rescale(self, call: LossCall, tensors: Operands, unit_gradients: Gradients, upstream: Tensor) -> bool:
-        """Compute the gradients anew, from the operands, if the device finds that the upstream is not 1."""
+        """Recompute the gradients from the operands if the device finds that the upstream is not 1."""
         call.check_weights()
         self._launch(
             "rescale", tensors[0], self._loss(call.spec), tensors, unit_gradients, self._all((upstream,)),

@@ -2,7 +2,7 @@
 
 The graph is a function of the discriminator and its inputs, which gives the value and all gradients (traced.py).
 The gradients wait in an autograd node, so that to the caller the value is a loss like any other. What a graph
-depends on, and when it is compiled anew, is Dynamo's affair.
+depends on, and when it is recompiled, is Dynamo's affair.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def run(
     if not isinstance(discriminator, nn.Module):
         raise TypeError(
             "discriminator: expected a torch.nn.Module for engine='compiled', whose parameters and attributes tell"
-            f" when to compile anew, got {type(discriminator).__name__}"
+            f" when to recompile, got {type(discriminator).__name__}"
         )
     graphs = _all.setdefault(within(discriminator), _Graphs())
     if graphs.info.refused is None and (lacking := requirements.lacking("engine='compiled'")):

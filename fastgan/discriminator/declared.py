@@ -154,7 +154,7 @@ def call_declared(name: str, known: dict[Any, bool], function: Callable[..., Any
 def _pruning() -> Prune | None:
     """Return the mode of the penalty that prunes here, unless what is declared is to run as it is.
 
-    Checkpointing would compute its whole part anew for each gradient that is asked for inside of a backward.
+    Checkpointing would recompute its whole part for each gradient that is asked for inside of a backward.
     """
     if not internals.function_mode_depth() or not torch.is_grad_enabled():
         return None

@@ -89,7 +89,7 @@ def compiling() -> Iterator[None]:
         def step(real, fake): ...
 
     Without it, a penalty in a function that torch.compile traces runs eagerly, between the parts of its graph.
-    A context or a decorator; it has to be on at each call, as a graph may be made anew. It sets Dynamo's switches
+    A context or a decorator; it has to be on at each call, as a graph may be recompiled. It sets Dynamo's switches
     for penalties, and takes them back.
 
     Raises:

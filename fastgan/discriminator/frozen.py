@@ -128,7 +128,7 @@ def _generators(roots: list[Any]) -> frozenset[int]:
 
 
 def _may_be_compiled(discriminator: Any, modules: list[nn.Module]) -> bool:
-    """Return whether a part may be compiled: with a mode that sees functions it would be compiled anew."""
+    """Return whether a part may be compiled: with a mode that sees functions it would be recompiled."""
     if not compiler_is_loaded():
         return False
     return not isinstance(discriminator, nn.Module) or any(
