@@ -10,11 +10,12 @@ import math
 import numbers
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from ._torch_internals import is_tracing, is_transformed
 
@@ -26,7 +27,9 @@ SIXTEEN_BITS = (torch.float16, torch.bfloat16)
 def tensor(name: str, t: Any) -> None:
     """Check that `t` is a dense, non-empty floating-point tensor."""
     if not isinstance(t, Tensor):
-        raise TypeError(f"{name}: expected a torch.Tensor or a sequence of them, got {type(t).__name__}")
+        nested = " within one (a step's output= says which of the results are logits)"
+        hint = nested if isinstance(t, (list, tuple)) else ""
+        raise TypeError(f"{name}: expected a torch.Tensor or a sequence of them, got {type(t).__name__}{hint}")
     if t.dtype not in FLOATS:
         raise TypeError(f"{name}: expected float32, float64, float16 or bfloat16, got {t.dtype}")
     dense(name, t)
@@ -47,8 +50,9 @@ def members(name: str, value: Any) -> tuple[Any, ...]:
     """Return a tensor, or a non-empty sequence, as a tuple."""
     if isinstance(value, Tensor):
         return (value,)
-    if not isinstance(value, (list, tuple)):
-        raise TypeError(f"{name}: expected a torch.Tensor or a sequence of them, got {type(value).__name__}")
+    if not isinstance(value, (list, tuple)) or isinstance(value, PackedSequence):
+        hint = "; pad it by torch.nn.utils.rnn.pad_packed_sequence" if isinstance(value, PackedSequence) else ""
+        raise TypeError(f"{name}: expected a torch.Tensor or a sequence of them, got {type(value).__name__}{hint}")
     if not value:
         raise ValueError(f"{name}: expected at least one tensor, got an empty {type(value).__name__}")
     return tuple(value)
@@ -148,13 +152,29 @@ def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
     return value
 
 
-def choice(name: str, value: Any, names: Iterable[str]) -> None:
-    """Check that `value` is one of `names`; the error suggests the nearest."""
+def choice(name: str, value: Any, names: Iterable[str], elsewhere: Mapping[str, str] | None = None) -> None:
+    """Check that `value` is one of `names`; the error suggests what it is here, or the nearest.
+
+    Args:
+        name: the argument's name.
+        value: what came.
+        names: what is known.
+        elsewhere: what is meant by names that other projects use, in lower case.
+    """
     names = list(names)
     if not isinstance(value, str) or value not in names:
-        near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.3)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        given = value.lower() if isinstance(value, str) else ""
+        near = [repr(n) for n in difflib.get_close_matches(given, names, n=1, cutoff=0.5)]
+        meant = (elsewhere or {}).get(given) or next(iter(near), None)
+        hint = f"; did you mean {meant}?" if meant else ""
         raise ValueError(f"{name}: unknown name {value!r}{hint} (known: {', '.join(map(repr, names))})")
+
+
+def explain_options(error: TypeError, function: str, options: Iterable[str], hint: str = "") -> None:
+    """Say in a discriminator's error that an option which it does not know was given to a function of fastgan's."""
+    unknown = next((o for o in options if f"unexpected keyword argument '{o}'" in str(error)), None)
+    if unknown is not None:
+        error.args = (f"{error}; {function} has no option {unknown!r}, and so it goes to the discriminator{hint}",)
 
 
 def reduction(value: Any) -> None:

@@ -85,7 +85,7 @@ def feature_matching_loss(
         detach_real: the real maps get no gradient.
         mask: which elements count, or how much: of a pair's distances d the mean is then sum(w d) / sum(w). The
             mask w is a bool or floating tensor of non-negative constants, of as many dimensions as each map, to
-            which it broadcasts. A sequence has a mask or None per pair, in the order of the (flattened) maps. A
+            which it broadcasts. A sequence has a mask or None per pair, nested as the maps or flat, in their order. A
             mask of zeros raises on the CPU, and gives NaN elsewhere.
 
     Returns:
@@ -124,7 +124,7 @@ def feature_matching_loss(
 def _masks(mask: Any, maps: Sequence[tuple[str, Any]]) -> list[Tensor | None]:
     """Return one mask per pair of maps, checked, or None."""
     single = isinstance(mask, Tensor)
-    given = (mask,) * len(maps) if single else sequence("mask", mask, "a tensor or a sequence of them")
+    given = (mask,) * len(maps) if single else _flat(sequence("mask", mask, "a tensor or a sequence of them"))
     if len(given) != len(maps):
         raise ValueError(f"mask: expected one for each of {len(maps)} pairs of maps, got {len(given)}")
     found = []
@@ -137,6 +137,11 @@ def _masks(mask: Any, maps: Sequence[tuple[str, Any]]) -> list[Tensor | None]:
                 raise ValueError(f"{name}: expected an element above 0, got none")
         found.append(one)
     return found
+
+
+def _flat(masks: Sequence[Any]) -> tuple[Any, ...]:
+    """Return masks that are nested as the maps are in their order."""
+    return tuple([one for m in masks for one in (_flat(m) if isinstance(m, (list, tuple)) else (m,))])
 
 
 def _factors(weights: Any, pairs: Sequence[Any]) -> tuple[float, ...] | Tensor:

@@ -231,6 +231,8 @@ class AdaptiveWeight(nn.Module):
         if layer is None:
             return g
         layer = layer if isinstance(layer, Tensor) else layer()
+        if not layer.requires_grad:
+            raise ValueError("last_layer: expected a weight that requires grad, got one that does not (frozen?)")
         (found,) = torch.autograd.grad(fake, layer, g, retain_graph=True, allow_unused=True)
         if found is None:
             raise ValueError("last_layer: expected a weight that fake was made with, got another")

@@ -15,7 +15,7 @@ from .balance import ADVERSARIAL, FEATURES, Balanced
 from .discriminator import frozen as eagerly
 from .discriminator.outputs import Output, check_output, check_tree, chosen, outputs_of, warn_of_mixed
 from .functional import generator_loss
-from .steps import check_loss
+from .steps import OF_MODULES, check_loss
 
 Loss = str | Callable[[Any, Any], Tensor]
 Features = float | Callable[[Any, Any], Tensor]
@@ -152,7 +152,11 @@ def generator_step(
         from .discriminator import in_graphs
 
         return in_graphs.generator(_run, discriminator, inputs, o)
-    return _run(eagerly, discriminator, inputs, o)
+    try:
+        return _run(eagerly, discriminator, inputs, o)
+    except TypeError as error:
+        checks.explain_options(error, "generator_step", kwargs, OF_MODULES)
+        raise
 
 
 def _run(calls: Any, discriminator: Any, inputs: Any, o: _Options) -> GeneratorStep:
@@ -170,6 +174,8 @@ def _run(calls: Any, discriminator: Any, inputs: Any, o: _Options) -> GeneratorS
         _check_constant(*call)
     elif o.feature_matching is not None and real_outputs is None:
         raise ValueError("real: expected samples for feature_matching, got None")
+    elif isinstance(real, Tensor) and real_outputs is None:
+        _check_unused(real, fake)
     on_real, on_fake = calls.called_frozen(discriminator, call, (fake, args, kwargs))
     if real_outputs is not None:
         check_tree("real_outputs", real_outputs)
@@ -181,6 +187,15 @@ def _run(calls: Any, discriminator: Any, inputs: Any, o: _Options) -> GeneratorS
     matched = losses.get(FEATURES)
     loss, matched = losses[ADVERSARIAL].detach(), None if matched is None else matched.detach()
     return GeneratorStep(total, loss, matched, weights, *tree_map_only(Tensor, Tensor.detach, logits))
+
+
+def _check_unused(real: Tensor, fake: Any) -> None:
+    """Raise where no loss looks at real, and what stands in its place seems to be labels."""
+    if not real.is_floating_point() or (isinstance(fake, Tensor) and real.dim() != fake.dim()):
+        raise TypeError(
+            f"real: expected samples or None, got {tuple(real.shape)} of {real.dtype}; this loss looks at none, and"
+            " what else the discriminator takes comes after them: generator_step(D, fake, None, labels)"
+        )
 
 
 def _check_constant(real: Any, args: Any, kwargs: Any) -> None:

@@ -639,7 +639,11 @@ def gradient_penalty(
         from .discriminator import in_graphs
 
         return in_graphs.call(_run, discriminator, real, fake, args, kwargs, (options, sample_weights))
-    return _run(eagerly, discriminator, real, fake, args, kwargs, (options, sample_weights))
+    try:
+        return _run(eagerly, discriminator, real, fake, args, kwargs, (options, sample_weights))
+    except TypeError as error:
+        checks.explain_options(error, "gradient_penalty", kwargs)
+        raise
 
 
 def r1_penalty(

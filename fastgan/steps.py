@@ -94,6 +94,10 @@ def check_loss(loss: Any, role: str, of: str) -> None:
         raise ValueError(f"loss: expected a loss of the {role}, got a {type(loss).__name__}")
 
 
+OF_MODULES = (
+    "; options of a loss or a penalty belong to a fastgan.nn.DiscriminatorLoss, GeneratorLoss or GradientPenalty,"
+    " given for it"
+)
 _PLAIN: dict[str, Any] = {"batch_dim": 0, "pac": 1, "output": None}
 _INSTEAD = {
     "engine": "give engine to discriminator_step",
@@ -446,7 +450,11 @@ def discriminator_step(
         from .discriminator import in_graphs
 
         return in_graphs.call(_run, discriminator, real, fake, args, fake_args, kwargs, where, options)
-    return _run(eagerly, discriminator, real, fake, args, fake_args, kwargs, where, options)
+    try:
+        return _run(eagerly, discriminator, real, fake, args, fake_args, kwargs, where, options)
+    except TypeError as error:
+        checks.explain_options(error, "discriminator_step", kwargs, OF_MODULES)
+        raise
 
 
 def _run(

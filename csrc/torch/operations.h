@@ -122,6 +122,7 @@ inline bool loss_rescale(const LossPlan& plan, const Tensors& x, const Tensors& 
   }
   if (buffers.defined()) call.buffers = reinterpret_cast<double*>(address(buffers));
   call.scalar_upstream = address(upstream);
+  FASTGAN_RECORD("loss_rescale");
   return on_cpu(call, known.native->loss().rescale);
 }
 

@@ -1,5 +1,6 @@
 // Runs kernels of fastgan._native where tensors are: on the CPU, or on a device's current stream.
 #pragma once
+#include <ATen/record_function.h>
 #include <Python.h>
 #include <c10/core/DeviceGuard.h>
 
@@ -99,9 +100,13 @@ void on_cuda(C& call, void (*kernel)(C&, const Place&), const Tensor& beside) {
   kernel(call, place);
 }
 
+// What profilers see of a kernel, in the scope that follows.
+#define FASTGAN_RECORD(name) RECORD_FUNCTION("fastgan::" name, c10::ArrayRef<const c10::IValue>{})
+
 // A kernel of a family, where `beside` is.
 #define FASTGAN_RUN(family, name, call, beside)                       \
   do {                                                                \
+    FASTGAN_RECORD(#family "_" #name);                                \
     if ((beside).is_cpu()) on_cpu(call, known.native->family().name); \
     else on_cuda(call, known.native->cuda->family##_##name, beside);  \
   } while (0)

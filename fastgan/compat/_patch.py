@@ -151,7 +151,10 @@ def patch(trainer: str, *modules: str) -> list[str]:
     names = modules or origin.modules
     loaded = [sys.modules[name] for name in names if isinstance(sys.modules.get(name), ModuleType)]
     if not loaded:
-        raise RuntimeError(f"trainer: import {trainer!r} first; none of {', '.join(names)} is loaded")
+        raise RuntimeError(
+            f"trainer: import the module that defines the losses first; none of {', '.join(names)} is loaded (if it"
+            f" has another name: patch({trainer!r}, 'its.name'))"
+        )
     _replace_all(trainer, adapter, loaded)
     replaced = patched()[trainer]
     _log.info("patched %s in process %d: %s", trainer, os.getpid(), ", ".join(replaced))
@@ -270,6 +273,7 @@ def unpatch(trainer: str) -> None:
         if change.read() is change.new:
             change.write(change.old)
     _spawned.note(_undo)
+    _log.info("unpatched %s in process %d", trainer, os.getpid())
 
 
 def _active(trainer: str) -> list[str]:

@@ -67,6 +67,7 @@ def parts_on_both(
 
 def on_fake(terms: _Terms, fakes: Sequence[Tensor], dtype: torch.dtype | None = None) -> tuple[Any, list[Tensor]]:
     """Return the sum over discriminators of the loss on fake, and each part, as a tensor with its graph."""
+    fakes = list(fakes)
     if not fakes:
         return 0, []
     loss, values = mean_and_each(*[(term, f) for f in fakes for term in terms], dtype=dtype)

@@ -15,7 +15,7 @@ import torch
 
 from . import dynamo, forward, frozen, traced
 
-_WHY = "a gradient penalty differentiates twice; fastgan.compiling() has it traced into the graph"
+_WHY = "penalties and steps run between the parts of a graph; fastgan.compiling() has them traced into it"
 TAKES_REASON = "reason" in inspect.signature(torch.compiler.disable).parameters  # from torch 2.7 on
 _disable = partial(torch.compiler.disable, reason=_WHY) if TAKES_REASON else torch.compiler.disable
 _log = logging.getLogger("fastgan")
@@ -39,7 +39,7 @@ def generator(run: Callable[..., Any], discriminator: Any, inputs: Any, options:
     return _frozen_between(run, discriminator, inputs, options)
 
 
-@torch.compiler.disable
+@_disable
 def _frozen_between(run: Callable[..., Any], *arguments: Any) -> Any:
     return run(frozen, *arguments)
 

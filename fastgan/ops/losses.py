@@ -24,8 +24,7 @@ class LossOptions:
 
     def __post_init__(self) -> None:
         """Check every option, and that it has an effect on this loss."""
-        names = _names()
-        checks.choice("loss", self.loss, names)
+        check_name(self.loss)
         if self.relativistic not in (None, "paired", "average"):
             raise ValueError(f"relativistic: expected None, 'paired' or 'average', got {self.relativistic!r}")
         if not isinstance(self.targets, tuple) or len(self.targets) != 3:
@@ -40,7 +39,7 @@ class LossOptions:
             object.__setattr__(self, name, value)
         for name, default in _DEFAULTS.items():
             if name not in self.definition.options and getattr(self, name) != default:
-                raise ValueError(f"{name}: has no effect on loss {names[self.loss]!r}; leave it at {default}")
+                raise ValueError(f"{name}: has no effect on loss {_names()[self.loss]!r}; leave it at {default}")
 
     @property
     def definition(self) -> LossDefinition:
@@ -190,7 +189,8 @@ def register_loss(
     aliases = checks.sequence("aliases", aliases, "a sequence of names")
     for candidate in (name, *aliases):
         if not isinstance(candidate, str) or candidate in _names():
-            raise ValueError(f"name: expected a new string, got {candidate!r}")
+            taken = ", which is registered already" if isinstance(candidate, str) else ""
+            raise ValueError(f"name: expected a new string, got {candidate!r}{taken}")
     for key, value in {"real": real, "fake": fake, "generator": generator}.items():
         if not isinstance(value, Term):
             raise TypeError(f"{key}: expected a fastgan.term, got {type(value).__name__}")
@@ -201,10 +201,23 @@ def register_loss(
         made.cache_clear()
 
 
-def check_name(loss: str) -> None:
+# What is meant by names that other projects use.
+_ELSEWHERE = {
+    **dict.fromkeys(("mse", "l2", "ls"), "'least_squares'"),
+    **dict.fromkeys(("vanilla", "gan", "ns", "bcewithlogits", "cross_entropy"), "'nonsaturating'"),
+    **dict.fromkeys(("rgan", "rpgan", "relativistic"), "relativistic='paired'"),
+    **dict.fromkeys(("ragan", "rahinge", "ralsgan"), "relativistic='average'"),
+    **dict.fromkeys(("wgan-gp", "wgan_gp", "wgangp"), "'wasserstein' and a penalty, 'wgan-gp'"),
+}
+
+
+def check_name(loss: Any) -> None:
     """Raise where there is no loss of this name."""
-    if loss not in TABLE:
-        checks.choice("loss", loss, _names())
+    if isinstance(loss, str) and loss in TABLE:
+        return
+    if callable(loss):
+        raise TypeError(f"loss: expected a name, got {type(loss).__name__} (a step takes a function of logits)")
+    checks.choice("loss", loss, _names(), _ELSEWHERE)
 
 
 def _names() -> dict[str, str]:

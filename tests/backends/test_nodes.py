@@ -486,6 +486,18 @@ def test_values_of_terms(weights, with_graph, dtype):
     fine(work)
 
 
+def test_profilers_see_kernels():
+    """Each by its name, in backward within its node; a loss's gradients come from its forward."""
+    r, f = (torch.randn(8, 3, requires_grad=True) for _ in range(2))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        (2 * fastgan.discriminator_loss(r, f)).backward()
+        fastgan.norm_penalty(fastgan.interpolate(r, f)).backward()
+    seen = {e.name: e.cpu_parent for e in profile.events() if e.name.startswith("fastgan::")}
+    backward = {"fastgan::loss_rescale", "fastgan::penalty_backward", "fastgan::interpolate_backward"}
+    assert set(seen) == backward | {f"fastgan::{family}_forward" for family in ("loss", "penalty", "interpolate")}
+    assert all((n in backward) == (seen[n] is not None and "CppNode<fastgan::" in seen[n].name) for n in seen)
+
+
 def test_in_place_operations_on_results():
     def work():
         r, f = normal(5, 3), normal(5, 3)

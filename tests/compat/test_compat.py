@@ -125,7 +125,7 @@ def test_patch_replaces_a_method(modules):
 
 def test_patch_of_a_module_by_another_name(modules):
     module = modules("my_losses", loss_hinge_dis=own("biggan")["loss_hinge_dis"])
-    with pytest.raises(RuntimeError, match=r"import 'biggan' first; none of losses is loaded"):
+    with pytest.raises(RuntimeError, match=r"defines the losses first; none of losses is loaded"):
         compat.patch("biggan")
     compat.patch("biggan", "my_losses")
     assert module.loss_hinge_dis is compat.biggan.loss_hinge_dis

@@ -133,6 +133,11 @@ def test_hifigan_empty():
         assert adapters.skeleton(mine) == adapters.skeleton(theirs)
 
 
+def test_hifigan_of_a_tensor():
+    """Its rows are taken as a list of them."""
+    compare(hifigan.generator_loss, peer_hifigan.generator_loss, torch.randn(3, 1, 9))
+
+
 def test_hifigan_unequal_batches():
     compare(
         hifigan.discriminator_loss, peer_hifigan.discriminator_loss, [torch.randn(4, 1, 9)], [torch.randn(7, 1, 9)]

@@ -464,6 +464,7 @@ def test_errors(case):
     retained.retain_grad()
     tokens = generator.body(z)
     halves = generator(z).chunk(2)
+    labels = torch.zeros(6, dtype=torch.int64)
     refused = [
         (TypeError, "discriminator: expected a module", (3, fake), {}),
         (TypeError, "loss: expected a name", (net, fake), {"loss": 3}),
@@ -479,11 +480,15 @@ def test_errors(case):
         (TypeError, "real_args: expected a tuple", (net, fake), {"real_args": 3, "output": 0}),
         (ValueError, "real_args: has no effect", (net, fake), {"real_args": (), "output": 0}),
         (ValueError, "real_args: has no effect", (net, fake, real), {"real_args": (), "real_outputs": 1.0, "output": 0}),
+        (TypeError, r"real: expected samples or None, got \(6,\) of torch.int64; .* generator_step\(D, fake, None, labels", (net, fake, labels), {"output": 0}),
+        (TypeError, r"real: expected samples or None, got \(6, 3\) of torch.float32", (net, fake, torch.rand(6, 3)), {"output": 0}),
+        (TypeError, "'weight'; generator_step has no option 'weight'.*fastgan.nn.DiscriminatorLoss", (net, fake), {"weight": 3.0}),
         (TypeError, "balance: expected", (net, fake), {"balance": 3}),
         (ValueError, "losses: expected 'adversarial' and a reconstruction", (net, fake), {"balance": AdaptiveWeight(), "output": 0}),
         (ValueError, "reconstruction: 'adversarial' is the name", (net, fake), {"reconstruction": {"adversarial": l1}, "output": 0}),
         (TypeError, "reconstruction: expected a scalar", (net, fake), {"reconstruction": fake, "output": 0}),
         (ValueError, "last_layer: expected a weight that fake was made with", (net, fake), {"reconstruction": l1, "balance": AdaptiveWeight(net.last.weight), "output": 0}),
+        (ValueError, "last_layer: expected a weight that requires grad", (net, fake), {"reconstruction": l1, "balance": AdaptiveWeight(torch.ones(2)), "output": 0}),
         (ValueError, "fake: has backward hooks", (net, hooked), {"reconstruction": hooked.sum(), "balance": AdaptiveWeight(), "output": 0}),
         (ValueError, "fake: has backward hooks, or retains", (net, retained), {"reconstruction": retained.sum(), "balance": AdaptiveWeight(), "output": 0}),
         (ValueError, "losses: expected 'reconstruction' to depend on fake", (net, fake), {"reconstruction": tokens.sum(), "balance": AdaptiveWeight(), "output": 0}),

@@ -367,3 +367,17 @@ def test_under_torch_compile():
     got = torch.autograd.grad(compiled(tensors, real, fake), [*tensors, *flat(fake)])
     for g, w in zip(got, want, strict=True):
         torch.testing.assert_close(g, w, rtol=1e-6, atol=1e-9)
+
+
+def test_masks_of_maps_may_be_nested_as_the_maps_are():
+    torch.manual_seed(0)
+    real, fake = ([[torch.randn(2, 3, n) for n in (8, 4)], [torch.randn(2, 3, 5)]] for _ in range(2))
+    first, last = torch.rand(2, 1, 8) > 0.3, torch.rand(2, 1, 5) > 0.3
+    nested = fastgan.feature_matching_loss(real, fake, mask=[[first, None], (last,)])
+    assert torch.equal(nested, fastgan.feature_matching_loss(real, fake, mask=[first, None, last]))
+    distances = [(f - r).abs() for r, f in zip([*real[0], *real[1]], [*fake[0], *fake[1]], strict=True)]
+    masks = [m.expand_as(d).float() for m, d in zip((first, torch.ones(1, 1, 1), last), distances, strict=True)]
+    expected = sum((d * m).sum() / m.sum() for d, m in zip(distances, masks, strict=True))
+    torch.testing.assert_close(nested, expected)
+    with pytest.raises(ValueError, match="mask: expected one for each of 3 pairs of maps, got 2"):
+        fastgan.feature_matching_loss(real, fake, mask=[[first], last])

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_sequence
 from torch.utils.checkpoint import checkpoint
 
 import fastgan
@@ -519,7 +520,7 @@ def test_inside_a_compiled_step(net):
     from fastgan.discriminator import in_graphs  # which imports the compiler
 
     why = (
-        "a gradient penalty differentiates twice"
+        "penalties and steps run between the parts of a graph"
         if in_graphs.TAKES_REASON
         else r"disable\(\) wrapped function <function _between"
     )
@@ -658,6 +659,8 @@ CASES = [
     (lambda: GP(linear, ok, ok, kind="r1-approx", over="channel"), ValueError, "over: has no effect on kind 'r1-approx'"),
     (lambda: GP(linear, ok, ok, kind="r1-approx", return_stats=True), ValueError, "return_stats: has no effect"),
     (lambda: GP(3, ok, ok), TypeError, "discriminator: expected a module or function, got int"),
+    (lambda: GP(linear, ok, ok, weigth=3.0), TypeError, "'weigth'; gradient_penalty has no option 'weigth', and so it goes to the disc"),
+    (lambda: GP(linear, pack_sequence([ok]), pack_sequence([ok])), TypeError, "got PackedSequence; pad it by torch.nn.utils.rnn.pad_packed_"),
     (lambda: GP(linear, None, ok), TypeError, "real: expected a torch.Tensor or a sequence of them, got NoneType"),
     (lambda: GP(linear, ok, None), TypeError, "fake: expected a torch.Tensor or a sequence of them, got NoneType"),
     (lambda: GP(linear, np.zeros((4, 3)), ok), TypeError, "real: expected a torch.Tensor or a sequence of them, got ndarray"),

@@ -246,7 +246,7 @@ LOSS = {
 KINDS = ["wgan-gp", "wgan-lp", "r1", "r2", "dragan", "wgan-div", "r1-approx", "r2-approx"]
 KIND = of_names({"wgangp": "wgan-gp", "r3": "r2", "R1": "r1", "dragn": "dragan"}, KINDS)
 ENGINE = of_names({"compield": "compiled", "eagr": "eager", "fast": "auto"}, ["auto", "eager", "compiled"])
-OVER = of_names({"samples": "sample", "pixel": "sample", "chanel": "channel"}, ["sample", "channel", "batch"])
+OVER = of_names({"samples": "sample", "pixel": "", "chanel": "channel"}, ["sample", "channel", "batch"])
 PSI = of_names({"two-sided": "two_sided", "onesided": "one_sided"}, ["two_sided", "one_sided", "power"])
 FORM = of_names({"sums": "sum", "eech": "each"}, ["sum", "each"])
 DISTANCE = of_names({"l3": "l2", "L1": "l1"}, ["l1", "l2"])
@@ -469,7 +469,10 @@ TERM = of_type(
 NAMES_OF_TERMS = of_type(
     "expected fastgan.term", {"str": always("relu"), "NoneType": always(None), "dict": always({})}
 )
-NEW_NAME = of_list("expected a new string", ["hinge", "lsgan", 3, None, ("a",)])
+NEW_NAME = of_list("expected a new string", [3, None, ("a",)])
+for _taken in ("hinge", "lsgan"):
+    _text = f"{{n}}: expected a new string, got {_taken!r}, which is registered already"
+    NEW_NAME[_taken] = Fault(always(_taken), ValueError, _text)
 ALIASES = of_type(
     "expected a sequence of names", {"int": always(3), "NoneType": always(None), "the str 'own'": always("own")}
 )

@@ -59,7 +59,7 @@ _current_index = _index_function(torch.accelerator)
 def unusable(kind: str, index: int) -> str | None:
     """Return why the kernels cannot run on a device, or None where they can."""
     if _import_error:
-        return f"Triton is not there ({_import_error}); it is an extra: pip install fastgan[triton]"
+        return f"Triton is not there ({_import_error}); pip install 'triton>=3.6'"
     if launch.INTERPRETED:
         return None if kind == "cpu" else "TRITON_INTERPRET=1 serves CPU tensors only"
     if kind == "cpu":
