@@ -30,7 +30,9 @@ $(VENV)/ready: pyproject.toml
 # The editable install points at the sources; the native part is built here, and anew only if it changed.
 BUILD = FASTGAN_NATIVE=1 $(BIN)/python setup.py -q build_ext --inplace
 
+# An unknown LOSS is told before the build.
 demo: $(VENV)/ready  ## trains a GAN on handwritten digits; LOSS=hinge, LOSS=wgan-gp, PENALTY=r1 and so on
+	@$(BIN)/python examples/digits.py --loss $(LOSS) --penalty $(PENALTY) --help > /dev/null
 	$(BUILD)
 	$(BIN)/python examples/digits.py --loss $(LOSS) --penalty $(PENALTY)
 

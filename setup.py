@@ -112,9 +112,10 @@ def announce(built: list[toolkit.Toolkit]) -> None:
     """Say what takes so long, and how it takes less; pip shows it with -v."""
     listed = "; ".join(f"{' '.join(cuda.architectures)} (from: {cuda.origin})" for cuda in built)
     minutes = max(1, round(4 / 7 * sum(len(cuda.architectures) for cuda in built)))
+    shorter = "" if os.environ.get("TORCH_CUDA_ARCH_LIST") else "TORCH_CUDA_ARCH_LIST=9.0 takes one architecture; "
     print(
-        f"fastgan: compiling CUDA kernels for {listed}, about {minutes} min on two cores. TORCH_CUDA_ARCH_LIST=9.0 "
-        "takes one architecture; FASTGAN_CUDA=0 leaves CUDA out.",
+        f"fastgan: compiling CUDA kernels for {listed}, about {minutes} min on two cores. {shorter}"
+        "FASTGAN_CUDA=0 leaves CUDA out.",
         file=sys.stderr,
         flush=True,
     )
@@ -146,6 +147,7 @@ class NativeBuild(build_ext):
             facts["native"] = "not built: FASTGAN_NATIVE=0"
         else:
             try:
+                nodes_build.find_compiler()  # setuptools' own words for a bad CXX name no variable
                 super().run()
                 facts["native"] = "built"
                 facts["nodes"] = self.build_nodes()
@@ -158,6 +160,8 @@ class NativeBuild(build_ext):
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
             self.remove_others(folder)
+            if folder != ROOT / "fastgan":  # there FASTGAN_NATIVE=0 leaves what `make` builds
+                self.remove_unbuilt(folder)
             (folder / "_build.json").write_text(json.dumps(facts, indent=1) + "\n")
 
     def get_output_mapping(self) -> dict[str, str]:
@@ -190,6 +194,14 @@ class NativeBuild(build_ext):
         for path in folder.glob(f"_native_cuda*{suffix}"):
             if f"fastgan.{path.name.removesuffix(suffix)}" not in [ext.name for ext in self.extensions]:
                 path.unlink()
+
+    def remove_unbuilt(self, folder: Path) -> None:
+        """Remove an earlier build's modules that this one has not built, so that they are not packed with it."""
+        for kind in ("native", "nodes"):
+            if not self.facts.get(kind, "").startswith("built"):
+                for path in folder.glob(f"_{kind}*"):
+                    if path.suffix != ".pyi":
+                        path.unlink()
 
     def build_extension(self, ext: Extension) -> None:
         """Build with CUDA if that is wanted and succeeds, else without."""

@@ -238,9 +238,9 @@ def compare_backends(logits: list[Logits], options: dict[str, str | None]) -> st
         apart.append(torch.stack([(a - b).abs().max() for a, b in pairs]))
     loss, gradient = torch.stack(apart).amax(0).tolist()
     fused, reference = (1e3 * median(times[name]) for name in ("auto", "reference"))
-    kernels = "fused" if fastgan.info()["auto uses"]["CPU tensors"] == "cpu" else "auto (no fused kernels here)"
+    kernels = "fastgan" if fastgan.info()["auto uses"]["CPU tensors"] == "cpu" else "fastgan without kernels"
     return (
-        f"loss part per step: {fused:.3f} ms {kernels}, {reference:.3f} ms reference ({reference / fused:.1f}x); "
+        f"losses of a step: {fused:.3f} ms by {kernels}, {reference:.3f} in PyTorch ({reference / fused:.1f}x); "
         f"largest difference in {len(logits)} steps: loss {loss:.1e}, gradient {gradient:.1e}"
     )
 

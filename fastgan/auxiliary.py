@@ -85,7 +85,7 @@ def feature_matching_loss(
         detach_real: the real maps get no gradient.
         mask: which elements count, or how much: of a pair's distances d the mean is then sum(w d) / sum(w). The
             mask w is a bool or floating tensor of non-negative constants, of as many dimensions as each map, to
-            which it broadcasts. A sequence has a mask or None per pair, nested as the maps or flat, in their order. A
+            which it broadcasts. A sequence has a mask or None per pair, nested as the maps or flat. A
             mask of zeros raises on the CPU, and gives NaN elsewhere.
 
     Returns:

@@ -36,8 +36,10 @@ def _origin(root: Path) -> str:
         said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
     except OSError:
         return ""
-    match = re.fullmatch(r"(?:https://|ssh://git@|git@)(?:[^@/]*@)?([\w.-]+\.\w+)[:/](.+?)(?:\.git)?/?", said)
-    return f"https://{match[1]}/{match[2]}" if match else ""
+    match = re.fullmatch(r"(https://|ssh://git@|git@)(?:[^@/]*@)?([\w.-]+\.\w+)(:\d+)?[:/](.+?)(?:\.git)?/?", said)
+    if not match or (match[3] and match[1] != "https://"):  # the port of ssh says nothing of that of https
+        return ""
+    return f"https://{match[2]}{match[3] or ''}/{match[4]}"
 
 
 def urls(repository: str) -> dict[str, str]:

@@ -72,13 +72,10 @@ def frozen(*discriminators: Callable[..., Any]) -> Iterator[None]:
             is in that module too, give the discriminator itself.
 
     Raises:
-        TypeError, ValueError: nothing is given, an argument is not callable, or it is a function in which no module
-            is found.
+        TypeError, ValueError: an argument is not callable, or a function in which no module is found.
         RuntimeError: the block lies within `torch.nn.utils.parametrize.cached()`, whose weights outlive it, or a
             discriminator is wrapped by DistributedDataParallel(static_graph=True).
     """
-    if not discriminators:
-        raise TypeError("discriminators: expected at least one module or function, got none")
     for d in discriminators:
         if not callable(d):
             raise TypeError(f"discriminators: expected modules or functions, got {type(d).__name__}")

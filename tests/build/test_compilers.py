@@ -89,6 +89,7 @@ def test_an_install_goes_on_without_the_cxx_that_is_not_there(source):
     assert done.returncode == 0, done.stderr
     assert f"native kernels were not built: {why}" in done.stderr
     assert why in source.fails(CXX="nonexistent", FASTGAN_NATIVE="1")
+    assert "CXX: expected words as a shell takes them" in source.fails(CXX="c++ 'x", FASTGAN_NATIVE="1")
 
 
 def test_the_flags_reach_the_compilers(source):

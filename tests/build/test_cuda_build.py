@@ -311,6 +311,20 @@ def test_modules_of_an_earlier_build_are_removed(source, two):
         assert len(list((source.folder / folder).glob("_native*.so"))) == 1
 
 
+def test_modules_of_an_earlier_build_are_not_packed_with_one_that_has_none(source):
+    """setuptools keeps build/lib; in place they stay, and `info` tells of it."""
+    lib = source.folder / "lib" / "fastgan"
+    source.build(FASTGAN_CUDA="0")
+    for name in ("_nodes.so", "_nodes.so.json", "_native.pyi"):
+        (lib / name).write_text("")
+    source.build(FASTGAN_CUDA="0")
+    assert sorted(path.name for path in lib.glob("_n*") if path.suffix != ".so") == ["_native.pyi"]
+    assert len(list(lib.glob("_native*.so"))) == 1
+    done = source.run("setup.py", "-q", "build_ext", "--build-lib", "lib", FASTGAN_NATIVE="0")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in lib.glob("_n*")] == ["_native.pyi"]
+
+
 def test_toolkits_that_cannot_be_built_side_by_side(source, two):
     new, old = two.split(":")
     assert "expected one toolkit of each major version, got 12.4, 12.4" in source.fails(FASTGAN_CUDA=f"{old}:{old}")

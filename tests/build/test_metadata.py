@@ -57,6 +57,8 @@ def test_urls_of_a_workflow(monkeypatch, tmp_path):
         ("https://user:secret@example.org/someone/fastgan", URL),  # a token is not published
         ("git@example.org:someone/fastgan.git", URL),
         ("ssh://git@example.org/someone/fastgan/", URL),
+        ("ssh://git@example.org:2222/someone/fastgan.git", ""),  # nobody knows the port of https
+        ("https://example.org:8443/someone/fastgan.git", URL.replace(".org", ".org:8443")),
         ("/home/someone/fastgan", ""),
         ("file:///home/someone/fastgan", ""),
     ],
