@@ -98,7 +98,8 @@ def share(rows: dict[str, Row]) -> str:
 
 def step_table() -> str:
     """Whole steps, before and after."""
-    head = ["trainer", "step, ms", "times as fast", "generator's step, times as fast", "its peak memory, MiB", "losses' share"]
+    head = ["trainer", "step, ms", "times as fast", "generator's step, times as fast", "its peak memory, MiB"]
+    head.append("losses' share")
     lines = []
     for case, rows in trainers().items():
         memory = rows["whole"]["MiB"]
