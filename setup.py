@@ -176,7 +176,7 @@ class NativeBuild(build_ext):
         try:
             version = nodes_build.installed_version()
             if version is None:
-                raise FileNotFoundError("there was no torch; python -m fastgan build")
+                raise FileNotFoundError("there was no torch; later: python -m fastgan build")
             folder = Path(self.get_ext_fullpath("fastgan._native")).parent
             if nodes_build.recorded(folder) != nodes_build.record(version):
                 import torch

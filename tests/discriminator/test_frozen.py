@@ -345,3 +345,24 @@ def test_two_ranks(kinds):
         if not hasattr(torch.distributed.fsdp, "fully_shard"):
             pytest.skip("this torch has no fully_shard there")
     run_ranks(work, kinds)
+
+
+def test_a_block_in_a_compiled_function(net):
+    """The graph breaks at the block; gradients and flags are as without compilation."""
+    torch._dynamo.reset()
+
+    def step(x):
+        x = x * 2
+        with fastgan.frozen(net):
+            return net(x).square().sum()
+
+    x = images().requires_grad_()
+    (want,) = torch.autograd.grad(step(x), x)
+    loss = torch.compile(step, backend="aot_eager")(x)
+    (got,) = torch.autograd.grad(loss, x, retain_graph=True)
+    assert torch.equal(got, want)
+    loss.backward()
+    assert all(p.grad is None for p in net.parameters())
+    torch._dynamo.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        torch.compile(step, backend="aot_eager", fullgraph=True)(x)
