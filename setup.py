@@ -147,7 +147,7 @@ class NativeBuild(build_ext):
             facts["native"] = "not built: FASTGAN_NATIVE=0"
         else:
             try:
-                nodes_build.find_compiler()  # setuptools' own words for a bad CXX name no variable
+                nodes_build.words_of("CXX")  # setuptools reads it too, and names no variable in its error
                 super().run()
                 facts["native"] = "built"
                 facts["nodes"] = self.build_nodes()
