@@ -22,6 +22,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from options import positive
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, one_hot, pad
@@ -254,12 +255,17 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--relativistic", choices=["none", "paired", "average"], default="none")
     parser.add_argument("--penalty", choices=["none", *PENALTIES], default="none", help="on the discriminator")
-    parser.add_argument("--interval", type=int, help="steps from one penalty to the next")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--interval", type=positive, help="steps from one penalty to the next")
+    parser.add_argument("--steps", type=positive, default=3000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2, help="1 is quicker where others use the cores too")
+    parser.add_argument("--threads", type=positive, default=2, help="1 is quicker where others use the cores too")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the pictures")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.loss == "wgan-gp" and args.penalty not in ("none", "wgan-gp"):
+        parser.error(f"argument --penalty: --loss wgan-gp has its own, got {args.penalty}; take --loss wgan")
+    if args.interval and args.penalty == "none" and args.loss != "wgan-gp":
+        parser.error("argument --interval: has no effect without a penalty")
+    return args
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from time import perf_counter
 
 import bars
 import torch
+from options import positive
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
@@ -89,16 +90,18 @@ def measured(work: Callable[[], object], net: nn.Module) -> tuple[float, float, 
 def main() -> None:
     """Train for some steps, then compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=1024)
-    parser.add_argument("--blocks", type=int, default=2)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--tokens", type=positive, default=1024)
+    parser.add_argument("--blocks", type=positive, default=2)
+    parser.add_argument("--width", type=positive, default=128)
+    parser.add_argument("--heads", type=positive, default=4)
+    parser.add_argument("--batch", type=positive, default=2)
+    parser.add_argument("--steps", type=positive, default=5)
     parser.add_argument("--checkpoint", action="store_true", help="recompute each block in the backward")
     parser.add_argument("--alone", action="store_true", help="without plain arithmetic, which may not fit")
     parser.add_argument("--out", type=Path, default=Path("demo/transformer_r1"), help="folder of the picture")
     o = parser.parse_args()
+    if o.width % o.heads:
+        parser.error(f"argument --width: expected a multiple of the {o.heads} heads, got {o.width}")
     torch.manual_seed(0)
     net = Discriminator(o)
     optimizer = torch.optim.Adam(net.parameters(), 1e-3)
