@@ -122,7 +122,9 @@ def train(
     """
     G = Generator()
     D = Discriminator() if penalty is None else Discriminator(bound=lambda layer: layer)
-    averaged = AveragedModel(G, multi_avg_fn=get_ema_multi_avg_fn(0.998), use_buffers=True)
+    # Over the last 500 steps, or a sixth of a shorter run: else the weights it began with would dominate.
+    decay = max(0.0, min(0.998, 1 - 6 / steps))
+    averaged = AveragedModel(G, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
     optimizer_g = torch.optim.Adam(G.parameters(), lr=1e-3, betas=(0.0, 0.99))
     optimizer_d = torch.optim.Adam(D.parameters(), lr=1e-3, betas=(0.0, 0.99))
     curves: list[dict[str, float]] = []
@@ -204,7 +206,7 @@ def draw_curves(curves: list[dict[str, float]], title: str, path: Path) -> None:
         axis.set(xlabel="step", ylabel=quantity)
         axis.legend()
     axes[2].set_ylim(-0.02, 1.02)
-    figure.suptitle(f"{title} (mean over {window} steps)")
+    figure.suptitle(f"{title} (mean over {window} steps)" if window > 1 else title)
     figure.savefig(path, dpi=100)
 
 

@@ -107,7 +107,8 @@ def train(rank: int, ranks: int, device: torch.device, o: argparse.Namespace) ->
         print(f"a rank holds {held[0]} before a step, {max(held)} while R1 goes backward, {held[-1]} after")
         print(f"largest difference of a gradient over {o.steps} steps: {largest:.1e} of the largest gradient")
         kib = {"before": held[0] / 1024, "in R1's backward": max(held) / 1024, "after": held[-1] / 1024}
-        bars.draw({"parameters that a rank holds, KiB": kib}, f"{ranks} ranks", o.out / "held.png")
+        title = f"R1 under FSDP2, on {ranks} ranks"
+        bars.draw({"parameters that a rank holds, KiB": kib}, title, o.out / "held.png")
 
 
 def run(rank: int, ranks: int, store: str | None, o: argparse.Namespace) -> None:

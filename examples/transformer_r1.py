@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -102,6 +103,7 @@ def main() -> None:
     o = parser.parse_args()
     if o.width % o.heads:
         parser.error(f"argument --width: expected a multiple of the {o.heads} heads, got {o.width}")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler, which measures memory, is to print nothing
     torch.manual_seed(0)
     net = Discriminator(o)
     optimizer = torch.optim.Adam(net.parameters(), 1e-3)

@@ -92,6 +92,7 @@ def test_a_sharded_discriminator(dtype, most, tmp_path):
 @pytest.mark.parametrize("options", [[], ["--checkpoint"]])
 def test_a_transformer(options, tmp_path):
     done = run(EXAMPLES / "transformer_r1.py", "--steps", "2", "--tokens", "600", "--out", str(tmp_path), *options)
+    assert "profiler" not in done.stderr
     assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
     ours, plain = (float(m) for m in re.findall(r"(\d+) MiB at the peak", done.stdout))
     assert ours < 0.5 * plain
