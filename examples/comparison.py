@@ -112,6 +112,7 @@ def draw_curves(curves: dict[str, Curves], title: str, path: Path) -> None:
         upper.set(title=name, ylabel="loss")
         upper.legend()
         _draw_difference(lower, steps, values)
+        lower.xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(title, fontsize=14)
     figure.savefig(path, dpi=100)
     plt.close(figure)

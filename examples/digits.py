@@ -149,13 +149,12 @@ def train(
         optimizer_d.step()
         logits.append((real_logits.detach(), fake_logits.detach()))
 
-        D.requires_grad_(False)
-        real_logits = D(real, label) if options["relativistic"] else None
-        loss_g = fastgan.generator_loss(D(fake, label), real_logits, **options)
+        with fastgan.frozen(D):  # gradients of its weights would be thrown away
+            real_logits = D(real, label) if options["relativistic"] else None
+            loss_g = fastgan.generator_loss(D(fake, label), real_logits, **options)
         optimizer_g.zero_grad()
         loss_g.backward()
         optimizer_g.step()
-        D.requires_grad_(True)
         averaged.update_parameters(G)
 
         curves.append({"loss of D": loss_d.item(), "loss of G": loss_g.item()})

@@ -60,7 +60,7 @@ def batch(o: argparse.Namespace) -> tuple[Tensor, Tensor]:
     return torch.sin(6.28 * frequencies * time), torch.randn(o.batch, o.tokens, CHANNELS)
 
 
-def backward(net: nn.Module, real: Tensor, fake: Tensor) -> fastgan.steps.DiscriminatorStep:
+def backward(net: nn.Module, real: Tensor, fake: Tensor) -> fastgan.DiscriminatorStep:
     """Leave the gradients of loss and R1."""
     net.zero_grad()
     penalty = GradientPenalty("r1", weight=WEIGHT)

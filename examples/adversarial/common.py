@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
+import fastgan
+
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # for what the other examples share
 from comparison import digits, draw_pictures
 from options import positive
@@ -79,9 +81,9 @@ def arguments(name: str) -> argparse.Namespace:
     return args
 
 
-def losses(step_d: object, step_g: object) -> dict[str, str]:
+def losses(step_d: fastgan.DiscriminatorStep, step_g: fastgan.GeneratorStep) -> dict[str, str]:
     """Return the two losses as text, for the progress bar."""
-    return {"D": f"{step_d.loss:.3f}", "G": f"{step_g.loss:.3f}"}  # type: ignore[attr-defined]
+    return {"D": f"{step_d.loss:.3f}", "G": f"{step_g.loss:.3f}"}
 
 
 def conclude(generator: nn.Module, args: argparse.Namespace) -> None:
