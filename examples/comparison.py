@@ -21,6 +21,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from options import positive
 from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
@@ -34,9 +35,9 @@ RUNS = {"before": "trainer's own", "after": "fastgan's"}
 def arguments(name: str, description: str) -> argparse.Namespace:
     """Read the command line, and set threads and the default dtype accordingly."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=positive, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="the networks gain little from more")
+    parser.add_argument("--threads", type=positive, default=1, help="the networks gain little from more")
     parser.add_argument("--double", action="store_true", help="train in float64")
     parser.add_argument("--out", type=Path, default=Path("demo") / name, help="folder for what is written")
     args = parser.parse_args()
@@ -111,6 +112,7 @@ def draw_curves(curves: dict[str, Curves], title: str, path: Path) -> None:
         upper.set(title=name, ylabel="loss")
         upper.legend()
         _draw_difference(lower, steps, values)
+        lower.xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(title, fontsize=14)
     figure.savefig(path, dpi=100)
     plt.close(figure)

@@ -22,6 +22,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from options import positive
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, one_hot, pad
@@ -121,7 +122,9 @@ def train(
     """
     G = Generator()
     D = Discriminator() if penalty is None else Discriminator(bound=lambda layer: layer)
-    averaged = AveragedModel(G, multi_avg_fn=get_ema_multi_avg_fn(0.998), use_buffers=True)
+    # Over the last 500 steps, or a sixth of a shorter run: else the weights it began with would dominate.
+    decay = max(0.0, min(0.998, 1 - 6 / steps))
+    averaged = AveragedModel(G, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
     optimizer_g = torch.optim.Adam(G.parameters(), lr=1e-3, betas=(0.0, 0.99))
     optimizer_d = torch.optim.Adam(D.parameters(), lr=1e-3, betas=(0.0, 0.99))
     curves: list[dict[str, float]] = []
@@ -146,13 +149,12 @@ def train(
         optimizer_d.step()
         logits.append((real_logits.detach(), fake_logits.detach()))
 
-        D.requires_grad_(False)
-        real_logits = D(real, label) if options["relativistic"] else None
-        loss_g = fastgan.generator_loss(D(fake, label), real_logits, **options)
+        with fastgan.frozen(D):  # gradients of its weights would be thrown away
+            real_logits = D(real, label) if options["relativistic"] else None
+            loss_g = fastgan.generator_loss(D(fake, label), real_logits, **options)
         optimizer_g.zero_grad()
         loss_g.backward()
         optimizer_g.step()
-        D.requires_grad_(True)
         averaged.update_parameters(G)
 
         curves.append({"loss of D": loss_d.item(), "loss of G": loss_g.item()})
@@ -203,7 +205,7 @@ def draw_curves(curves: list[dict[str, float]], title: str, path: Path) -> None:
         axis.set(xlabel="step", ylabel=quantity)
         axis.legend()
     axes[2].set_ylim(-0.02, 1.02)
-    figure.suptitle(f"{title} (mean over {window} steps)")
+    figure.suptitle(f"{title} (mean over {window} steps)" if window > 1 else title)
     figure.savefig(path, dpi=100)
 
 
@@ -254,12 +256,17 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--relativistic", choices=["none", "paired", "average"], default="none")
     parser.add_argument("--penalty", choices=["none", *PENALTIES], default="none", help="on the discriminator")
-    parser.add_argument("--interval", type=int, help="steps from one penalty to the next")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--interval", type=positive, help="steps from one penalty to the next")
+    parser.add_argument("--steps", type=positive, default=3000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2, help="1 is quicker where others use the cores too")
+    parser.add_argument("--threads", type=positive, default=2, help="1 is quicker where others use the cores too")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the pictures")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.loss == "wgan-gp" and args.penalty not in ("none", "wgan-gp"):
+        parser.error(f"argument --penalty: --loss wgan-gp has its own, got {args.penalty}; take --loss wgan")
+    if args.interval and args.penalty == "none" and args.loss != "wgan-gp":
+        parser.error("argument --interval: has no effect without a penalty")
+    return args
 
 
 def main() -> None:

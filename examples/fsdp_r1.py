@@ -20,6 +20,7 @@ import bars
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from options import positive
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from tqdm import tqdm
@@ -106,7 +107,8 @@ def train(rank: int, ranks: int, device: torch.device, o: argparse.Namespace) ->
         print(f"a rank holds {held[0]} before a step, {max(held)} while R1 goes backward, {held[-1]} after")
         print(f"largest difference of a gradient over {o.steps} steps: {largest:.1e} of the largest gradient")
         kib = {"before": held[0] / 1024, "in R1's backward": max(held) / 1024, "after": held[-1] / 1024}
-        bars.draw({"parameters that a rank holds, KiB": kib}, f"{ranks} ranks", o.out / "held.png")
+        title = f"R1 under FSDP2, on {ranks} ranks"
+        bars.draw({"parameters that a rank holds, KiB": kib}, title, o.out / "held.png")
 
 
 def run(rank: int, ranks: int, store: str | None, o: argparse.Namespace) -> None:
@@ -127,12 +129,12 @@ def run(rank: int, ranks: int, store: str | None, o: argparse.Namespace) -> None
 def main() -> None:
     """Start two ranks, or be one of torchrun's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ranks", type=int, default=2, help="processes, where torchrun has started none")
-    parser.add_argument("--blocks", type=int, default=4)
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--features", type=int, default=32)
-    parser.add_argument("--batch", type=int, default=8, help="samples on each rank")
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--ranks", type=positive, default=2, help="processes, where torchrun has started none")
+    parser.add_argument("--blocks", type=positive, default=4)
+    parser.add_argument("--width", type=positive, default=64)
+    parser.add_argument("--features", type=positive, default=32)
+    parser.add_argument("--batch", type=positive, default=8, help="samples on each rank")
+    parser.add_argument("--steps", type=positive, default=3)
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float64")
     parser.add_argument("--out", type=Path, default=Path("demo/fsdp_r1"), help="folder of the picture")
     o = parser.parse_args()

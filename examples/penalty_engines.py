@@ -24,6 +24,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from comparison import Curves, by_loss, digits, draw_pictures, seed, size
+from options import positive
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, softplus
@@ -314,9 +315,9 @@ def arguments() -> argparse.Namespace:
     """Read the command line, and set threads and the default dtype accordingly."""
     parser = argparse.ArgumentParser(description="Compares fastgan's engines with the usual recipe.")
     parser.add_argument("--model", choices=["both", *MODELS], default="both")
-    parser.add_argument("--steps", type=int, help="of the generator; by default what takes about a minute")
+    parser.add_argument("--steps", type=positive, help="of the generator; by default what takes about a minute")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="the networks gain little from more")
+    parser.add_argument("--threads", type=positive, default=1, help="the networks gain little from more")
     parser.add_argument("--dtype", choices=["float64", "float32"], default="float64")
     parser.add_argument("--bound", type=float, default=1e-9, help="how far apart curves may be in float64")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="leave out the compiled run")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from time import perf_counter
 
 import bars
 import torch
+from options import positive
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
@@ -58,7 +60,7 @@ def batch(o: argparse.Namespace) -> tuple[Tensor, Tensor]:
     return torch.sin(6.28 * frequencies * time), torch.randn(o.batch, o.tokens, CHANNELS)
 
 
-def backward(net: nn.Module, real: Tensor, fake: Tensor) -> fastgan.steps.DiscriminatorStep:
+def backward(net: nn.Module, real: Tensor, fake: Tensor) -> fastgan.DiscriminatorStep:
     """Leave the gradients of loss and R1."""
     net.zero_grad()
     penalty = GradientPenalty("r1", weight=WEIGHT)
@@ -89,16 +91,19 @@ def measured(work: Callable[[], object], net: nn.Module) -> tuple[float, float, 
 def main() -> None:
     """Train for some steps, then compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=1024)
-    parser.add_argument("--blocks", type=int, default=2)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--tokens", type=positive, default=1024)
+    parser.add_argument("--blocks", type=positive, default=2)
+    parser.add_argument("--width", type=positive, default=128)
+    parser.add_argument("--heads", type=positive, default=4)
+    parser.add_argument("--batch", type=positive, default=2)
+    parser.add_argument("--steps", type=positive, default=5)
     parser.add_argument("--checkpoint", action="store_true", help="recompute each block in the backward")
     parser.add_argument("--alone", action="store_true", help="without plain arithmetic, which may not fit")
     parser.add_argument("--out", type=Path, default=Path("demo/transformer_r1"), help="folder of the picture")
     o = parser.parse_args()
+    if o.width % o.heads:
+        parser.error(f"argument --width: expected a multiple of the {o.heads} heads, got {o.width}")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler, which measures memory, is to print nothing
     torch.manual_seed(0)
     net = Discriminator(o)
     optimizer = torch.optim.Adam(net.parameters(), 1e-3)

@@ -70,7 +70,7 @@ def feature_matching_loss(
 
         loss = fastgan.feature_matching_loss(real_maps, fake_maps, weights=2.0)  # lists, or lists of lists
 
-    As in Larsen et al. 2016 and Wang et al. 2018.
+    As in Larsen et al. 2016 (arXiv:1512.09300) and Wang et al. 2018 (arXiv:1711.11585).
     All maps go through one call forward and one backward: each is read once, and its gradient written once.
 
     Args:
@@ -81,7 +81,8 @@ def feature_matching_loss(
             or a 1-D tensor on the maps' device, for which nothing waits.
         loss: "l1", or "l2" for the square of the difference.
         normalize: divide each pair's mean by that of |real|, or of its square (Defossez et al. 2022,
-            arXiv:2210.13438, eq. 2); the divisor gets no gradient. Costs a read of the real maps.
+            arXiv:2210.13438, eq. 2); the divisor gets no gradient. Costs a read of the real maps. A real
+            map of zeros gives infinity or NaN.
         detach_real: the real maps get no gradient.
         mask: which elements count, or how much: of a pair's distances d the mean is then sum(w d) / sum(w). The
             mask w is a bool or floating tensor of non-negative constants, of as many dimensions as each map, to
@@ -274,7 +275,7 @@ def truncated_relativistic_loss(real_logits: Logits, fake_logits: Logits, *, tau
 
     Returns:
         A scalar (float32 for 16-bit logits, else of their dtype), summed over members. As in the formula it is NaN
-        where no r - f is below the median, as of one or two elements.
+        where no element has r < f + m, as of one or two elements. In float64 the rounding of f + m may let one in.
 
     Raises:
         TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
@@ -317,11 +318,12 @@ def adaptive_weight(
     `torch.autograd.grad(loss, last_layer, retain_graph=True)`. Nothing waits for the device.
 
     Args:
-        reconstruction_gradient: a tensor of any shape, or a sequence of them (norm over all together).
-        adversarial_gradient: the same.
+        reconstruction_gradient: a tensor of any shape (float32, float64, float16 or bfloat16), or a sequence of
+            them, whose norm is over all together.
+        adversarial_gradient: the same for the adversarial loss.
         weight: the factor in front.
-        eps: what is added to the adversarial norm.
-        limit: the largest ratio.
+        eps: what is added to the adversarial norm, 0 or more. At 0, two gradients of zeros give NaN.
+        limit: the largest ratio, 0 or more.
 
     Returns:
         A detached 0-dim tensor (float32 for 16-bit gradients, else of their dtype).

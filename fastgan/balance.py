@@ -204,6 +204,9 @@ class AdaptiveWeight(nn.Module):
             losses: scalars by name, "adversarial" among them.
             fake: the decoder's output, of which they are computed.
 
+        Returns:
+            Balanced(total, weights): the sum to be differentiated, once, and the factor of each loss by its name.
+
         Raises:
             TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
             RuntimeError: gradients are switched off.
@@ -256,8 +259,8 @@ class LossBalancer(nn.Module):
     Defossez et al. 2022 (arXiv:2210.13438), section 3.4. Let g_k be the gradient of loss k, and n_k the moving
     average of its norm. What is sent back is the sum of total_norm * weight_k / (sum of weights) * g_k / n_k. The
     sum of weights is over the losses that are given. An average is a decaying sum over a decaying count. Averages
-    are buffers on the device, in the state_dict; nothing waits. A norm that is not finite, as after a GradScaler's
-    overflow, leaves its average as it was.
+    are buffers on the device, in the state_dict; nothing waits. Each call moves them, in eval mode
+    too. A norm that is not finite, as after a GradScaler's overflow, leaves its average as it was.
 
     Args:
         weights: of each loss, by name, above 0; a call may leave losses out.
@@ -310,6 +313,9 @@ class LossBalancer(nn.Module):
         Args:
             losses: scalars by name, each with a weight.
             fake: the generator's output (N, ...), of which they are computed.
+
+        Returns:
+            Balanced(total, weights): the sum to be differentiated, once, and the factor of each loss by its name.
 
         Raises:
             TypeError, ValueError: bad input, with the argument's name, what came and what is needed.

@@ -598,10 +598,11 @@ def reduce_terms(
         attached: the former name of `with_graph`.
 
     Returns:
-        A scalar, or for reduction "none" a list of each entry's weighted elements.
+        A scalar (float32 for 16-bit tensors, else of their dtype), or for reduction "none" a list of each entry's
+        weighted elements. With return_values a pair of the scalar and the values.
 
     Raises:
-        TypeError, ValueError: bad input.
+        TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
     """
     with_graph = with_graph or attached
     if not (centred or return_values or with_graph) and weights is masks is None:

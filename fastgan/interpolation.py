@@ -177,7 +177,8 @@ def interpolate(
             or a pair of it and the number of samples, with which nothing waits for the device.
 
     Returns:
-        Tensors as real, attached to what requires grad among real, fake and eps.
+        A tensor, or a tuple of them where real is a sequence, of real's shapes and dtype (float32 where 16-bit
+        numbers stand beside it). They have a graph to what requires grad among real, fake and eps.
 
     Raises:
         TypeError, ValueError: bad input, with the argument's name, what came and what is needed.

@@ -63,7 +63,12 @@ class _Loss(WithOptions, nn.Module):
 class DiscriminatorLoss(_Loss):
     """`fastgan.discriminator_loss` as a module: `DiscriminatorLoss("hinge")(real_logits, fake_logits)`.
 
-    Takes the function's options; unknown or unfit ones raise when the module is built.
+    Args:
+        loss: a name of `fastgan.losses()`.
+        **options: those of the function after the logits. They are attributes too, to be set later.
+
+    Raises:
+        TypeError, ValueError: unknown, unfit or bad options, when the module is built.
     """
 
     role = "discriminator"
@@ -76,7 +81,12 @@ class DiscriminatorLoss(_Loss):
 class GeneratorLoss(_Loss):
     """`fastgan.generator_loss` as a module: `GeneratorLoss("hinge")(fake_logits)`.
 
-    Takes the function's options; unknown or unfit ones raise when the module is built.
+    Args:
+        loss: a name of `fastgan.losses()`.
+        **options: those of the function after the logits. They are attributes too, to be set later.
+
+    Raises:
+        TypeError, ValueError: unknown, unfit or bad options, when the module is built.
     """
 
     role = "generator"
@@ -133,7 +143,23 @@ class GradientPenalty(penalties.ScheduledPenalty, _Counting):
         sample_weights: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor | tuple[Tensor, PenaltyStats] | None:
-        """Return the penalty, or None between: see `fastgan.gradient_penalty`."""
+        """Return the penalty, or None between: see `fastgan.gradient_penalty`.
+
+        Args:
+            discriminator: as for the function.
+            real: (N, ...), or a tuple of such tensors.
+            fake: the same for generated samples; not needed for a kind that is evaluated at real.
+            *args: what the discriminator takes after its input.
+            groups: the number of the sample that each entry belongs to.
+            sample_weights: (N,), a constant factor for each sample.
+            **kwargs: more for the discriminator.
+
+        Returns:
+            A scalar, or (penalty, PenaltyStats) with return_stats; None where a lazy penalty is not due.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: as the function.
+        """
         if self.interval > 1:
             self.counts.follow(discriminator)
         due = self.due()
@@ -203,6 +229,16 @@ class LeCam(_Counting):
         """Return the penalty, or None before it starts: see `fastgan.lecam_penalty`.
 
         Logits whose mean is not finite, as a GradScaler's overflow gives them, leave an average as it was.
+
+        Args:
+            real_logits: a tensor, or a sequence of as many as there are members.
+            fake_logits: the same for fake.
+
+        Returns:
+            A scalar, or None in the first `start` calls.
+
+        Raises:
+            TypeError, ValueError: bad input, with the argument's name, what came and what is needed.
         """
         calls, averages = self.calls, (self.real_average, self.fake_average)
         if self.training:

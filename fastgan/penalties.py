@@ -563,11 +563,11 @@ def gradient_penalty(
     | "wgan-div" | weight * mean n^power, power 6 (the paper's weight is 2) | between | arXiv:1712.01026 |
     | "r1-approx", "r2-approx" | weight * mean (D(x) - D(x + sigma * noise))^2 | real; fake | arXiv:2501.08316 |
 
-    The approximations need one derivative only, for discriminators that have no second one. In
-    expectation they are sigma^2 ||g||^2 + O(sigma^4), so that weight = gamma / (2 sigma^2) is about R1 of
-    weight gamma. They are not about R1 in four cases: the discriminator curves within sigma of x; two calls on the
-    same x differ (dropout, batch statistics); 16-bit outputs round the difference away; one sample has several
-    outputs, whose squares are then averaged and not summed.
+    The approximations need one derivative only, for discriminators that have no second one. The
+    expectation of (D(x) - D(x + sigma * noise))^2 is sigma^2 n^2 + O(sigma^4). Thus weight = gamma / (2 sigma^2) is
+    about R1 of weight gamma. They are not about R1 in four cases: the discriminator curves within sigma of x; two
+    calls on the same x differ (dropout, batch statistics); 16-bit outputs round the difference away; one sample has
+    several outputs, whose squares are then averaged and not summed.
 
     Trainers differ from that paper (Seaweed-APT: weight 100, sigma 0.01 for images and 0.1 for video). Self-Forcing
     and adversarial flow models divide by sigma^2: `normalize`. The latter weigh samples by their distance in time,
@@ -655,11 +655,27 @@ def r1_penalty(
     prune: bool = True,
     **kwargs: Any,
 ) -> Tensor:
-    """Return weight / 2 * mean over samples of ||g||^2 at real samples (R1, Mescheder et al. 2018).
-
-    `gradient_penalty` with kind "r1", which has the arguments, returns and errors.
+    """Return R1, weight / 2 * mean over samples of ||g||^2 at real samples (arXiv:1801.04406).
 
         (loss + fastgan.r1_penalty(D, real, weight=10.0)).backward()
+
+    With g the gradient of the discriminator's outputs by the samples: `gradient_penalty` with kind "r1".
+
+    Args:
+        discriminator: as for `gradient_penalty`.
+        real: (N, ...), or a tuple of such tensors: a norm is then over all of them together.
+        *args: what the discriminator takes after its input: labels, embeddings.
+        weight: the factor gamma; the paper's is 10.
+        engine: "auto", "eager" or "compiled", as for `gradient_penalty`.
+        prune: skip second derivatives that are exactly zero.
+        **kwargs: other options of `gradient_penalty` (`batch_dim`, `groups`, `return_stats` ...), and more for
+            the discriminator.
+
+    Returns:
+        A scalar (float32 for 16-bit gradients, else of their dtype); with return_stats (penalty, PenaltyStats).
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as `gradient_penalty`.
     """
     return gradient_penalty(
         discriminator, real, None, *args, kind="r1", weight=weight, engine=engine, prune=prune, **kwargs
@@ -675,11 +691,27 @@ def r2_penalty(
     prune: bool = True,
     **kwargs: Any,
 ) -> Tensor:
-    """Return weight / 2 * mean over samples of ||g||^2 at generated samples (R2, Mescheder et al. 2018).
-
-    `gradient_penalty` with kind "r2", which has the arguments, returns and errors.
+    """Return R2, weight / 2 * mean over samples of ||g||^2 at generated samples (arXiv:1801.04406).
 
         (loss + fastgan.r2_penalty(D, fake.detach(), weight=10.0)).backward()
+
+    With g the gradient of the discriminator's outputs by the samples: `gradient_penalty` with kind "r2".
+
+    Args:
+        discriminator: as for `gradient_penalty`.
+        fake: (N, ...), or a tuple of such tensors: a norm is then over all of them together.
+        *args: what the discriminator takes after its input: labels, embeddings.
+        weight: the factor gamma; the paper's is 10.
+        engine: "auto", "eager" or "compiled", as for `gradient_penalty`.
+        prune: skip second derivatives that are exactly zero.
+        **kwargs: other options of `gradient_penalty` (`batch_dim`, `groups`, `return_stats` ...), and more for
+            the discriminator.
+
+    Returns:
+        A scalar (float32 for 16-bit gradients, else of their dtype); with return_stats (penalty, PenaltyStats).
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as `gradient_penalty`.
     """
     return gradient_penalty(
         discriminator, None, fake, *args, kind="r2", weight=weight, engine=engine, prune=prune, **kwargs
@@ -719,9 +751,10 @@ def output_penalty(
         images = real.clone().requires_grad_()
         penalty = fastgan.output_penalty(D(images), images, kind="r1")
 
-    For trainers that hand (images, output) to their penalty. `gradient_penalty` calls the discriminator itself, and
-    so skips second derivatives that are zero, and keeps batch statistics, attention and parameters that the penalty
-    does not reach in order. This one has the norms, the refusals and sharded parameters alone.
+    For trainers that hand (images, output) to their penalty. Prefer `gradient_penalty` where you can: it calls the
+    discriminator itself, and so can skip second derivatives that are zero. It also sees to batch statistics,
+    attention, and parameters that the penalty does not reach; here these are as your own call left them. Norms,
+    refusals and sharded parameters are the same.
 
     Args:
         outputs: what the discriminator returned, with its graph: a tensor, or a sequence or dict of tensors.

@@ -81,6 +81,9 @@ def curriculum_weights(num_critics: int, progress: float) -> tuple[float, ...]:
         num_critics: at least 1.
         progress: in [0, 1].
 
+    Returns:
+        A tuple of num_critics floats.
+
     Raises:
         ValueError, TypeError: a number out of range, or none.
     """

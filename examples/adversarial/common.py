@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # for comparison, which the other examples share
+import fastgan
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # for what the other examples share
 from comparison import digits, draw_pictures
+from options import positive
 
 NOISE, BATCH = 32, 64
 INTERVAL, GAMMA = 4, 0.5  # of the lazy R1 penalty
@@ -68,7 +71,7 @@ def batches(steps: int) -> DataLoader:
 def arguments(name: str) -> argparse.Namespace:
     """Read the command line, seed PyTorch, and use one thread: the networks gain nothing from more."""
     parser = argparse.ArgumentParser(description="Trains a small GAN on handwritten digits, on the CPU.")
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=positive, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("demo") / name, help="folder for the picture")
     args = parser.parse_args()
@@ -78,9 +81,9 @@ def arguments(name: str) -> argparse.Namespace:
     return args
 
 
-def losses(step_d: object, step_g: object) -> dict[str, str]:
+def losses(step_d: fastgan.DiscriminatorStep, step_g: fastgan.GeneratorStep) -> dict[str, str]:
     """Return the two losses as text, for the progress bar."""
-    return {"D": f"{step_d.loss:.3f}", "G": f"{step_g.loss:.3f}"}  # type: ignore[attr-defined]
+    return {"D": f"{step_d.loss:.3f}", "G": f"{step_g.loss:.3f}"}
 
 
 def conclude(generator: nn.Module, args: argparse.Namespace) -> None:

@@ -9,7 +9,6 @@ own.
 
 from __future__ import annotations
 
-from accelerate import Accelerator
 from common import (
     GAMMA,
     INTERVAL,
@@ -25,6 +24,11 @@ from common import (
 from tqdm import tqdm
 
 import fastgan
+
+try:
+    from accelerate import Accelerator
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}; this example needs `pip install accelerate`") from error
 
 
 def main() -> None:

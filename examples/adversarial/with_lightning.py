@@ -9,13 +9,17 @@ count. Lightning counts each optimizer's step in `max_steps`; there are two in a
 
 from __future__ import annotations
 
-import lightning
 import torch
 from common import GAMMA, INTERVAL, Generator, arguments, batches, conclude, discriminator, noise_like, optimizer
-from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor
 
 import fastgan
+
+try:
+    import lightning
+    from lightning.pytorch.callbacks import TQDMProgressBar
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}; this example needs `pip install lightning`") from error
 
 
 class Gan(lightning.LightningModule):

@@ -22,7 +22,14 @@ _OTHER_ROLE = (NO_ROLE, FAKE, REAL)
 
 
 class Term(NamedTuple):
-    """`weight * reduce(phi(scale * z + shift) + linear * z)`; make one with `fastgan.term`."""
+    """`weight * reduce(phi(scale * z + shift) + linear * z)`; make one with `fastgan.term`, which checks it.
+
+    Attributes:
+        phi: the name of the function, as for `fastgan.term`.
+        scale, shift: the factor and the summand inside of it.
+        linear: the factor of the linear part outside of it.
+        weight: the factor of the whole.
+    """
 
     phi: str
     scale: float = 1.0

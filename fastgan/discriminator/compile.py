@@ -114,7 +114,17 @@ _all: weakref.WeakKeyDictionary[nn.Module, _Graphs] = weakref.WeakKeyDictionary(
 
 
 def compile_info(discriminator: nn.Module) -> CompileInfo:
-    """Return what engine "compiled" has done for this discriminator: graphs, calls, seconds, or why none."""
+    """Return what engine "compiled" has done for this discriminator: graphs, calls, seconds, or why none.
+
+    Args:
+        discriminator: the module that was given to a penalty or a step, wrapped or not.
+
+    Returns:
+        CompileInfo(graphs, calls, seconds, refused); of zeros and None for one that the engine has not seen.
+
+    Raises:
+        TypeError: it is no torch.nn.Module.
+    """
     if not isinstance(discriminator, nn.Module):
         raise TypeError(f"discriminator: expected a torch.nn.Module, got {type(discriminator).__name__}")
     found = _all.get(within(discriminator))

@@ -57,7 +57,8 @@ def frozen(*discriminators: Callable[..., Any]) -> Iterator[None]:
 
     A generator's step needs D's gradient by its input, and throws away those by D's weights, which are a third of
     the step's work and more. The generator's gradients stay the same. What needs no gradient at all, as D(real),
-    makes no graph in the block. Operations inside of the block count, wherever their backward runs.
+    makes no graph in the block. What counts is that the forward runs in the block; its backward may run after it. A
+    backward that runs in the block leaves no gradients in the parameters, even if its forward ran before.
 
     Afterwards each `requires_grad` is as it was, after an exception too. Blocks may be nested, and those of several
     threads may overlap. Parameters that were frozen already stay so. DistributedDataParallel does not communicate

@@ -54,6 +54,15 @@ def test_no_gradient_reaches_the_parameters(net):
     assert torch.equal(x.grad, want)
 
 
+def test_a_backward_in_the_block_leaves_no_gradients_of_a_forward_before_it(net):
+    x = images()
+    before = net(x)
+    with fastgan.frozen(net):
+        before.sum().backward()
+    assert x.grad is not None
+    assert all(p.grad is None for p in net.parameters())
+
+
 def test_a_step_after_the_block_trains(net):
     with fastgan.frozen(net):
         net(images(False))

@@ -92,6 +92,7 @@ def test_a_sharded_discriminator(dtype, most, tmp_path):
 @pytest.mark.parametrize("options", [[], ["--checkpoint"]])
 def test_a_transformer(options, tmp_path):
     done = run(EXAMPLES / "transformer_r1.py", "--steps", "2", "--tokens", "600", "--out", str(tmp_path), *options)
+    assert "profiler" not in done.stderr
     assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
     ours, plain = (float(m) for m in re.findall(r"(\d+) MiB at the peak", done.stdout))
     assert ours < 0.5 * plain
@@ -108,6 +109,38 @@ def test_the_tour(tmp_path):
     assert "second derivatives: True" in done.stdout
     for picture in ("gradient.png", "wgan-gp.png", "speed.png"):
         assert (tmp_path / "demo" / "tour" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "said"),
+    [
+        ("digits.py", ["--steps", "0"], "argument --steps: expected an integer of at least 1, got '0'"),
+        ("digits.py", ["--loss", "wgan-gp", "--penalty", "r1"], "argument --penalty: --loss wgan-gp has its own"),
+        ("digits.py", ["--interval", "4"], "argument --interval: has no effect without a penalty"),
+        ("wgan_gp.py", ["--steps", "-1"], "argument --steps: expected an integer of at least 1, got '-1'"),
+        ("penalty_engines.py", ["--steps", "0"], "argument --steps: expected an integer of at least 1, got '0'"),
+        ("adversarial/plain.py", ["--steps", "x"], "argument --steps: expected an integer of at least 1, got 'x'"),
+        ("fsdp_r1.py", ["--ranks", "0"], "argument --ranks: expected an integer of at least 1, got '0'"),
+        ("transformer_r1.py", ["--heads", "3"], "argument --width: expected a multiple of the 3 heads, got 128"),
+    ],
+)
+def test_unfit_options(script, options, said):
+    pytest.importorskip("tqdm")
+    done = start(EXAMPLES / script, *options)
+    assert done.returncode == 2
+    assert f"error: {said}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["lightning", "accelerate"])
+def test_a_package_that_is_missing(name, tmp_path):
+    (tmp_path / f"{name}.py").write_text(f"raise ModuleNotFoundError(\"No module named '{name}'\")")
+    search = os.pathsep.join([str(tmp_path), str(EXAMPLES.parent)])
+    command = [sys.executable, str(EXAMPLES / "adversarial" / f"with_{name}.py")]
+    environment = {**os.environ, "PYTHONPATH": search}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 1
+    assert done.stderr == f"No module named '{name}'; this example needs `pip install {name}`\n"
 
 
 def test_a_trainer_in_float64(tmp_path):
