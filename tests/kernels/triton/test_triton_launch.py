@@ -517,7 +517,7 @@ def test_without_triton():
     )
     out = python(code)
     assert "0.6931" in out
-    assert "pip install fastgan[triton]" in out
+    assert "pip install 'triton>=3.6'" in out
     assert "backend 'triton' cannot serve this call: Triton is not there" in out
 
 
