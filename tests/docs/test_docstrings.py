@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import fastgan
-from tests.docs.test_snippets import clean, names  # noqa: F401 (a fixture)
+from tests.docs.test_snippets import names
 
 PUBLIC = {
     **{name: getattr(fastgan, name) for name in fastgan.__all__},
@@ -41,7 +41,7 @@ class Codec(nn.Module):
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_examples_run(name, clean):  # noqa: F811
+def test_examples_run(name, clean):
     space = names()
     fake, last = space["fake"], space["G"][0]
     space |= {

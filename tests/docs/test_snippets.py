@@ -1,7 +1,6 @@
 """Every block of Python on every page runs: a page's blocks one after the other, in one namespace."""
 
-import sys
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +8,6 @@ from torch import nn
 from torch.nn import functional as F
 
 import fastgan
-from fastgan.ops.losses import PAIRED, TABLE
 from tests.docs import pages
 from tests.helpers.ranks import group_of_one
 
@@ -44,17 +42,6 @@ class Activation(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):
         return torch.where(ctx.saved_tensors[0] > 0, g, 0.2 * g)
-
-
-@pytest.fixture
-def clean(monkeypatch):
-    """Losses that a page registers and modules that it imports are gone afterwards."""
-    table, paired = dict(TABLE), list(PAIRED)
-    monkeypatch.setitem(sys.modules, "tensorflow_gan", ModuleType("tensorflow_gan"))
-    yield
-    TABLE.clear()
-    TABLE.update(table)
-    PAIRED[:] = paired
 
 
 @pytest.mark.parametrize("page", RUN_HERE, ids=pages.name)
