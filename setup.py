@@ -160,7 +160,7 @@ class NativeBuild(build_ext):
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
             self.remove_others(folder)
-            if folder != ROOT / "fastgan":  # there FASTGAN_NATIVE=0 leaves what `make` builds
+            if folder.resolve() != ROOT / "fastgan":  # there FASTGAN_NATIVE=0 leaves what `make` builds
                 self.remove_unbuilt(folder)
             (folder / "_build.json").write_text(json.dumps(facts, indent=1) + "\n")
 
