@@ -115,7 +115,7 @@ assert all(torch.equal(a, b) for a, b in zip(got, want)), (got, want)
 def listed(addition: str) -> set[str]:
     """The files that the page names for an addition."""
     entry = re.search(rf"^- \*\*{addition}\*\*: (.*?)(?=^- |^## )", PAGE, re.S | re.M).group(1)
-    return set(re.findall(r"`([\w/<>.-]+/[\w<>.-]+\.(?:py|h|md))`", entry.split(" What is left out")[0]))
+    return set(re.findall(r"`([\w/<>.-]+/[\w<>.-]+\.(?:py|h|md))`", entry.split(" An omission")[0]))
 
 
 @pytest.fixture
